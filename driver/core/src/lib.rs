@@ -1,1 +1,53 @@
-//! stub
+//! The pure part of the driver: what this host should have ([`desired`]), what it has
+//! ([`observed`]) and the steps from one to the other ([`plan`]).
+//!
+//! No clock, no randomness, no environment, no I/O: everything arrives as an argument. The crate
+//! must never depend on tokio, netlink or etcd.
+
+pub mod desired;
+pub mod local;
+pub mod observed;
+pub mod plan;
+pub mod step;
+pub mod view;
+
+pub use desired::{Desired, DesiredPeer, DesiredVeth, DesiredWireguard, RouteTarget};
+pub use local::{LocalEndpoint, LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Subnet};
+pub use observed::{Observed, ObservedPeer, ObservedVeth, ObservedWireguard, Seen};
+pub use plan::{Hints, plan};
+pub use step::Step;
+pub use view::{ClusterView, NetworkView};
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use wgnet_proto::DockerNetworkId;
+
+/// The name of a network's namespace below `/run/netns`. The prefix is our mark.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Namespace(String);
+
+impl Namespace {
+    pub const PREFIX: &str = "wgnet-";
+
+    pub fn of(network: &DockerNetworkId) -> Self {
+        Self(format!("{}{}", Self::PREFIX, network.short()))
+    }
+
+    /// The namespace of this name, if it is one of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        let id = name.strip_prefix(Self::PREFIX)?;
+        let ours = (1..=12).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        ours.then(|| Self(name.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,71 @@
+//! The seam to the kernel: one network's namespace is observed and changed step by step.
+//!
+//! # Guarantees
+//!
+//! - [`Dataplane::apply`] of a step that already holds is success; a removal of what is gone is success.
+//! - Nothing that is not ours (by mark, never by name alone) is changed.
+//! - [`Dataplane::observe`] reports what could not be read as `Unknown`, never as absent.
+//! - No thread of the runtime ever changes its namespace.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+
+use wgnet_core::{Namespace, Observed, Seen, Step};
+
+/// What the planner's steps are carried out by.
+pub trait Dataplane: Clone + Send + Sync + 'static {
+    /// Yields the namespaces whose objects somebody changed, so that they are looked at again.
+    type Events: Events;
+
+    /// `kernel` or `userspace`.
+    fn backend(&self) -> &'static str;
+
+    /// The namespaces of ours on this host.
+    fn namespaces(&self) -> impl Future<Output = Result<BTreeSet<Namespace>, DataplaneError>> + Send;
+
+    /// What the namespace looks like. `joined` names the veths whose container is to be looked into,
+    /// with the path of its namespace.
+    fn observe(&self, namespace: &Namespace, joined: &Joined) -> impl Future<Output = Seen<Observed>> + Send;
+
+    fn apply(&self, namespace: &Namespace, step: &Step) -> impl Future<Output = Result<(), DataplaneError>> + Send;
+
+    /// Subscribes to changes, ours and others'.
+    fn events(&self) -> Self::Events;
+
+    /// Whether a UDP port can be bound on this host now.
+    fn port_is_free(&self, port: u16) -> impl Future<Output = bool> + Send;
+}
+
+/// Where the containers of joined veths are.
+pub type Joined = std::collections::BTreeMap<wgnet_proto::IfName, std::path::PathBuf>;
+
+pub trait Events: Send + 'static {
+    /// Waits for the next namespace that changed; `None` when there will be no more.
+    fn next(&mut self) -> impl Future<Output = Option<Namespace>> + Send;
+}
+
+/// What could not be done to which object.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {object}")]
+pub struct DataplaneError {
+    /// A verb: `create WireGuard interface`.
+    pub operation: &'static str,
+    /// The object's name, with its namespace.
+    pub object: String,
+    pub kind: ErrorKind,
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// What the reconciler can do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The UDP port belongs to somebody else: take another.
+    PortTaken,
+    /// The container's namespace is gone: nothing to repair.
+    ContainerGone,
+    /// The kernel cannot do this at all (no WireGuard, no nftables).
+    Unsupported,
+    /// Anything else: try again with back-off.
+    Other,
+}
