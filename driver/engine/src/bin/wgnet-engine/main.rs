@@ -1,0 +1,2 @@
+//! The userspace WireGuard engine of a host.
+fn main() {}
