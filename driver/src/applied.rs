@@ -1,0 +1,73 @@
+//! How far the kernel follows the journal, network by network: what reconcile reports and what the
+//! API's handlers wait for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use wgnet_proto::DockerNetworkId;
+
+/// The last word of a network's reconcile task.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Everything the journal held at this revision is in the kernel.
+    pub applied: u64,
+    /// The last pass worked on this revision, whether it succeeded or not.
+    pub tried: u64,
+    /// Why `applied` is behind, as a sentence.
+    pub error: Option<String>,
+}
+
+/// Shared by the reconcile tasks (writers) and the API (readers).
+#[derive(Clone, Default)]
+pub struct Applied {
+    reports: Arc<watch::Sender<BTreeMap<DockerNetworkId, Report>>>,
+}
+
+/// Why a wait ended without success.
+#[derive(Debug, thiserror::Error)]
+pub enum NotApplied {
+    #[error("{0}")]
+    Failed(String),
+    #[error("network {network} was not set up within {}s", within.as_secs())]
+    Deadline { network: DockerNetworkId, within: Duration },
+}
+
+impl Applied {
+    pub fn report(&self, network: &DockerNetworkId, report: Report) {
+        self.reports.send_if_modified(|reports| {
+            if reports.get(network) == Some(&report) {
+                return false;
+            }
+            reports.insert(network.clone(), report);
+            true
+        });
+    }
+
+    pub fn forget(&self, network: &DockerNetworkId) {
+        self.reports.send_if_modified(|reports| reports.remove(network).is_some());
+    }
+
+    /// Waits until the kernel follows the journal at `revision`.
+    ///
+    /// # Errors
+    ///
+    /// When a pass that knew the revision failed, or after `within`.
+    pub async fn wait(&self, network: &DockerNetworkId, revision: u64, within: Duration) -> Result<(), NotApplied> {
+        let mut reports = self.reports.subscribe();
+        let settled = reports.wait_for(|reports| {
+            let Some(report) = reports.get(network) else { return false };
+            report.applied >= revision || (report.tried >= revision && report.error.is_some())
+        });
+        let Ok(settled) = tokio::time::timeout(within, settled).await else {
+            return Err(NotApplied::Deadline { network: network.clone(), within });
+        };
+        let reports = settled.expect("the sender lives in self");
+        let report = reports.get(network).expect("wait_for saw it");
+        if report.applied >= revision {
+            return Ok(());
+        }
+        Err(NotApplied::Failed(report.error.clone().unwrap_or_default()))
+    }
+}
