@@ -1,1 +1,3 @@
-//! stub
+//! What the project's tests stand on: the lab of real Docker engines.
+
+pub mod lab;

@@ -1,0 +1,400 @@
+//! The lab: several hosts with real Docker engines, and an etcd, on one machine.
+//!
+//! A host is a set of namespaces (network, mount, pid, uts, ipc, cgroup) with its own root and disk; its engine is Debian's.
+//! It needs root. Everything synchronous; every wait has a deadline.
+//!
+//! ```no_run
+//! use wgnet_tests::lab::{Lab, LabOptions};
+//! # fn main() -> wgnet_tests::lab::Result<()> {
+//! let lab = Lab::start(LabOptions { name: "example".into(), ..LabOptions::default() })?; // 3 hosts, engines, etcd
+//! lab.load_images()?; // `bb` (busybox) and `perf` (with iperf3)
+//! lab.swarm_init()?; // h1 manages; plugins come before this line
+//! lab.host(1).docker(&["network", "create", "-d", "overlay", "--attachable", "blue"])?;
+//! lab.host(2).docker(&["run", "-d", "--name", "c2", "--network", "blue", "bb", "sleep", "1000"])?;
+//! lab.host(3).docker(&["run", "--rm", "--network", "blue", "bb", "ping", "-c1", "c2"])?;
+//! lab.host(2).power_off()?; // and boot(), engine_start(); unplug(), drop_silently(), freeze() and their opposites
+//! # Ok(()) }
+//! ```
+//!
+//! Dropping the lab takes everything down. What a killed run left is cleared when a lab of the same name starts; labs of
+//! different names run side by side. Hosts are `h1`, `h2`, ... at 192.0.2.11, .12, ... and 2001:db8::11, ...; etcd is at 192.0.2.2.
+//! The project's programs are seen at /opt/wgnet in each host, from `WGNET_BIN_DIR` or beside the running program.
+
+mod cgroup;
+mod command;
+mod engine;
+mod error;
+mod etcd;
+mod host;
+mod images;
+pub mod init;
+mod roots;
+mod underlay;
+
+use std::{
+    env, fs, mem,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::Uid,
+};
+use serde::{Deserialize, Serialize};
+
+use self::{
+    cgroup::Cgroups,
+    host::group_of,
+    init::HostSpec,
+    underlay::{Station, Underlay},
+};
+pub use self::{
+    command::{Output, Running, wait_for, wait_until},
+    error::{LabError, Result},
+    etcd::Etcd,
+    host::{Host, binaries},
+    roots::Suite,
+};
+
+#[derive(Debug, Clone)]
+pub struct LabOptions {
+    /// Lower-case letters, digits and dashes; the mark on everything the lab makes.
+    pub name: String,
+    pub suite: Suite,
+    pub hosts: u8,
+    pub etcd: bool,
+    /// Whether `start` starts the engines; else the caller does.
+    pub engines: bool,
+    /// More flags for every dockerd.
+    pub engine_flags: Vec<String>,
+}
+
+impl Default for LabOptions {
+    fn default() -> Self {
+        Self {
+            name: "lab".into(),
+            suite: Suite::Bookworm,
+            hosts: 3,
+            etcd: true,
+            engines: true,
+            engine_flags: Vec::new(),
+        }
+    }
+}
+
+/// What a lab writes down so that another process can find it again.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    suite: String,
+    hosts: u8,
+    engine_flags: Vec<String>,
+}
+
+/// A running lab. Dropping it takes it down.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    hosts: Vec<Host>,
+    etcd: Etcd,
+    owner: Option<Flock<fs::File>>,
+}
+
+impl Lab {
+    /// Clears what an earlier lab of this name left, and builds a new one.
+    pub fn start(options: LabOptions) -> Result<Self> {
+        check_machine(&options)?;
+        let owner = own(&options.name)?;
+        clear(&options.name)?;
+        let root = roots::root(options.suite)?;
+        let lab = Self::describe(&options, &root, Some(owner))?;
+        lab.record(&options)?;
+        lab.underlay().create()?;
+        if options.etcd {
+            lab.underlay().attach(&lab.etcd.station)?;
+            lab.etcd.start()?;
+        }
+        lab.on_all_hosts(Host::boot)?;
+        if options.engines {
+            lab.on_all_hosts(Host::engine_start)?;
+        }
+        Ok(lab)
+    }
+
+    /// A lab that another process left running; it stays when this value is dropped.
+    pub fn attach(name: &str) -> Result<Self> {
+        let file = lab_dir(name).join("lab.json");
+        let text = fs::read_to_string(&file).map_err(|_| {
+            LabError::Machine(format!(
+                "there is no lab \"{name}\" (looked for {})",
+                file.display()
+            ))
+        })?;
+        let record: Record = serde_json::from_str(&text)
+            .map_err(|error| LabError::io("read", &file)(error.into()))?;
+        let suite = record.suite.parse().map_err(LabError::Machine)?;
+        let options = LabOptions {
+            name: name.to_owned(),
+            suite,
+            hosts: record.hosts,
+            engine_flags: record.engine_flags,
+            ..LabOptions::default()
+        };
+        Self::describe(&options, &roots::root(suite)?, None)
+    }
+
+    /// Lets the lab live on after this process.
+    pub fn detach(mut self) {
+        self.owner = None;
+    }
+
+    /// Takes everything down and says what could not be.
+    pub fn stop(mut self) -> Result<()> {
+        mem::take(&mut self.owner);
+        clear(&self.name)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Host 1 is the first.
+    pub fn host(&self, number: usize) -> &Host {
+        &self.hosts[number.checked_sub(1).expect("hosts are counted from 1")]
+    }
+
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    pub fn etcd(&self) -> &Etcd {
+        &self.etcd
+    }
+
+    /// The lab's own directory, for whatever a test wants to keep as long as the lab lives.
+    pub fn dir(&self) -> PathBuf {
+        lab_dir(&self.name)
+    }
+
+    /// One swarm of all hosts; the first manages. A plugin enabled later takes 20 s to be seen by it.
+    pub fn swarm_init(&self) -> Result<()> {
+        let Some((manager, workers)) = self.hosts.split_first() else {
+            return Ok(());
+        };
+        manager.docker(&["swarm", "init", "--advertise-addr", &manager.address()])?;
+        let token = manager.docker(&["swarm", "join-token", "-q", "worker"])?;
+        let join = |host: &Host| {
+            let meeting = format!("{}:2377", manager.address());
+            host.docker(&[
+                "swarm",
+                "join",
+                "--token",
+                &token,
+                "--advertise-addr",
+                &host.address(),
+                &meeting,
+            ])
+            .map(drop)
+        };
+        in_parallel(workers, join)
+    }
+
+    /// Puts the images `bb` and `perf` on every host.
+    pub fn load_images(&self) -> Result<()> {
+        let images = images::make(&self.dir().join("images"))?;
+        self.on_all_hosts(|host| {
+            images.iter().try_for_each(|image| {
+                host.exec_reading(&image.archive, &["docker", "import", "-", image.name])
+                    .map(drop)
+            })
+        })
+    }
+
+    /// The same on every host at once; all are tried, the first failure is returned.
+    pub fn on_all_hosts(&self, work: impl Fn(&Host) -> Result<()> + Sync) -> Result<()> {
+        in_parallel(&self.hosts, work)
+    }
+
+    fn describe(options: &LabOptions, root: &Path, owner: Option<Flock<fs::File>>) -> Result<Self> {
+        let name = &options.name;
+        let cgroups = Cgroups::detect()?;
+        let binaries = binaries()?;
+        let underlay = Underlay {
+            netns: format!("wgnl-{name}-ul"),
+        };
+        let hosts = (1..=options.hosts)
+            .map(|number| {
+                let host = format!("h{number}");
+                let netns = format!("wgnl-{name}-{host}");
+                let station = Station {
+                    netns: netns.clone(),
+                    port: format!("u{number}"),
+                    number: 10 + number,
+                };
+                let spec = HostSpec {
+                    name: host.clone(),
+                    netns,
+                    root: root.to_owned(),
+                    disk: lab_dir(name).join("hosts").join(&host),
+                    binaries: binaries.clone(),
+                    cgroups: cgroups.clone(),
+                    group: group_of(&cgroups, name, &host),
+                };
+                Host::new(
+                    host,
+                    station,
+                    underlay.clone(),
+                    spec,
+                    options.engine_flags.clone(),
+                )
+            })
+            .collect();
+        let etcd = Etcd {
+            station: Station {
+                netns: format!("wgnl-{name}-etcd"),
+                port: "etcd".into(),
+                number: 2,
+            },
+            group: group_of(&cgroups, name, "etcd"),
+            dir: lab_dir(name).join("etcd"),
+        };
+        Ok(Self {
+            name: name.clone(),
+            hosts,
+            etcd,
+            owner,
+        })
+    }
+
+    fn record(&self, options: &LabOptions) -> Result<()> {
+        let record = Record {
+            suite: options.suite.name().into(),
+            hosts: options.hosts,
+            engine_flags: options.engine_flags.clone(),
+        };
+        let file = self.dir().join("lab.json");
+        fs::create_dir_all(self.dir()).map_err(LabError::io("make the directory", self.dir()))?;
+        let text = serde_json::to_string(&record).expect("a lab's record is plain data");
+        fs::write(&file, text).map_err(LabError::io("write", &file))
+    }
+
+    fn underlay(&self) -> Underlay {
+        Underlay {
+            netns: format!("wgnl-{}-ul", self.name),
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.owner.is_some()
+            && let Err(error) = clear(&self.name)
+        {
+            eprintln!("lab {}: {error}", self.name);
+        }
+    }
+}
+
+fn in_parallel(hosts: &[Host], work: impl Fn(&Host) -> Result<()> + Sync) -> Result<()> {
+    thread::scope(|scope| {
+        let runs: Vec<_> = hosts
+            .iter()
+            .map(|host| scope.spawn(|| work(host)))
+            .collect();
+        let results: Vec<Result<()>> = runs
+            .into_iter()
+            .map(|run| {
+                run.join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect();
+        results.into_iter().collect()
+    })
+}
+
+fn base_dir() -> PathBuf {
+    env::var_os("WGNET_LAB_DIR").map_or_else(|| PathBuf::from("/var/tmp/wgnet-lab"), PathBuf::from)
+}
+
+fn lab_dir(name: &str) -> PathBuf {
+    base_dir().join(name)
+}
+
+fn check_machine(options: &LabOptions) -> Result<()> {
+    let name = &options.name;
+    let fits =
+        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+    if name.is_empty() || !name.chars().all(fits) {
+        return Err(LabError::Machine(format!(
+            "\"{name}\" cannot name a lab: lower-case letters, digits and dashes"
+        )));
+    }
+    if options.hosts > 200 {
+        return Err(LabError::Machine(format!(
+            "{} hosts do not fit the underlay's addresses: at most 200",
+            options.hosts
+        )));
+    }
+    if !Uid::effective().is_root() {
+        return Err(LabError::Machine(
+            "the lab makes namespaces and mounts: run it as root".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Two runs of the same name would clear each other's hosts.
+fn own(name: &str) -> Result<Flock<fs::File>> {
+    fs::create_dir_all(base_dir()).map_err(LabError::io("make the directory", base_dir()))?;
+    let path = base_dir().join(format!("{name}.lock"));
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(LabError::io("open", &path))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => {
+            fs::write(&path, std::process::id().to_string())
+                .map_err(LabError::io("write", &path))?;
+            Ok(lock)
+        }
+        Err(_) => Err(LabError::InUse {
+            lab: name.to_owned(),
+            pid: fs::read_to_string(&path).unwrap_or_default(),
+        }),
+    }
+}
+
+/// Ends and removes everything with this lab's mark: processes by control group, then namespaces, then files.
+fn clear(name: &str) -> Result<()> {
+    let processes = Cgroups::detect()?.group(&format!("wgnl-{name}")).clear();
+    let prefix = format!("wgnl-{name}-");
+    let members = |rest: &str| {
+        rest == "ul"
+            || rest == "etcd"
+            || rest
+                .strip_prefix('h')
+                .is_some_and(|n| n.parse::<u8>().is_ok())
+    };
+    let mut first_failure = processes;
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let netns = entry.file_name().to_string_lossy().into_owned();
+        if netns.strip_prefix(&prefix).is_some_and(members) {
+            first_failure = first_failure.and(underlay::remove(&netns));
+        }
+    }
+    let dir = lab_dir(name);
+    if dir.exists() {
+        first_failure =
+            first_failure.and(fs::remove_dir_all(&dir).map_err(LabError::io("remove", &dir)));
+    }
+    first_failure
+}
+
+/// Ends a lab that no running process owns.
+pub fn down(name: &str) -> Result<()> {
+    let _owner = own(name)?;
+    clear(name)
+}
