@@ -1,0 +1,67 @@
+//! Docker's side: one thread a connection, which is never dropped while Docker holds it.
+
+use std::io::{self, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::forward::Driver;
+use crate::http::{Request, Response, read_request, response_bytes};
+
+/// Accepts until the process ends.
+pub fn serve(listener: &UnixListener, driver: &Arc<Driver>) {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let driver = Arc::clone(driver);
+                thread::spawn(move || connection(stream, &driver));
+            }
+            // Out of file descriptors, most likely: those in use will be closed.
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+fn connection(stream: UnixStream, driver: &Driver) {
+    if let Err(error) = exchange(stream, driver) {
+        match error.kind() {
+            // Docker went away in the middle; it knows.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {}
+            _ => println!("a connection ended: {error}"),
+        }
+    }
+}
+
+fn exchange(stream: UnixStream, driver: &Driver) -> io::Result<()> {
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let request = match read_request(&mut reader) {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let body = br#"{"Err":"wgnet-shim cannot read this request"}"#.to_vec();
+                writer.write_all(&response_bytes(&Response { status: 400, body }))?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let response = constant(&request).unwrap_or_else(|| driver.call(&request));
+        writer.write_all(&response_bytes(&response))?;
+        if request.close {
+            return Ok(());
+        }
+    }
+}
+
+/// What the shim answers itself: forwarded to an absent driver, GetCapabilities keeps the engine
+/// from starting for 54 s and the network driver is then never registered.
+fn constant(request: &Request) -> Option<Response> {
+    let body: &[u8] = match request.path.as_str() {
+        "/Plugin.Activate" => br#"{"Implements":["NetworkDriver"]}"#,
+        "/NetworkDriver.GetCapabilities" => br#"{"Scope":"global","ConnectivityScope":"global"}"#,
+        _ => return None,
+    };
+    Some(Response { status: 200, body: body.to_vec() })
+}
