@@ -12,6 +12,9 @@
 //! lab.host(1).docker(&["network", "create", "-d", "overlay", "--attachable", "blue"])?;
 //! lab.host(2).docker(&["run", "-d", "--name", "c2", "--network", "blue", "bb", "sleep", "1000"])?;
 //! lab.host(3).docker(&["run", "--rm", "--network", "blue", "bb", "ping", "-c1", "c2"])?;
+//! let capture = lab.capture()?; // stop()?.frames_with(b"pattern")? counts frames that crossed the underlay with it
+//! let before = lab.host(1).inventory()?; // compare with changes_since
+//! lab.make_secret()?; // then per host: driver_start(&lab.driver_config())?, plugin_install()?, driver_kill("KILL")?, driver_stop()?
 //! lab.host(2).power_off()?; // and boot(), engine_start(); unplug(), drop_silently(), freeze() and their opposites
 //! # Ok(()) }
 //! ```
@@ -20,15 +23,19 @@
 //! different names run side by side. Hosts are `h1`, `h2`, ... at 192.0.2.11, .12, ... and 2001:db8::11, ...; etcd is at 192.0.2.2.
 //! The project's programs are seen at /opt/wgnet in each host, from `WGNET_BIN_DIR` or beside the running program.
 
+mod capture;
 mod cgroup;
 mod command;
+mod driver;
 mod engine;
 mod error;
 mod etcd;
 mod host;
 mod images;
 pub mod init;
+mod inventory;
 mod roots;
+pub mod supervise;
 mod underlay;
 
 use std::{
@@ -43,18 +50,21 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    capture::{Capture, Captured},
+    command::{Output, Running, wait_for, wait_until},
+    driver::{CONFIG, DRIVER_LOG, SECRET},
+    error::{LabError, Result},
+    etcd::Etcd,
+    host::{Host, binaries},
+    inventory::Inventory,
+    roots::Suite,
+};
 use self::{
     cgroup::Cgroups,
     host::group_of,
     init::HostSpec,
     underlay::{Station, Underlay},
-};
-pub use self::{
-    command::{Output, Running, wait_for, wait_until},
-    error::{LabError, Result},
-    etcd::Etcd,
-    host::{Host, binaries},
-    roots::Suite,
 };
 
 #[derive(Debug, Clone)]
@@ -97,6 +107,7 @@ pub struct Lab {
     name: String,
     hosts: Vec<Host>,
     etcd: Etcd,
+    cgroups: Cgroups,
     owner: Option<Flock<fs::File>>,
 }
 
@@ -262,6 +273,7 @@ impl Lab {
             name: name.clone(),
             hosts,
             etcd,
+            cgroups,
             owner,
         })
     }

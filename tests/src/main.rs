@@ -1,6 +1,6 @@
 //! wgnet-lab: the lab by hand, and the demo.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use wgnet_tests::lab::{self, Host, Lab, LabOptions, Suite};
@@ -32,6 +32,19 @@ enum Command {
     },
     /// Change a host's fate: boot, power-off, unplug, plug, drop, undrop, freeze, thaw, engine-start, engine-stop, engine-kill.
     Host { host: usize, action: String },
+    /// List everything of a host that a network could leave behind.
+    Inventory { host: usize },
+    #[command(hide = true)]
+    Supervise {
+        #[arg(long)]
+        pid_file: PathBuf,
+        #[arg(long)]
+        stop_file: PathBuf,
+        #[arg(long)]
+        log_file: PathBuf,
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
+    },
     #[command(hide = true)]
     HostInit {
         #[arg(long)]
@@ -83,6 +96,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("{}", Lab::attach(name)?.etcd().etcdctl(&args)?);
         }
         Command::Host { host, action } => change(host_of(&Lab::attach(name)?, host)?, &action)?,
+        Command::Inventory { host } => {
+            print!("{}", host_of(&Lab::attach(name)?, host)?.inventory()?)
+        }
+        Command::Supervise {
+            pid_file,
+            stop_file,
+            log_file,
+            program,
+        } => lab::supervise::supervise(&program, &pid_file, &stop_file, &log_file)?,
         Command::HostInit { inside: true, spec } => lab::init::inside(&spec)?,
         Command::HostInit {
             inside: false,

@@ -1,0 +1,125 @@
+//! Everything of a host that a network could leave behind, as sorted lines to compare before and after.
+
+use std::{collections::BTreeSet, fmt};
+
+use serde_json::Value;
+
+use super::{error::Result, host::Host};
+
+/// Lines like `netns wgnet-…`, `host link docker_gwbridge bridge mtu 1500`, `host udp 0.0.0.0:7946`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory(pub BTreeSet<String>);
+
+impl Inventory {
+    /// What this one has more (`+`) and less (`-`) than an earlier one.
+    pub fn changes_since(&self, earlier: &Self) -> Vec<String> {
+        let more = self
+            .0
+            .difference(&earlier.0)
+            .map(|line| format!("+ {line}"));
+        let less = earlier
+            .0
+            .difference(&self.0)
+            .map(|line| format!("- {line}"));
+        more.chain(less).collect()
+    }
+}
+
+impl fmt::Display for Inventory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+impl Host {
+    /// Namespaces, links, routes, nft tables and UDP sockets in each, processes and files of ours.
+    pub fn inventory(&self) -> Result<Inventory> {
+        let mut lines = BTreeSet::new();
+        self.list_namespace("host", None, &mut lines)?;
+        for dir in ["/run/netns", "/run/docker/netns"] {
+            let script = format!("[ ! -d {dir} ] || ls {dir}");
+            for name in self.sh(&script)?.lines() {
+                let label = if dir == "/run/netns" {
+                    name.to_owned()
+                } else {
+                    format!("docker/{name}")
+                };
+                lines.insert(format!("netns {label}"));
+                // Docker's sandboxes may end while we look, and an empty pin is a finding but cannot be entered.
+                if self
+                    .list_namespace(&label, Some(&format!("{dir}/{name}")), &mut lines)
+                    .is_err()
+                {
+                    lines.insert(format!("netns {label} cannot be entered"));
+                }
+            }
+        }
+        let files = "for d in /etc/wgnet /var/lib/wgnet /run/wgnet; do [ ! -d $d ] || find $d -mindepth 1 -printf 'file %y %p\\n'; done";
+        lines.extend(self.sh(files)?.lines().map(str::to_owned));
+        let processes = self.exec(&["ps", "-e", "-o", "comm="])?;
+        let ours = processes
+            .lines()
+            .filter(|name| name.starts_with("wgnet-") && *name != "wgnet-lab");
+        lines.extend(ours.map(|name| format!("process {name}")));
+        Ok(Inventory(lines))
+    }
+
+    fn list_namespace(
+        &self,
+        label: &str,
+        pin: Option<&str>,
+        lines: &mut BTreeSet<String>,
+    ) -> Result<()> {
+        let enter = pin.map(|pin| format!("--net={pin}"));
+        let enter: Vec<&str> = enter
+            .as_deref()
+            .map_or_else(Vec::new, |pin| vec!["nsenter", pin, "--"]);
+        let ask = |args: &[&str]| self.exec(&[&enter[..], args].concat());
+
+        let links: Vec<Value> =
+            serde_json::from_str(&ask(&["ip", "-d", "-j", "link"])?).unwrap_or_default();
+        for link in &links {
+            let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+            lines.insert(format!(
+                "{label} link {} {} mtu {} in {}",
+                text(&link["ifname"]),
+                text(&link["linkinfo"]["info_kind"]),
+                link["mtu"],
+                text(&link["master"])
+            ));
+        }
+        for family in ["-4", "-6"] {
+            let routes = ask(&["ip", family, "route", "show", "table", "all"])?;
+            // Link-local and multicast entries come and go with a bridge's carrier.
+            let lasting = routes
+                .lines()
+                .filter(|route| !route.contains("fe80:") && !route.contains("ff00::"));
+            lines.extend(
+                lasting.map(|route| {
+                    format!("{label} route {}", route.replace(" linkdown", "").trim())
+                }),
+            );
+        }
+        for table in ask(&["nft", "list", "tables"])?.lines() {
+            lines.insert(format!("{label} nft {table}"));
+            if table.contains("wgnet") {
+                let words: Vec<&str> = table.split_whitespace().collect();
+                let listed = ask(&[&["nft", "-s", "list"][..], &words].concat())?;
+                lines.extend(
+                    listed
+                        .lines()
+                        .map(|rule| format!("{label} nft {table}: {}", rule.trim())),
+                );
+            }
+        }
+        let sockets = ask(&["ss", "-H", "-u", "-a", "-n"])?;
+        let listening = sockets.lines().filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            let (local, peer) = (fields.nth(3)?, fields.next()?);
+            // A socket with a peer is a question under way.
+            peer.ends_with(":*").then(|| local.to_owned())
+        });
+        lines.extend(listening.map(|socket| format!("{label} udp {socket}")));
+        Ok(())
+    }
+}
