@@ -1,4 +1,9 @@
 //! The shared store as the drivers and tools see it: the [`store::Store`] seam with etcd and memory
-//! behind it, and the publisher that keeps a host's own records in it.
+//! behind it, the [`follower`] that keeps a picture of the store current, and the [`publisher`] that
+//! keeps a host's own records in it.
 
+mod backoff;
+pub mod follower;
+pub mod publisher;
+pub mod session;
 pub mod store;

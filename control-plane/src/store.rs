@@ -1,8 +1,14 @@
 //! The seam to etcd. Keys are relative to the cluster's prefix, values are opaque bytes.
 //!
+//! # Scopes
+//!
+//! What is listed, watched and counted is a scope: `networks/blue` is that key and everything below
+//! `networks/blue/`, but not `networks/blue-2`; a text that ends with `/` is only what is below it;
+//! the empty text is everything ([`covers`]).
+//!
 //! # Guarantees
 //!
-//! - A [`Listing`] is one consistent picture at its revision.
+//! - A [`Listing`] is one consistent picture at its revision, sorted by key.
 //! - A [`Watch`] that starts at `listing.revision + 1` gives every later change, in order, once;
 //!   when it cannot (compaction, a lost connection, no leader) it ends and says why, never silently.
 //! - A [`Txn`] happens wholly or not at all, and never has more than [`MAX_OPS`] operations.
@@ -27,7 +33,7 @@ pub struct Entry {
     pub mod_revision: Revision,
 }
 
-/// Everything below a prefix at one revision.
+/// Everything in a scope at one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     pub revision: Revision,
@@ -45,7 +51,10 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchEvent {
     /// Everything that happened up to and including this revision since the last event.
-    Changes { revision: Revision, changes: Vec<Change> },
+    Changes {
+        revision: Revision,
+        changes: Vec<Change>,
+    },
     /// Nothing more happened up to this revision.
     Progress { revision: Revision },
     /// The wanted revision is gone: list again and delete what is missing. The watch is over.
@@ -57,17 +66,29 @@ pub enum WatchEvent {
 pub enum Condition {
     Absent(String),
     /// The key was last changed at exactly this revision.
-    Unchanged { key: String, mod_revision: Revision },
+    Unchanged {
+        key: String,
+        mod_revision: Revision,
+    },
     /// No key has this prefix.
     NonePrefixed(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    Put { key: String, value: Vec<u8> },
+    Put {
+        key: String,
+        value: Vec<u8>,
+    },
     /// Vanishes with the store's lease for this client.
-    PutLeased { key: String, value: Vec<u8>, lease: LeaseId },
-    Delete { key: String },
+    PutLeased {
+        key: String,
+        value: Vec<u8>,
+        lease: LeaseId,
+    },
+    Delete {
+        key: String,
+    },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,9 +99,13 @@ pub struct Txn {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Committed {
-    Done { revision: Revision },
+    Done {
+        revision: Revision,
+    },
     /// A condition did not hold; nothing was changed.
-    Refused { revision: Revision },
+    Refused {
+        revision: Revision,
+    },
 }
 
 pub type LeaseId = i64;
@@ -89,22 +114,48 @@ pub type LeaseId = i64;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("etcd at {endpoints} cannot be reached while doing {operation}")]
-    Unreachable { operation: &'static str, endpoints: String, #[source] source: Source },
+    Unreachable {
+        operation: &'static str,
+        endpoints: String,
+        #[source]
+        source: Source,
+    },
     /// Readings would be stale: hold what is, change nothing.
     #[error("etcd at {endpoints} has no leader")]
     NoLeader { endpoints: String },
     #[error("etcd did not finish {operation} within {}s", CALL_DEADLINE.as_secs())]
     Deadline { operation: &'static str },
     #[error("etcd refused {operation}")]
-    Refused { operation: &'static str, #[source] source: Source },
+    Refused {
+        operation: &'static str,
+        #[source]
+        source: Source,
+    },
     #[error("etcd has no lease {0:x} any more")]
     LeaseLost(LeaseId),
     #[error("a transaction of {0} operations is more than {MAX_OPS}")]
     TooManyOps(usize),
     #[error("the watch ended")]
-    WatchEnded { #[source] source: Source },
+    WatchEnded {
+        #[source]
+        source: Source,
+    },
     #[error("cannot set up the connection to etcd: {what}")]
-    Config { what: String, #[source] source: Source },
+    Config {
+        what: String,
+        #[source]
+        source: Source,
+    },
+}
+
+/// Whether `key` belongs to `scope`.
+pub fn covers(scope: &str, key: &str) -> bool {
+    match key.strip_prefix(scope) {
+        None => false,
+        Some(rest) => {
+            scope.is_empty() || scope.ends_with('/') || rest.is_empty() || rest.starts_with('/')
+        }
+    }
 }
 
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -113,30 +164,75 @@ pub type Source = Box<dyn std::error::Error + Send + Sync>;
 pub trait Store: Clone + Send + Sync + 'static {
     type Watch: Watch;
 
-    /// Everything below `prefix` (paged inside, one revision).
-    fn list(&self, prefix: &str) -> impl Future<Output = Result<Listing, StoreError>> + Send;
+    /// Everything in `scope`. The revision is never below one that an answer showed before the
+    /// call, except after another history began.
+    fn list(&self, scope: &str) -> impl Future<Output = Result<Listing, StoreError>> + Send;
 
-    /// Changes below `prefix` from revision `from` on.
-    fn watch(&self, prefix: &str, from: Revision) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
+    /// Changes in `scope` from revision `from` on. A revision that the store has not reached yet
+    /// gives a silent watch, in another history perhaps for ever: compare [`Store::revision`] first.
+    fn watch(
+        &self,
+        scope: &str,
+        from: Revision,
+    ) -> impl Future<Output = Result<Self::Watch, StoreError>> + Send;
 
+    /// Changes no key twice.
     fn commit(&self, txn: Txn) -> impl Future<Output = Result<Committed, StoreError>> + Send;
 
-    /// Number of keys below `prefix` and the newest mod_revision among them (0 for none), for the audit.
-    fn count(&self, prefix: &str) -> impl Future<Output = Result<(u64, Revision), StoreError>> + Send;
+    /// Number of keys in `scope` and the newest mod_revision among them (0 for none), for the audit.
+    fn count(
+        &self,
+        scope: &str,
+    ) -> impl Future<Output = Result<(u64, Revision), StoreError>> + Send;
 
     /// The current revision, to notice another history.
     fn revision(&self) -> impl Future<Output = Result<Revision, StoreError>> + Send;
 
+    /// A new lease; the store may make its time longer.
     fn grant(&self, ttl: Duration) -> impl Future<Output = Result<LeaseId, StoreError>> + Send;
 
-    /// Keeps a lease alive once; [`StoreError::LeaseLost`] when it is gone (etcd answers ttl 0).
+    /// Keeps a lease alive once; [`StoreError::LeaseLost`] when it is gone.
     fn keep_alive(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Ends a lease and deletes what hangs on it.
     fn revoke(&self, lease: LeaseId) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 /// A running watch; dropping it ends it.
 pub trait Watch: Send + 'static {
-    /// The next event. After `Compacted` or an error the watch is over.
+    /// The next event, never one without changes. After `Compacted` or an error the watch is over.
+    /// Cancel-safe.
     fn next(&mut self) -> impl Future<Output = Result<WatchEvent, StoreError>> + Send;
+}
+
+/// Opens the error up to its causes, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Some libraries repeat the cause in their own text.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn a_scope_is_a_key_and_what_is_below_it() {
+        assert!(covers("networks/blue", "networks/blue"));
+        assert!(covers("networks/blue", "networks/blue/members/1"));
+        assert!(!covers("networks/blue", "networks/blue-2"));
+        assert!(!covers("networks/blue", "networks"));
+        assert!(covers("hosts/", "hosts/1"));
+        assert!(!covers("hosts/", "hosts"));
+        assert!(covers("", "anything"));
+    }
 }
