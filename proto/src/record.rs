@@ -1,9 +1,14 @@
 //! The records of etcd as types. [`Record::decode`] and [`Record::encode`] are the edge to protobuf.
 
+pub mod rules;
+pub(crate) mod wire;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+
+pub use rules::BadRecord;
 
 use crate::{Claim, ClusterId, EndpointId, Generation, HostId, Incarnation, MacAddr, PublicKey};
 
