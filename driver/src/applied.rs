@@ -45,6 +45,10 @@ impl Applied {
         });
     }
 
+    pub fn get(&self, network: &DockerNetworkId) -> Option<Report> {
+        self.reports.borrow().get(network).cloned()
+    }
+
     pub fn forget(&self, network: &DockerNetworkId) {
         self.reports.send_if_modified(|reports| reports.remove(network).is_some());
     }

@@ -1,6 +1,28 @@
 //! The per-host driver: answers Docker, keeps the journal, follows etcd and reconciles the kernel.
 
+pub mod admin;
 pub mod api;
 pub mod applied;
+pub mod config;
 pub mod dataplane;
 pub mod journal;
+pub mod keyring;
+pub mod notify;
+pub mod plugins;
+pub mod ports;
+pub mod problems;
+pub mod reconcile;
+pub mod underlay;
+
+
+/// An error with its causes, for logs and answers: `cannot add peer ...: no such device`.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,144 @@
+//! Meets the shim: wherever Docker runs one (`<plugins dir>/<plugin id>/wgnet.sock`), the driver
+//! binds `driver.sock` beside it, and again whenever the directory was made anew.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+const SHIM_SOCKET: &str = "wgnet.sock";
+const DRIVER_SOCKET: &str = "driver.sock";
+
+/// How long a change nobody told us of stays unseen.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A socket the driver listens on, of one incarnation of a plugin's directory.
+pub struct Bound {
+    pub listener: UnixListener,
+    /// Cancelled when the directory is gone or was made anew.
+    pub gone: CancellationToken,
+}
+
+/// Watches the directory and hands out a listener for each shim, until cancelled.
+pub async fn meet(directory: PathBuf, bound: mpsc::Sender<Bound>, cancel: CancellationToken) {
+    let mut inotify = None;
+    let mut shims: BTreeMap<PathBuf, (Identity, CancellationToken)> = BTreeMap::new();
+    loop {
+        if inotify.is_none() {
+            inotify = watch(&directory).inspect_err(|error| debug!(%error, "Cannot watch the plugins directory yet")).ok();
+        }
+        for listener in look(&directory, &mut shims, inotify.as_ref(), &cancel) {
+            if bound.send(listener).await.is_err() {
+                return;
+            }
+        }
+        // All arms are cancel-safe; nothing is awaited inside an arm.
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            alive = changed(inotify.as_ref()) => if !alive { inotify = None },
+        }
+    }
+    for (_, gone) in shims.into_values() {
+        gone.cancel();
+    }
+}
+
+/// What makes one incarnation of a socket differ from the next: the directory's and the shim's inode.
+type Identity = (u64, u64, i64);
+
+fn look(
+    directory: &Path,
+    shims: &mut BTreeMap<PathBuf, (Identity, CancellationToken)>,
+    inotify: Option<&AsyncFd<Inotify>>,
+    cancel: &CancellationToken,
+) -> Vec<Bound> {
+    let found = shim_directories(directory);
+    shims.retain(|path, (identity, gone)| {
+        let stays = found.get(path) == Some(identity) && path.join(DRIVER_SOCKET).exists();
+        if !stays {
+            info!(directory = %path.display(), "The shim's directory is gone or new");
+            gone.cancel();
+        }
+        stays
+    });
+    let mut listeners = Vec::new();
+    for (path, identity) in found {
+        if let Some(inotify) = inotify {
+            // The directory's own: the shim's socket appears in it, and it is emptied at each start.
+            let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF;
+            if let Err(error) = inotify.get_ref().add_watch(&path, flags) {
+                debug!(%error, directory = %path.display(), "Cannot watch the shim's directory");
+            }
+        }
+        if shims.contains_key(&path) || !path.join(SHIM_SOCKET).exists() {
+            continue;
+        }
+        match bind(&path.join(DRIVER_SOCKET)) {
+            Ok(listener) => {
+                info!(directory = %path.display(), "Serving the shim");
+                let gone = cancel.child_token();
+                shims.insert(path, (identity, gone.clone()));
+                listeners.push(Bound { listener, gone });
+            }
+            Err(error) => warn!(%error, directory = %path.display(), "Cannot bind the driver's socket beside the shim"),
+        }
+    }
+    listeners
+}
+
+/// Directories below the plugins directory that can be a managed plugin's (named by its 64-digit id).
+fn shim_directories(directory: &Path) -> BTreeMap<PathBuf, Identity> {
+    let Ok(entries) = fs::read_dir(directory) else { return BTreeMap::new() };
+    let plugins = entries.flatten().filter(|entry| entry.file_name().len() == 64);
+    plugins.filter_map(|entry| Some((entry.path(), identity(&entry.path())?))).collect()
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let directory = fs::metadata(path).ok()?;
+    let socket = fs::metadata(path.join(SHIM_SOCKET)).ok();
+    let (inode, changed) = socket.map_or((0, 0), |s| (s.ino(), s.ctime_nsec().wrapping_add(s.ctime().wrapping_mul(1_000_000_000))));
+    Some((directory.ino(), inode, changed))
+}
+
+/// Binds a socket that only root may connect to, in the place of one a killed driver left.
+///
+/// # Errors
+///
+/// When the directory cannot be written.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn watch(directory: &Path) -> io::Result<AsyncFd<Inotify>> {
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    inotify.add_watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF)?;
+    AsyncFd::with_interest(inotify, Interest::READABLE)
+}
+
+/// Waits until something happened; `false` when the watch is of no more use.
+async fn changed(inotify: Option<&AsyncFd<Inotify>>) -> bool {
+    let Some(inotify) = inotify else { return std::future::pending().await };
+    let Ok(mut ready) = inotify.readable().await else { return false };
+    match ready.try_io(|inotify| inotify.get_ref().read_events().map_err(io::Error::from)) {
+        Ok(Ok(events)) => !events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)),
+        Ok(Err(_)) => false,
+        Err(_would_block) => true,
+    }
+}

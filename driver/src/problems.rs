@@ -1,0 +1,47 @@
+//! What a person should know or do, collected from everywhere for the status.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::{info, warn};
+use wgnet_proto::status::Problem;
+
+/// The open problems; at most one for each code and object. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Problems(Arc<Mutex<BTreeMap<(String, String), Problem>>>);
+
+/// A hostile peer must not fill the memory with problems of its own making.
+const MOST: usize = 1000;
+
+impl Problems {
+    /// Opens a problem, or renews what it says. Logged when it is new.
+    pub fn set(&self, problem: Problem) {
+        let key = (problem.code.clone(), problem.object.clone());
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.contains_key(&key) {
+            if open.len() >= MOST {
+                return;
+            }
+            warn!(code = problem.code, object = problem.object, cause = problem.cause, next_step = problem.next_step, "Problem");
+        }
+        open.insert(key, problem);
+    }
+
+    /// Closes a problem, if it is open.
+    pub fn clear(&self, code: &str, object: &str) {
+        let key = (code.to_owned(), object.to_owned());
+        let closed = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if closed.is_some() {
+            info!(code, object, "Problem solved");
+        }
+    }
+
+    /// Closes whatever concerns an object that is gone.
+    pub fn clear_object(&self, object: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, of), _| of != object);
+    }
+
+    pub fn list(&self) -> Vec<Problem> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}

@@ -1,0 +1,94 @@
+//! Where other hosts reach this one: configured, or found from the route to etcd.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::Path;
+
+use nix::ifaddrs::getifaddrs;
+
+/// Ethernet's; what is assumed of an address that is on no interface (yet).
+const USUAL_MTU: u16 = 1500;
+
+/// This host on the underlay.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Underlay {
+    /// Best first.
+    pub addresses: Vec<IpAddr>,
+    /// The smallest MTU of the interfaces that have them.
+    pub mtu: u16,
+}
+
+impl Underlay {
+    pub fn has_ipv4(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv4)
+    }
+
+    pub fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
+    }
+}
+
+/// The configured addresses, else those the host would speak to etcd from. Empty when neither is
+/// known yet (no route, a name that does not resolve): ask again later. Resolves names: blocking.
+pub fn find(configured: &[IpAddr], etcd: &[String]) -> Underlay {
+    let mut addresses = configured.to_vec();
+    if addresses.is_empty() {
+        for endpoint in etcd {
+            for remote in resolve(endpoint) {
+                if let Some(local) = source_towards(remote)
+                    && !addresses.contains(&local)
+                {
+                    addresses.push(local);
+                }
+            }
+        }
+    }
+    let mtu = addresses.iter().filter_map(|address| mtu_of(*address)).min().unwrap_or(USUAL_MTU);
+    Underlay { addresses, mtu }
+}
+
+fn resolve(endpoint: &str) -> Vec<SocketAddr> {
+    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or_default();
+    let addresses = authority.to_socket_addrs().or_else(|_| (authority, 2379).to_socket_addrs());
+    addresses.map(Iterator::collect).unwrap_or_default()
+}
+
+/// The address the kernel would send from; connecting a UDP socket sends nothing.
+fn source_towards(remote: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(remote).ok()?;
+    let local = socket.local_addr().ok()?.ip();
+    let usable = !local.is_loopback() && !local.is_unspecified();
+    usable.then_some(local)
+}
+
+fn mtu_of(address: IpAddr) -> Option<u16> {
+    let owner = getifaddrs().ok()?.find(|interface| {
+        let Some(owned) = &interface.address else { return false };
+        let v4 = owned.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        let v6 = owned.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
+        v4.or(v6) == Some(address)
+    })?;
+    let path = Path::new("/sys/class/net").join(owner.interface_name).join("mtu");
+    let mtu: u32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    Some(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configured_addresses_are_taken_as_they_are() {
+        let wanted: Vec<IpAddr> = vec!["2001:db8::1".parse().unwrap(), "192.0.2.9".parse().unwrap()];
+        let underlay = find(&wanted, &["http://127.0.0.1:2379".to_owned()]);
+        assert_eq!(underlay.addresses, wanted);
+        assert_eq!(underlay.mtu, USUAL_MTU);
+    }
+
+    #[test]
+    fn an_etcd_on_loopback_tells_nothing_about_the_underlay() {
+        assert!(find(&[], &["http://127.0.0.1:2379".to_owned(), "http://[::1]".to_owned()]).addresses.is_empty());
+    }
+}
