@@ -25,7 +25,9 @@
 
 mod capture;
 mod cgroup;
+pub mod checks;
 mod command;
+pub mod demo;
 mod driver;
 mod engine;
 mod error;
@@ -33,6 +35,7 @@ mod etcd;
 mod host;
 mod images;
 pub mod init;
+mod interrupt;
 mod inventory;
 mod roots;
 pub mod supervise;
@@ -381,6 +384,7 @@ fn own(name: &str) -> Result<Flock<fs::File>> {
 
 /// Ends and removes everything with this lab's mark: processes by control group, then namespaces, then files.
 fn clear(name: &str) -> Result<()> {
+    interrupt::settle();
     let processes = Cgroups::detect()?.group(&format!("wgnl-{name}")).clear();
     let prefix = format!("wgnl-{name}-");
     let members = |rest: &str| {

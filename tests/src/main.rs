@@ -3,7 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use wgnet_tests::lab::{self, Host, Lab, LabOptions, Suite};
+use wgnet_tests::lab::{
+    self, Host, Lab, LabOptions, Suite,
+    demo::{DemoOptions, demo},
+};
 
 #[derive(Parser)]
 #[command(about = "Hosts with real Docker engines on one machine (needs root)")]
@@ -30,8 +33,20 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Change a host's fate: boot, power-off, unplug, plug, drop, undrop, freeze, thaw, engine-start, engine-stop, engine-kill.
+    /// Change a host's fate: boot, power-off, unplug, plug, drop, undrop, freeze, thaw, driver-start, driver-stop, driver-kill, engine-start, engine-stop, engine-kill.
     Host { host: usize, action: String },
+    /// Show a wgnet network on three hosts: what deploy/demo runs once all is built.
+    Demo {
+        /// Take everything down at the end instead of waiting for Ctrl-C.
+        #[arg(long)]
+        once: bool,
+        /// bookworm (engine 20.10), trixie (26.1) or sid (28)
+        #[arg(long, default_value = "bookworm")]
+        suite: Suite,
+        /// Show another driver's network: a trial of the demo itself.
+        #[arg(long, hide = true, default_value = DemoOptions::DRIVER)]
+        network_driver: String,
+    },
     /// List everything of a host that a network could leave behind.
     Inventory { host: usize },
     #[command(hide = true)]
@@ -96,6 +111,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("{}", Lab::attach(name)?.etcd().etcdctl(&args)?);
         }
         Command::Host { host, action } => change(host_of(&Lab::attach(name)?, host)?, &action)?,
+        Command::Demo {
+            once,
+            suite,
+            network_driver,
+        } => demo(&DemoOptions {
+            once,
+            suite,
+            network_driver,
+        })?,
         Command::Inventory { host } => {
             print!("{}", host_of(&Lab::attach(name)?, host)?.inventory()?)
         }
@@ -164,6 +188,9 @@ fn change(host: &Host, action: &str) -> anyhow::Result<()> {
         "undrop" => host.undrop()?,
         "freeze" => host.freeze()?,
         "thaw" => host.thaw()?,
+        "driver-start" => host.driver_resume()?,
+        "driver-stop" => host.driver_stop()?,
+        "driver-kill" => host.driver_kill("KILL")?,
         "engine-start" => host.engine_start()?,
         "engine-stop" => host.engine_stop()?,
         "engine-kill" => host.engine_kill("KILL")?,

@@ -31,7 +31,7 @@ pub(crate) struct Hierarchy {
 }
 
 impl Cgroups {
-    pub fn detect() -> Result<Self> {
+    pub(crate) fn detect() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")
             .map_err(LabError::io("read", "/proc/self/mountinfo"))?;
         let controllers = fs::read_to_string("/proc/cgroups").unwrap_or_default();
@@ -78,7 +78,7 @@ impl Cgroups {
         }
     }
 
-    pub fn group(&self, name: &str) -> Group {
+    pub(crate) fn group(&self, name: &str) -> Group {
         let v2 = matches!(self, Self::V2(_));
         let mounts: Vec<&Path> = match self {
             Self::V1(hierarchies) => hierarchies
@@ -112,7 +112,7 @@ pub(crate) struct Group {
 
 impl Group {
     /// Makes the group, its parent included.
-    pub fn create(&self) -> Result<()> {
+    pub(crate) fn create(&self) -> Result<()> {
         for dir in &self.dirs {
             let parent = dir.parent().expect("a group lies below a mount point");
             if self.v2 {
@@ -136,7 +136,7 @@ impl Group {
     }
 
     /// The files a process writes its id to in order to enter. Version 2 allows no process beside child groups, hence the leaf.
-    pub fn entrances(&self) -> Vec<PathBuf> {
+    pub(crate) fn entrances(&self) -> Vec<PathBuf> {
         let leaf = if self.v2 {
             "init/cgroup.procs"
         } else {
@@ -146,14 +146,14 @@ impl Group {
     }
 
     /// Enters the group itself: what a cgroup namespace made afterwards takes as its root.
-    pub fn enter_root(&self) -> Result<()> {
+    pub(crate) fn enter_root(&self) -> Result<()> {
         self.dirs
             .iter()
             .try_for_each(|dir| write(&dir.join("cgroup.procs"), "0"))
     }
 
     /// Leaves the root of the group for its leaf and hands the controllers down to what will be made beside it.
-    pub fn enter_leaf(&self) -> Result<()> {
+    pub(crate) fn enter_leaf(&self) -> Result<()> {
         if self.v2 {
             self.entrances()
                 .iter()
@@ -163,7 +163,7 @@ impl Group {
         Ok(())
     }
 
-    pub fn freeze(&self, frozen: bool) -> Result<()> {
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
         let (file, order, state_file) = if self.v2 {
             (
                 "cgroup.freeze",
@@ -200,7 +200,7 @@ impl Group {
     }
 
     /// The processes in the group and below it.
-    pub fn pids(&self) -> Vec<i32> {
+    pub(crate) fn pids(&self) -> Vec<i32> {
         let mut pids = Vec::new();
         visit(&self.freezer, &mut |dir| {
             let listed = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
@@ -215,7 +215,7 @@ impl Group {
     }
 
     /// Kills whatever is in the group, then removes it. A group that does not exist is already as wished.
-    pub fn clear(&self) -> Result<()> {
+    pub(crate) fn clear(&self) -> Result<()> {
         if !self.dirs.iter().any(|dir| dir.exists()) {
             return Ok(());
         }

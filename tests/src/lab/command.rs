@@ -10,9 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::error::{LabError, Result};
+use super::{
+    error::{LabError, Result},
+    interrupt,
+};
 
-pub const USUAL_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const USUAL_DEADLINE: Duration = Duration::from_secs(60);
 const AFTER_EXIT: Duration = Duration::from_secs(2);
 
 /// What a program that has ended left behind.
@@ -108,7 +111,7 @@ impl Running {
             {
                 break status;
             }
-            if started.elapsed() >= deadline {
+            if started.elapsed() >= deadline || interrupt::pending() {
                 self.end();
                 return Err(LabError::Command {
                     command: self.command.clone(),
@@ -219,7 +222,7 @@ pub fn wait_for<T, E: fmt::Display>(
             Ok(value) => return Ok((value, started.elapsed())),
             Err(refusal) => refusal.to_string(),
         };
-        if started.elapsed() >= within {
+        if started.elapsed() >= within || interrupt::pending() {
             let state = if last.is_empty() {
                 last
             } else {

@@ -82,7 +82,7 @@ impl std::str::FromStr for Suite {
 }
 
 /// The tree of a suite, made first if the cache lacks it.
-pub fn root(suite: Suite) -> Result<PathBuf> {
+pub(super) fn root(suite: Suite) -> Result<PathBuf> {
     let roots = cache_dir()?.join("roots");
     fs::create_dir_all(&roots).map_err(LabError::io("make the directory", &roots))?;
     let tree = roots.join(format!("{}-{EDITION}", suite.name()));

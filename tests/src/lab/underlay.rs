@@ -25,17 +25,17 @@ pub(crate) struct Station {
 }
 
 impl Station {
-    pub fn ipv4(&self) -> String {
+    pub(crate) fn ipv4(&self) -> String {
         format!("192.0.2.{}", self.number)
     }
 
-    pub fn ipv6(&self) -> String {
+    pub(crate) fn ipv6(&self) -> String {
         format!("2001:db8::{}", self.number)
     }
 }
 
 impl Underlay {
-    pub fn create(&self) -> Result<()> {
+    pub(crate) fn create(&self) -> Result<()> {
         let ns = &self.netns;
         run("ip", &["netns", "add", ns])?.text()?;
         self.ip(&["link", "set", "lo", "up"])?;
@@ -52,7 +52,7 @@ impl Underlay {
     }
 
     /// Gives a station its namespace, cable and addresses.
-    pub fn attach(&self, station: &Station) -> Result<()> {
+    pub(crate) fn attach(&self, station: &Station) -> Result<()> {
         let Station {
             netns,
             port,
@@ -102,14 +102,14 @@ impl Underlay {
     }
 
     /// Takes away the cable and the namespace, as a power cut does; what is already gone is as wished.
-    pub fn detach(&self, station: &Station) -> Result<()> {
+    pub(crate) fn detach(&self, station: &Station) -> Result<()> {
         if exists(&self.netns) {
             let _: Output = run("ip", &["-n", &self.netns, "link", "del", &station.port])?;
         }
         remove(&station.netns)
     }
 
-    pub fn plug(&self, station: &Station, plugged: bool) -> Result<()> {
+    pub(crate) fn plug(&self, station: &Station, plugged: bool) -> Result<()> {
         self.ip(&[
             "link",
             "set",
@@ -119,7 +119,7 @@ impl Underlay {
     }
 
     /// Loses every frame from and to a station while its carrier stays up.
-    pub fn drop_silently(&self, station: &Station) -> Result<()> {
+    pub(crate) fn drop_silently(&self, station: &Station) -> Result<()> {
         let port = &station.port;
         self.nft(&format!(
             "add table bridge {DROPS}; add chain bridge {DROPS} {port} {{ type filter hook forward priority 0; }}; \
@@ -128,7 +128,7 @@ impl Underlay {
         ))
     }
 
-    pub fn undrop(&self, station: &Station) -> Result<()> {
+    pub(crate) fn undrop(&self, station: &Station) -> Result<()> {
         let port = &station.port;
         self.nft(&format!(
             "flush chain bridge {DROPS} {port}; delete chain bridge {DROPS} {port}"
