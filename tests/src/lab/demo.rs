@@ -50,9 +50,8 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
         lab.stop()?;
         shown
     });
-    if interrupt::came() {
-        println!("Ended by a signal; everything is down.");
-        return Ok(());
+    if interrupt::came() && shown.is_err() {
+        return Err(LabError::Machine("ended by a signal before all was shown; everything is down".into()));
     }
     shown
 }
