@@ -1,5 +1,12 @@
 //! What one network should look like on this host.
 
+mod claims;
+mod derive;
+mod underlay;
+
+pub use derive::{derive, superseded};
+pub use underlay::Families;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -4,16 +4,28 @@
 //! No clock, no randomness, no environment, no I/O: everything arrives as an argument. The crate
 //! must never depend on tokio, netlink or etcd.
 
+pub mod brake;
 pub mod desired;
+pub mod join;
 pub mod local;
+pub mod model;
 pub mod observed;
+pub mod options;
 pub mod plan;
 pub mod step;
 pub mod view;
+pub mod watchdog;
 
-pub use desired::{Desired, DesiredPeer, DesiredVeth, DesiredWireguard, RouteTarget};
-pub use local::{LocalEndpoint, LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Subnet};
-pub use observed::{Observed, ObservedPeer, ObservedVeth, ObservedWireguard, Seen};
+pub use desired::{
+    Desired, DesiredPeer, DesiredVeth, DesiredWireguard, Families, RouteTarget, derive, superseded,
+};
+pub use join::{JoinAnswer, join};
+pub use local::{
+    LocalEndpoint, LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Subnet,
+};
+pub use observed::{
+    ContainerEnd, ContainerInterface, Observed, ObservedPeer, ObservedVeth, ObservedWireguard, Seen,
+};
 pub use plan::{Hints, plan};
 pub use step::Step;
 pub use view::{ClusterView, NetworkView};
@@ -37,7 +49,10 @@ impl Namespace {
     /// The namespace of this name, if it is one of ours.
     pub fn parse(name: &str) -> Option<Self> {
         let id = name.strip_prefix(Self::PREFIX)?;
-        let ours = (1..=12).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let ours = (1..=12).contains(&id.len())
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         ours.then(|| Self(name.to_owned()))
     }
 

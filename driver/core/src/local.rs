@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use wgnet_proto::{Claim, DockerNetworkId, EndpointId, Generation, MacAddr, NetworkKey, PrivateKey};
+use wgnet_proto::{
+    Claim, DockerNetworkId, EndpointId, Generation, MacAddr, NetworkKey, PrivateKey,
+};
 
 use crate::Namespace;
 

@@ -23,13 +23,26 @@ pub enum Step {
     RemoveGateway(IpAddr),
 
     /// Born in the host's namespace, configured with key and port, moved in, set up.
-    CreateWireguard { name: IfName, private_key: PrivateKey, port: u16, mtu: u16 },
+    CreateWireguard {
+        name: IfName,
+        private_key: PrivateKey,
+        port: u16,
+        mtu: u16,
+    },
     /// Sets a WireGuard interface up that exists and is down.
-    RaiseWireguard { name: IfName },
-    RemoveWireguard { name: IfName },
+    RaiseWireguard {
+        name: IfName,
+    },
+    RemoveWireguard {
+        name: IfName,
+    },
 
     /// Makes a peer with everything it has and starts a handshake (keepalive as given).
-    AddPeer { wireguard: IfName, peer: PublicKey, config: DesiredPeer },
+    AddPeer {
+        wireguard: IfName,
+        peer: PublicKey,
+        config: DesiredPeer,
+    },
     /// Changes only what is `Some`; the session lives on.
     UpdatePeer {
         wireguard: IfName,
@@ -39,25 +52,59 @@ pub enum Step {
         /// 0 turns it off.
         keepalive: Option<u16>,
     },
-    RemovePeer { wireguard: IfName, peer: PublicKey },
+    RemovePeer {
+        wireguard: IfName,
+        peer: PublicKey,
+    },
     /// Adds addresses to a peer and takes them from whichever peer of the interface has them.
-    AddAllowed { wireguard: IfName, peer: PublicKey, addresses: BTreeSet<IpAddr> },
-    RemoveAllowed { wireguard: IfName, peer: PublicKey, addresses: BTreeSet<IpAddr> },
+    AddAllowed {
+        wireguard: IfName,
+        peer: PublicKey,
+        addresses: BTreeSet<IpAddr>,
+    },
+    RemoveAllowed {
+        wireguard: IfName,
+        peer: PublicKey,
+        addresses: BTreeSet<IpAddr>,
+    },
 
     /// Makes the pair (one end in the namespace, marked, up; the other in the host's namespace, down).
-    CreateVeth { name: IfName, veth: DesiredVeth, mtu: u16 },
+    CreateVeth {
+        name: IfName,
+        veth: DesiredVeth,
+        mtu: u16,
+    },
     /// Sets right what exists: mark, MAC, up.
-    FixVeth { name: IfName, veth: DesiredVeth },
+    FixVeth {
+        name: IfName,
+        veth: DesiredVeth,
+    },
     /// Makes a pair whose other end is placed into the container, with name, MAC, addresses, routes.
-    RestoreVeth { name: IfName, veth: DesiredVeth, mtu: u16 },
+    RestoreVeth {
+        name: IfName,
+        veth: DesiredVeth,
+        mtu: u16,
+    },
     /// Sets the interface inside the container right: addresses, routes, up.
-    FixContainer { name: IfName, veth: DesiredVeth },
-    RemoveVeth { name: IfName },
+    FixContainer {
+        name: IfName,
+        veth: DesiredVeth,
+    },
+    RemoveVeth {
+        name: IfName,
+    },
 
-    SetRoute { destination: IpNet, target: RouteTarget },
-    RemoveRoute { destination: IpNet },
+    SetRoute {
+        destination: IpNet,
+        target: RouteTarget,
+    },
+    RemoveRoute {
+        destination: IpNet,
+    },
 
     /// Makes the host's forward hook drop docker_gwbridge to these subnets, and no others of this network.
-    SetGuard { subnets: BTreeSet<IpNet> },
+    SetGuard {
+        subnets: BTreeSet<IpNet>,
+    },
     RemoveGuard,
 }

@@ -1,0 +1,172 @@
+//! Who owns which address: the higher claim wins, then the higher host id.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use wgnet_proto::{Claim, EndpointId, HostId};
+
+use crate::{ClusterView, LocalEndpoint, LocalNetwork, NetworkView};
+
+/// The endpoint that an address leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner<'a> {
+    Local(&'a LocalEndpoint),
+    Remote(HostId),
+}
+
+/// The owners of all addresses, and the local endpoints that lost their primary one.
+#[derive(Debug, Default)]
+pub(super) struct Owners<'a> {
+    pub(super) by_address: BTreeMap<IpAddr, Owner<'a>>,
+    pub(super) lost: BTreeSet<&'a EndpointId>,
+}
+
+impl<'a> Owners<'a> {
+    /// Decides every address of a network.
+    ///
+    /// An endpoint that loses its primary address is out with all of them, as its host will withdraw
+    /// it; a lost secondary address is only that (engines give IPv6 addresses without asking each
+    /// other). So the strongest claims go first, and what is out takes nothing from the weaker ones.
+    pub(super) fn decide(
+        local: &'a LocalNetwork,
+        network: &'a NetworkView,
+        cluster: &ClusterView,
+        me: HostId,
+    ) -> Self {
+        let mut claimants = claimants(local, network, cluster, me);
+        claimants.sort_unstable_by(|a, b| b.rank().cmp(&a.rank()));
+
+        let plan = AddressPlan::of(local);
+        let mut owners = Self::default();
+        for claimant in &claimants {
+            owners.admit(claimant, &plan);
+        }
+        owners
+    }
+
+    fn admit(&mut self, claimant: &Claimant<'a>, plan: &AddressPlan) {
+        let primary = claimant.addresses().next();
+        if primary.is_some_and(|address| self.by_address.contains_key(&address)) {
+            if let Owner::Local(endpoint) = claimant.owner {
+                self.lost.insert(&endpoint.id);
+            }
+            return;
+        }
+        for address in claimant.addresses().filter(|a| plan.is_assignable(*a)) {
+            self.by_address.entry(address).or_insert(claimant.owner);
+        }
+    }
+}
+
+/// Whether a host's records count in this network: a member, known, not revoked.
+pub(super) fn counts(
+    host: HostId,
+    network: &NetworkView,
+    cluster: &ClusterView,
+    me: HostId,
+) -> bool {
+    host != me
+        && network.members.contains_key(&host)
+        && cluster.hosts.contains_key(&host)
+        && !cluster.revoked.contains(&host)
+}
+
+struct Claimant<'a> {
+    claim: Claim,
+    host: HostId,
+    endpoint: &'a EndpointId,
+    addresses: Addresses<'a>,
+    owner: Owner<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Addresses<'a> {
+    Given(&'a [IpNet]),
+    Published(&'a [IpAddr]),
+}
+
+impl<'a> Claimant<'a> {
+    /// The endpoint's id only makes the order total: a host numbers its claims once.
+    fn rank(&self) -> (Claim, HostId, &'a EndpointId) {
+        (self.claim, self.host, self.endpoint)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<'a> {
+        let (given, published): (&[IpNet], &[IpAddr]) = match self.addresses {
+            Addresses::Given(nets) => (nets, &[]),
+            Addresses::Published(addresses) => (&[], addresses),
+        };
+        given
+            .iter()
+            .map(IpNet::addr)
+            .chain(published.iter().copied())
+    }
+}
+
+fn claimants<'a>(
+    local: &'a LocalNetwork,
+    network: &'a NetworkView,
+    cluster: &ClusterView,
+    me: HostId,
+) -> Vec<Claimant<'a>> {
+    let live = local
+        .endpoints
+        .values()
+        .filter(|e| !e.superseded)
+        .map(|endpoint| Claimant {
+            claim: endpoint.claim,
+            host: me,
+            endpoint: &endpoint.id,
+            addresses: Addresses::Given(&endpoint.addresses),
+            owner: Owner::Local(endpoint),
+        });
+    // Once per host, not once per endpoint.
+    let hosts: BTreeSet<HostId> = network
+        .members
+        .keys()
+        .copied()
+        .filter(|h| counts(*h, network, cluster, me))
+        .collect();
+    let remote = network
+        .endpoints
+        .values()
+        .filter(move |e| hosts.contains(&e.host));
+    let remote = remote.map(|record| Claimant {
+        claim: record.claim,
+        host: record.host,
+        endpoint: &record.endpoint,
+        addresses: Addresses::Published(&record.addresses),
+        owner: Owner::Remote(record.host),
+    });
+    live.chain(remote).collect()
+}
+
+/// Which addresses an endpoint can have at all. Whatever else a record claims is ignored.
+struct AddressPlan {
+    pools: Vec<IpNet>,
+    gateways: BTreeSet<IpAddr>,
+}
+
+impl AddressPlan {
+    fn of(local: &LocalNetwork) -> Self {
+        let subnets = &local.definition.subnets;
+        Self {
+            pools: subnets.iter().map(|s| s.pool.trunc()).collect(),
+            gateways: subnets.iter().filter_map(|s| s.gateway).collect(),
+        }
+    }
+
+    fn is_assignable(&self, address: IpAddr) -> bool {
+        let pool = self.pools.iter().find(|p| p.contains(&address));
+        let Some(pool) = pool else { return false };
+        // A pool of one or two addresses has no edges to spare (RFC 3021, RFC 6164).
+        let has_edges = pool.prefix_len() + 1 < pool.max_prefix_len();
+        let at_edge = match pool {
+            IpNet::V4(p) => address == p.network() || address == p.broadcast(),
+            // IPv6 has no broadcast; the lowest address is the routers' anycast.
+            IpNet::V6(p) => address == p.network(),
+        };
+        !(self.gateways.contains(&address) || has_edges && at_edge)
+    }
+}
