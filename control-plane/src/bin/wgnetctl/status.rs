@@ -1,0 +1,149 @@
+//! `wgnetctl status`: asks the driver on this host.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use comfy_table::{Cell, Color, Table, presets};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use wgnet_proto::status::{DriverStatus, MemberStatus, NetworkStatus};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Print the status as JSON.
+    #[arg(long)]
+    json: bool,
+    /// The driver's admin socket.
+    #[arg(long, value_name = "FILE", env = "WGNET_ADMIN_SOCKET", default_value = "/run/wgnet/admin.sock")]
+    socket: PathBuf,
+}
+
+pub(crate) async fn show(options: &Options) -> anyhow::Result<()> {
+    let body = tokio::time::timeout(PATIENCE, ask(options))
+        .await
+        .with_context(|| format!("the driver at {} did not answer within {} s", options.socket.display(), PATIENCE.as_secs()))??;
+    let status: DriverStatus = serde_json::from_slice(&body).context("the driver's answer is not a status; do driver and wgnetctl have the same version?")?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print(&status);
+    }
+    Ok(())
+}
+
+async fn ask(options: &Options) -> anyhow::Result<Bytes> {
+    let stream = UnixStream::connect(&options.socket).await.with_context(|| {
+        format!("cannot reach the driver at {}; is it running (systemctl status wgnet-driver), and are you root?", options.socket.display())
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = hyper::Request::get("/status").header("host", "wgnet-driver").body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let code = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    connection.abort();
+    if !code.is_success() {
+        bail!("the driver answered {code}: {}", String::from_utf8_lossy(&body).trim());
+    }
+    Ok(body)
+}
+
+fn print(status: &DriverStatus) {
+    println!("host      {} ({}), wgnet {}, {} WireGuard", status.name, status.host_id, status.version, status.backend);
+    let underlay: Vec<String> = status.underlay.iter().map(ToString::to_string).collect();
+    println!("underlay  {}", if underlay.is_empty() { "not known yet".to_owned() } else { underlay.join(", ") });
+    let store = &status.store;
+    match (&store.error, store.connected) {
+        (None, true) => println!("etcd      connected, revision {}, {} records to publish", store.revision, store.unpublished),
+        (error, _) => println!("etcd      not connected ({}), {} records to publish", error.as_deref().unwrap_or("connecting"), store.unpublished),
+    }
+    for network in &status.networks {
+        print_network(network);
+    }
+    if status.networks.is_empty() {
+        println!("\nno networks on this host (docker network create -d wgnet:latest --attachable NAME, then run a container on it)");
+    }
+    let others: u64 = status.refused.values().sum();
+    if others > 0 {
+        let reasons: Vec<String> = status.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        println!("\nignored records of etcd: {}", reasons.join(", "));
+    }
+    if !status.problems.is_empty() {
+        println!("\nproblems");
+        for problem in &status.problems {
+            println!("  {} {}: {}", problem.code, problem.object, problem.cause);
+            println!("      next: {}", problem.next_step);
+        }
+    }
+}
+
+fn print_network(network: &NetworkStatus) {
+    let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
+    println!("\nnetwork {}  {}  mtu {}  namespace {}", network.key, subnets.join(" "), network.mtu, network.namespace);
+    for slot in &network.slots {
+        println!("  {}  generation {}  port {}  key {}", slot.interface, slot.generation, slot.port, slot.public_key);
+    }
+    match (&network.error, network.in_sync) {
+        (_, true) if network.repairs > 0 => println!("  in sync, {} repairs of what others changed", network.repairs),
+        (_, true) => println!("  in sync"),
+        (error, false) => println!("  NOT in sync: {}", error.as_deref().unwrap_or("working")),
+    }
+    if !network.members.is_empty() {
+        let mut table = plain_table(&["peer", "underlay", "handshake", "received", "sent", "key"]);
+        for member in &network.members {
+            table.add_row(vec![
+                Cell::new(&member.name),
+                Cell::new(member.underlay.map_or_else(|| "unknown".to_owned(), |a| a.to_string())),
+                handshake(member),
+                Cell::new(bytes(member.received_bytes)),
+                Cell::new(bytes(member.sent_bytes)),
+                Cell::new(member.public_key),
+            ]);
+        }
+        println!("{table}");
+    }
+    if !network.endpoints.is_empty() {
+        let mut table = plain_table(&["endpoint", "addresses", "host", "mac"]);
+        for endpoint in &network.endpoints {
+            let addresses: Vec<String> = endpoint.addresses.iter().map(ToString::to_string).collect();
+            let host = if endpoint.local { format!("{} (this)", endpoint.host_name) } else { endpoint.host_name.clone() };
+            table.add_row([endpoint.id.short().to_owned(), addresses.join(" "), host, endpoint.mac.to_string()]);
+        }
+        println!("{table}");
+    }
+}
+
+fn plain_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header.iter().map(|h| h.to_uppercase()));
+    table
+}
+
+/// Without traffic a session is renewed every two minutes at the latest; beyond three it is dead.
+const STALE_AFTER: u64 = 180;
+
+fn handshake(member: &MemberStatus) -> Cell {
+    let (text, color) = match member.handshake_age {
+        Some(age) if age <= STALE_AFTER => (format!("{age} s ago"), Color::Green),
+        Some(age) => (format!("{age} s ago"), Color::Yellow),
+        None => ("never".to_owned(), Color::Red),
+    };
+    let cell = Cell::new(text);
+    if std::io::stdout().is_terminal() { cell.fg(color) } else { cell }
+}
+
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (count as f64, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
