@@ -7,12 +7,15 @@
 pub mod brake;
 pub mod desired;
 pub mod join;
+pub mod judge;
 pub mod local;
 pub mod model;
 pub mod observed;
 pub mod options;
 pub mod plan;
 pub mod step;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod view;
 pub mod watchdog;
 
@@ -20,6 +23,7 @@ pub use desired::{
     Desired, DesiredPeer, DesiredVeth, DesiredWireguard, Families, RouteTarget, derive, superseded,
 };
 pub use join::{JoinAnswer, join};
+pub use judge::{Changed, InForce, InStore, Judge, Refusal, Verdict};
 pub use local::{
     LocalEndpoint, LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Subnet,
 };
