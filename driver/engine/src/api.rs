@@ -106,8 +106,9 @@ pub struct PeerState {
     pub keepalive: Option<u16>,
     /// In order.
     pub allowed_ips: Vec<IpNet>,
-    /// Age of the handshake of the session in use. `None` without a session: there never was one,
-    /// or it is older than WireGuard allows (three minutes) and nothing was sent since.
+    /// Age of the handshake of the session in use, confirmed by both sides. `None` without a
+    /// session: there never was one, or it is older than WireGuard allows (three minutes) and
+    /// nothing was sent since.
     pub last_handshake: Option<Duration>,
     pub rx_bytes: u64,
     pub tx_bytes: u64,
@@ -128,8 +129,8 @@ pub enum Operation {
 
 /// Adds a peer, or changes the fields that are given; the session is kept.
 ///
-/// A peer that has an underlay address and a keepalive, and had not both before, is sent a
-/// handshake at once.
+/// A peer with a keepalive is sent a handshake at once when its keepalive or underlay address is
+/// given, and again whenever it has lost its session; not while it has one.
 #[derive(Clone, Debug, Default)]
 pub struct PeerUpdate {
     pub public_key: [u8; 32],

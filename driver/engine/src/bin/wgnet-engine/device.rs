@@ -1,0 +1,411 @@
+//! One WireGuard device: a link in a namespace, a UDP socket outside, peers between.
+//!
+//! Key and port never change: rebinding a running device loses its traffic now and then. Whoever
+//! wants another key makes another device.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use gotatun::device::configure::DeviceWrite;
+use gotatun::device::{self, Peer as NewPeer};
+use gotatun::x25519::{PublicKey, StaticSecret};
+use ipnet::IpNet;
+use ipnetwork::IpNetwork;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use wgnet_engine::wire::{Malformed, proto::Code};
+use wgnet_engine::{
+    DeviceId, DeviceState, NewDevice, Operation, OperationFailure, PeerState, PeerUpdate,
+    PresharedKey,
+};
+use zeroize::Zeroize;
+
+use crate::link::{Link, LinkError, Reader, Writer};
+use crate::peers::{Key, Peers, UnknownPeer};
+use crate::udp::{Bound, Handshakes};
+
+type Transports = (Bound, Writer, Reader);
+type WireGuard = device::Device<Transports>;
+
+/// For the tasks of a deleted device to let go of its socket and link.
+const RELEASE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeviceError {
+    #[error("UDP port {port} is taken on this host; choose another")]
+    PortTaken { port: u16 },
+    #[error("cannot listen on UDP port {port}")]
+    Bind {
+        port: u16,
+        #[source]
+        source: io::Error,
+    },
+    #[error("a device {id} runs with another {what}; delete it first")]
+    AlreadyDifferent { id: DeviceId, what: &'static str },
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("cannot start device {id}")]
+    Start {
+        id: DeviceId,
+        #[source]
+        source: device::Error,
+    },
+    #[error("cannot configure device {id}")]
+    Configure {
+        id: DeviceId,
+        #[source]
+        source: device::Error,
+    },
+    #[error("device {id} did not let go of its link and port within {RELEASE:?}")]
+    Stuck { id: DeviceId },
+}
+
+impl DeviceError {
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::PortTaken { .. } => Code::PortTaken,
+            Self::AlreadyDifferent { .. } => Code::AlreadyDifferent,
+            Self::Link(LinkError::Namespace { .. }) => Code::Namespace,
+            Self::Link(LinkError::Make { .. } | LinkError::Deadline { .. }) => Code::Link,
+            Self::Bind { .. }
+            | Self::Start { .. }
+            | Self::Configure { .. }
+            | Self::Stuck { .. } => Code::Internal,
+        }
+    }
+}
+
+pub(crate) struct Device {
+    id: DeviceId,
+    public_key: PublicKey,
+    port: u16,
+    link: Link,
+    handshakes: Handshakes,
+    wireguard: Arc<WireGuard>,
+    peers: Peers,
+    greetings: mpsc::UnboundedSender<Greeting>,
+    tasks: JoinSet<()>,
+    /// Ends when the last part that keeps socket or link open is gone.
+    released: mpsc::Receiver<Infallible>,
+}
+
+impl Device {
+    pub(crate) async fn create(new: NewDevice) -> Result<Self, DeviceError> {
+        let NewDevice {
+            id,
+            private_key,
+            port,
+            mtu,
+        } = new;
+        let (hold, released) = mpsc::channel(1);
+        // The socket first: a port that is taken is found out before a link comes and goes.
+        let bound = Bound::new(port, hold.clone()).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => DeviceError::PortTaken { port },
+            _ => DeviceError::Bind { port, source },
+        })?;
+        let handshakes = bound.handshakes();
+        let mut tasks = JoinSet::new();
+        let (link, writer, reader) = Link::make(&id, mtu, &hold, &mut tasks).await?;
+
+        let private_key = StaticSecret::from(*private_key.expose());
+        let public_key = PublicKey::from(&private_key);
+        let start = |source| DeviceError::Start {
+            id: id.clone(),
+            source,
+        };
+        let wireguard = device::build()
+            .with_udp(bound)
+            .with_ip_pair(writer, reader)
+            .with_private_key(private_key)
+            .with_listen_port(port)
+            .build()
+            .await
+            .map_err(start)?;
+        // A device built without peers stays idle, even when it gets some; this starts it.
+        wireguard.clear_peers().await.map_err(start)?;
+
+        let wireguard = Arc::new(wireguard);
+        let (greetings, orders) = mpsc::unbounded_channel();
+        tasks.spawn(greet(Arc::clone(&wireguard), orders));
+        Ok(Self {
+            id,
+            public_key,
+            port,
+            link,
+            handshakes,
+            wireguard,
+            peers: Peers::default(),
+            greetings,
+            tasks,
+            released,
+        })
+    }
+
+    /// Whether this is what is asked for.
+    pub(crate) fn is_as(&self, new: &NewDevice) -> Result<(), DeviceError> {
+        let other = |what| {
+            Err(DeviceError::AlreadyDifferent {
+                id: self.id.clone(),
+                what,
+            })
+        };
+        let private_key = StaticSecret::from(*new.private_key.expose());
+        if PublicKey::from(&private_key) != self.public_key {
+            return other("key");
+        }
+        if new.port != self.port {
+            return other("port");
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn why_dead(&self) -> Option<String> {
+        self.link.why_dead().await
+    }
+
+    pub(crate) async fn state(&self) -> DeviceState {
+        let mut peers: Vec<PeerState> = Vec::new();
+        for mut seen in self.wireguard.peers().await {
+            seen.peer.preshared_key.zeroize();
+            let public_key = seen.peer.public_key.to_bytes();
+            let Some(known) = self.peers.get(&public_key) else {
+                continue;
+            };
+            let address = seen.peer.endpoint;
+            let last_handshake = seen.stats.last_handshake.and_then(|age| match address {
+                Some(address) => self.handshakes.confirmed_age(address, age),
+                None => Some(age),
+            });
+            peers.push(PeerState {
+                public_key,
+                has_preshared_key: known.has_preshared_key,
+                underlay_address: address,
+                keepalive: seen.peer.keepalive,
+                allowed_ips: known.allowed_ips().collect(),
+                last_handshake,
+                rx_bytes: seen.stats.rx_bytes as u64,
+                tx_bytes: seen.stats.tx_bytes as u64,
+            });
+        }
+        peers.sort_unstable_by_key(|peer| peer.public_key);
+        DeviceState {
+            public_key: self.public_key.to_bytes(),
+            port: self.port,
+            mtu: self.link.mtu(),
+            dead: self.why_dead().await,
+            peers,
+        }
+    }
+
+    /// Applies operations in order under one lock: no packet sees half of them.
+    pub(crate) async fn configure(
+        &mut self,
+        operations: Vec<Result<Operation, Malformed>>,
+    ) -> Result<Vec<OperationFailure>, DeviceError> {
+        let peers = &mut self.peers;
+        let configured = self.wireguard.write(async |wireguard| {
+            let mut failures = Vec::new();
+            let mut greetings = Vec::new();
+            let mut changed = BTreeSet::new();
+            for (index, operation) in operations.into_iter().enumerate() {
+                let mut failed = |code, text| {
+                    failures.push(OperationFailure { index, code, text });
+                };
+                match operation {
+                    Ok(operation) => {
+                        let mut applying = Applying {
+                            wireguard: &mut *wireguard,
+                            peers: &mut *peers,
+                            greetings: &mut greetings,
+                            changed: &mut changed,
+                        };
+                        if let Err(error) = applying.apply(operation).await {
+                            failed(Code::NotFound, error.to_string());
+                        }
+                    }
+                    Err(malformed) => failed(Code::BadRequest, malformed.to_string()),
+                }
+            }
+            for key in changed {
+                write_allowed_ips(wireguard, peers, key).await;
+            }
+            (failures, greetings)
+        });
+        let (failures, greetings) = configured.await.map_err(|source| DeviceError::Configure {
+            id: self.id.clone(),
+            source,
+        })?;
+        for greeting in greetings {
+            // The task that greets ends with the device.
+            self.greetings.send(greeting).ok();
+        }
+        Ok(failures)
+    }
+
+    /// Ends the device; its link and port are free afterwards.
+    pub(crate) async fn delete(self) -> Result<(), DeviceError> {
+        let Self {
+            id,
+            link,
+            wireguard,
+            mut tasks,
+            mut released,
+            ..
+        } = self;
+        tasks.shutdown().await;
+        if let Some(wireguard) = Arc::into_inner(wireguard) {
+            wireguard.stop().await;
+        }
+        drop(link);
+        // The parts inside the device are dropped by the runtime some time after it was stopped.
+        match timeout(RELEASE, released.recv()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(DeviceError::Stuck { id }),
+        }
+    }
+}
+
+/// A configuration half applied.
+struct Applying<'a, 'd> {
+    wireguard: &'a mut DeviceWrite<'d, Transports>,
+    peers: &'a mut Peers,
+    greetings: &'a mut Vec<Greeting>,
+    /// Whose allowed addresses are to be written at the end.
+    changed: &'a mut BTreeSet<Key>,
+}
+
+impl Applying<'_, '_> {
+    async fn apply(&mut self, operation: Operation) -> Result<(), UnknownPeer> {
+        match operation {
+            Operation::AddOrUpdatePeer(update) => self.add_or_update(update).await,
+            Operation::RemovePeer(key) => {
+                if self.peers.remove(&key) {
+                    self.changed.remove(&key);
+                    self.greetings.push(Greeting::Stop(key));
+                    self.wireguard.remove_peer(&key.into()).await;
+                }
+            }
+            Operation::AddAllowedIps(key, nets) => {
+                self.changed.extend(self.peers.give(key, nets)?);
+            }
+            Operation::RemoveAllowedIps(key, nets) => {
+                if self.peers.take(key, nets)? {
+                    self.changed.insert(key);
+                }
+            }
+            Operation::ReplaceAllowedIps(key, nets) => {
+                self.changed.extend(self.peers.replace(key, nets)?);
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_or_update(&mut self, update: PeerUpdate) {
+        let key = update.public_key;
+        let public_key = PublicKey::from(key);
+        // Does nothing if it is there.
+        self.wireguard.add_peer(NewPeer::new(public_key));
+
+        let known = self.peers.get_or_add(key);
+        if let Some(preshared_key) = &update.preshared_key {
+            known.has_preshared_key = matches!(preshared_key, PresharedKey::Use(_));
+        }
+        if let Some(seconds) = update.keepalive {
+            known.has_keepalive = seconds > 0;
+        }
+        if !known.has_keepalive {
+            self.greetings.push(Greeting::Stop(key));
+        } else if update.underlay_address.is_some() || update.keepalive.is_some() {
+            self.greetings.push(Greeting::Keep(key));
+        }
+
+        self.wireguard
+            .modify_peer(&public_key, |peer| {
+                match &update.preshared_key {
+                    Some(PresharedKey::Use(key)) => peer.set_preshared_key(Some(*key.expose())),
+                    Some(PresharedKey::None) => peer.set_preshared_key(None),
+                    None => {}
+                }
+                if update.underlay_address.is_some() {
+                    peer.set_endpoint(update.underlay_address);
+                }
+                if let Some(seconds) = update.keepalive {
+                    peer.set_keepalive(Some(seconds).filter(|s| *s > 0));
+                }
+            })
+            .await;
+    }
+}
+
+/// One address can neither be added nor removed, only the whole list written.
+async fn write_allowed_ips(wireguard: &mut DeviceWrite<'_, Transports>, peers: &Peers, key: Key) {
+    let Some(peer) = peers.get(&key) else { return };
+    wireguard
+        .modify_peer(&key.into(), |written| {
+            written.clear_allowed_ips();
+            written.add_allowed_ips(peer.allowed_ips().map(network));
+        })
+        .await;
+}
+
+fn network(net: IpNet) -> IpNetwork {
+    IpNetwork::new(net.addr(), net.prefix_len()).expect("an IpNet's prefix fits its address")
+}
+
+/// What the task that starts handshakes is told.
+enum Greeting {
+    /// This peer is to have a session, now and from now on.
+    Keep(Key),
+    Stop(Key),
+}
+
+/// WireGuard's timers give up on a silent peer after 90 seconds until there is data for it. One
+/// with a keepalive is meant to be reachable from the other side too, so it is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// To send a handshake, not to see it answered.
+const SEND: Duration = Duration::from_millis(50);
+
+/// Starts handshakes with peers that have a keepalive: at once when they are made or found under
+/// another address, and whenever they lost their session.
+async fn greet(wireguard: Arc<WireGuard>, mut orders: mpsc::UnboundedReceiver<Greeting>) {
+    let mut kept: BTreeSet<Key> = BTreeSet::new();
+    let mut retry = interval(RETRY);
+    retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut received = Vec::new();
+    loop {
+        let mut due: BTreeSet<Key> = BTreeSet::new();
+        // Both arms are cancel-safe; nothing is awaited inside an arm.
+        tokio::select! {
+            count = orders.recv_many(&mut received, 1024) => {
+                if count == 0 {
+                    return;
+                }
+                for greeting in received.drain(..) {
+                    match greeting {
+                        Greeting::Keep(key) => {
+                            kept.insert(key);
+                            due.insert(key);
+                        }
+                        Greeting::Stop(key) => {
+                            kept.remove(&key);
+                            due.remove(&key);
+                        }
+                    }
+                }
+            }
+            _ = retry.tick() => due.clone_from(&kept),
+        }
+        let handshakes = due.iter().map(|key| {
+            let wireguard = &wireguard;
+            // Sends nothing where a session or a handshake is under way.
+            async move { timeout(SEND, wireguard.force_handshake(&(*key).into())).await }
+        });
+        join_all(handshakes).await;
+    }
+}
