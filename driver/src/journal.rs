@@ -1,1 +1,230 @@
-//! Durable local intent and state.
+//! Durable local intent and state: what Docker asked of this host, its keys and its identity.
+//!
+//! # Guarantees
+//!
+//! - An update that was acknowledged survives the end of the process and of the host.
+//! - Memory never runs ahead of the disk: [`Journal::state`] shows only what is durable.
+//! - Updates run one after the other; those that arrive while the disk is busy share its next sync.
+//! - One process at a time: a second one is refused when it opens.
+//!
+//! Updates run on a thread of the journal's own, since a commit blocks.
+
+mod disk;
+mod error;
+mod seq;
+mod state;
+mod sweep;
+mod writer;
+
+pub use error::JournalError;
+pub use state::{State, Uptime};
+pub use sweep::{DELETED_KEPT, FREED_LINGER, LINGER, sweep};
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{oneshot, watch};
+use wgnet_proto::seal::HostKey;
+use wgnet_proto::{DockerNetworkId, Generation, HostId};
+
+use disk::Disk;
+use seq::Seqs;
+use writer::{Job, Writer};
+
+/// Where keys come from: fills the bytes with what nobody can guess.
+pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
+
+/// The journal of this host. Clones share it; the file is closed when the last one goes.
+#[derive(Clone)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    key: HostKey,
+    started: Instant,
+    state: watch::Receiver<Arc<State>>,
+    seqs: Seqs,
+    writer: Writer,
+}
+
+impl Journal {
+    /// Opens or makes `dir/journal.redb`. What belonged to another boot than `boot` is dropped:
+    /// endpoints (their kernel objects are gone) and the namespaces of swarm networks, which Docker
+    /// asks for again. Keys, ports and the networks of plain engines stay.
+    ///
+    /// # Errors
+    ///
+    /// When the directory or the file cannot be made, read or written, or another process has it.
+    pub fn open(dir: &Path, boot: &str, random: &Random) -> Result<Self, JournalError> {
+        let path = dir.join("journal.redb");
+        let (mut disk, loaded) = Disk::open(&path, random)?;
+        let mut state = loaded.state.clone();
+        if state.boot != boot {
+            state.enter_boot(boot, loaded.key.id());
+            disk.write(&loaded.state, &state)?;
+        }
+        let seqs = Seqs::starting_at(state.reserved_seq);
+        let (sender, receiver) = watch::channel(Arc::new(state));
+        let inner = Inner {
+            path,
+            key: loaded.key,
+            started: Instant::now(),
+            state: receiver,
+            seqs,
+            writer: Writer::start(disk, sender),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// This host's identity, made when the journal was.
+    pub fn host_key(&self) -> &HostKey {
+        &self.inner.key
+    }
+
+    pub fn host_id(&self) -> HostId {
+        self.inner.key.id()
+    }
+
+    /// How long this journal has been open: the clock of everything that lingers.
+    pub fn uptime(&self) -> Uptime {
+        self.inner.started.elapsed()
+    }
+
+    /// What is durable now.
+    pub fn state(&self) -> Arc<State> {
+        self.inner.state.borrow().clone()
+    }
+
+    /// Follows the state; [`State::revision`] counts its changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<State>> {
+        self.inner.state.clone()
+    }
+
+    /// Changes the state and returns what `change` returned with the revision that holds it.
+    ///
+    /// # Errors
+    ///
+    /// When the change could not be made durable; then it did not happen.
+    pub async fn update<T, F>(&self, change: F) -> Result<(T, u64), JournalError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut State) -> T + Send + 'static,
+    {
+        self.try_update(|state| Ok::<T, JournalError>(change(state))).await
+    }
+
+    /// Like [`Journal::update`] for a change that may refuse: then nothing of it happens.
+    ///
+    /// # Errors
+    ///
+    /// What `change` refused with, or the journal's own error.
+    pub async fn try_update<T, E, F>(&self, change: F) -> Result<(T, u64), E>
+    where
+        T: Send + 'static,
+        E: From<JournalError> + Send + 'static,
+        F: FnOnce(&mut State) -> Result<T, E> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        self.inner.writer.send(Job::update(change, sender));
+        match receiver.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(JournalError::Aborted { path: self.inner.path.clone() }.into()),
+        }
+    }
+
+    /// Notes that a slot has another UDP port than the one picked at first.
+    ///
+    /// # Errors
+    ///
+    /// When the change could not be made durable.
+    pub async fn set_port(&self, network: &DockerNetworkId, generation: Generation, port: u16) -> Result<(), JournalError> {
+        let network = network.clone();
+        let change = move |state: &mut State| {
+            let slots = state.network_mut(&network).map(|network| network.slots.iter_mut());
+            slots.into_iter().flatten().filter(|slot| slot.generation == generation).for_each(|slot| slot.port = port);
+        };
+        self.update(change).await.map(drop)
+    }
+
+    /// A number no record of this host was ever sealed with.
+    ///
+    /// # Errors
+    ///
+    /// When no further block of numbers could be reserved.
+    pub async fn next_seq(&self) -> Result<u64, JournalError> {
+        loop {
+            if let Some(seq) = self.inner.seqs.take() {
+                return Ok(seq);
+            }
+            let (block, _) = self.update(Seqs::reserve).await?;
+            self.inner.seqs.refill(block);
+        }
+    }
+
+    /// The same without waiting; `None` when the reserved numbers are used up.
+    pub fn take_seq(&self) -> Option<u64> {
+        self.inner.seqs.take()
+    }
+
+    /// Reserves numbers for [`Journal::take_seq`] when few are left.
+    ///
+    /// # Errors
+    ///
+    /// When no further block of numbers could be reserved.
+    pub async fn top_up_seqs(&self) -> Result<(), JournalError> {
+        if self.inner.seqs.is_low() {
+            let (block, _) = self.update(Seqs::reserve).await?;
+            self.inner.seqs.refill(block);
+        }
+        Ok(())
+    }
+
+    /// Continues above `seen`, the highest number found under this host's name in the store.
+    ///
+    /// # Errors
+    ///
+    /// When the jump could not be made durable.
+    pub async fn raise_seq_above(&self, seen: u64) -> Result<(), JournalError> {
+        if self.next_unused_seq() > seen {
+            return Ok(());
+        }
+        let (block, _) = self.update(move |state| Seqs::reserve_above(state, seen)).await?;
+        self.inner.seqs.refill(block);
+        Ok(())
+    }
+
+    /// Every number used so far is below this one: a floor that voids what was published before.
+    pub fn next_unused_seq(&self) -> u64 {
+        self.inner.seqs.peek()
+    }
+
+    /// Keeps or (with `None`) forgets sealed records by path, as last known from the store. Cheap:
+    /// they become durable with the next update, or within seconds.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub async fn keep_records(&self, changes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), JournalError> {
+        let (sender, receiver) = oneshot::channel();
+        self.inner.writer.send(Job::Keep(changes, sender));
+        receiver.await.unwrap_or_else(|_| Err(JournalError::Aborted { path: self.inner.path.clone() }))
+    }
+
+    /// The sealed records that were kept.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub async fn records(&self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
+        let (sender, receiver) = oneshot::channel();
+        self.inner.writer.send(Job::Records(sender));
+        receiver.await.unwrap_or_else(|_| Err(JournalError::Aborted { path: self.inner.path.clone() }))
+    }
+}

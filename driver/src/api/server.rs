@@ -1,0 +1,239 @@
+//! HTTP/1.1 on a unix socket, as dockerd and the shim use it.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, debug, info_span, warn};
+
+use super::call::{self, Call};
+use super::error::CallError;
+use super::turns::{Answers, Delivery, Known, Turns};
+use super::{Context, Scope, wire};
+
+const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
+/// What the shim adds to dockerd's request: the milliseconds it still waits ...
+const EXPIRES: &str = "x-wgnet-expires-ms";
+/// ... and a name that is the same each time it sends the request.
+const REQUEST_ID: &str = "x-wgnet-request-id";
+/// Far above what dockerd sends; a limit all the same.
+const LARGEST_BODY: usize = 16 << 20;
+/// How long running calls may take once the driver is to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// The calls and what they share, whichever socket they come by. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    context: Context,
+    turns: Turns,
+    answers: Answers,
+}
+
+impl Api {
+    pub fn new(context: Context) -> Self {
+        Self { context, turns: Turns::default(), answers: Answers::default() }
+    }
+}
+
+/// A finished answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    status: StatusCode,
+    body: Bytes,
+}
+
+impl Answer {
+    fn of(outcome: Result<Bytes, CallError>) -> Self {
+        match outcome {
+            Ok(body) => Self { status: StatusCode::OK, body },
+            Err(error) => {
+                let status = StatusCode::from_u16(error.status()).expect("the statuses are HTTP's");
+                Self { status, body: call::json(&wire::Failed { err: error.to_string() }) }
+            }
+        }
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, MEDIA_TYPE.parse().expect("it is a header value"));
+        response
+    }
+}
+
+/// Serves until cancelled; then accepts no more and gives running calls two seconds.
+pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: CancellationToken) {
+    let server = Server { api, scope, calls: TaskTracker::new(), abandon: CancellationToken::new() };
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = cancel.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn(server.clone().connection(stream, cancel.clone()));
+            }
+            Err(error) => {
+                warn!(%error, "Cannot accept a connection of dockerd");
+                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    server.calls.close();
+    let finished = async {
+        connections.wait().await;
+        server.calls.wait().await;
+    };
+    if tokio::time::timeout(STOP_WITHIN, finished).await.is_err() {
+        warn!(calls = server.calls.len(), "Calls were still running when the driver had to stop");
+    }
+    server.abandon.cancel();
+    connections.wait().await;
+    server.calls.wait().await;
+}
+
+#[derive(Clone)]
+struct Server {
+    api: Api,
+    scope: Scope,
+    /// Calls outlive their connection: what has begun is finished.
+    calls: TaskTracker,
+    /// Ends what did not finish in time.
+    abandon: CancellationToken,
+}
+
+impl Server {
+    async fn connection(self, stream: UnixStream, cancel: CancellationToken) {
+        let service = service_fn(|request| self.answer(request));
+        // No timer, so no header timeout either: dockerd keeps idle connections, and one that closes
+        // under its next request makes it repeat that request without its body.
+        let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.abandon.cancelled() => return,
+            () = cancel.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = connection => ended,
+                    () = self.abandon.cancelled() => return,
+                }
+            }
+        };
+        if let Err(error) = ended
+            && !error.is_incomplete_message()
+        {
+            debug!(%error, "A connection of dockerd ended");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        let (head, body) = request.into_parts();
+        if head.method != Method::POST {
+            let error = CallError::UnknownCall { path: format!("{} {}", head.method, head.uri.path()) };
+            let mut response = Answer::of(Err(error)).into_response();
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            response.headers_mut().insert(ALLOW, "POST".parse().expect("it is a header value"));
+            return Ok(response);
+        }
+        let path = head.uri.path();
+        let delivery = delivery(&head.headers);
+        let body = match Limited::new(body, LARGEST_BODY).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => {
+                let call = call::name(path).to_owned();
+                let answer = Answer::of(Err(CallError::Undecodable { call, reason: error.to_string() }));
+                return Ok(answer.into_response());
+            }
+        };
+        Ok(self.once(path, &body, delivery).await.into_response())
+    }
+
+    /// Answers a repeated request with the answer of the first.
+    async fn once(&self, path: &str, body: &[u8], delivery: Delivery) -> Answer {
+        let stopping = || Answer::of(Err(CallError::Stopping));
+        // A task that panicked has no answer either.
+        let Some(id) = delivery.id.clone() else {
+            return self.spawn(path, body, delivery, |_| {}).await.ok().flatten().unwrap_or_else(stopping);
+        };
+        match self.api.answers.look_up(&id) {
+            Known::New(answering) => {
+                let finish = move |answer: &Answer| answering.finish(answer.clone());
+                self.spawn(path, body, delivery, finish).await.ok().flatten().unwrap_or_else(stopping)
+            }
+            Known::Repeated(mut answer) => match answer.wait_for(Option::is_some).await {
+                Ok(answer) => answer.clone().expect("waited for it"),
+                Err(_) => stopping(),
+            },
+        }
+    }
+
+    /// Takes the call's turn now and runs it in a task of its own. `None` if it was abandoned.
+    fn spawn(
+        &self,
+        path: &str,
+        body: &[u8],
+        delivery: Delivery,
+        finish: impl FnOnce(&Answer) + Send + 'static,
+    ) -> JoinHandle<Option<Answer>> {
+        let decoded = Call::decode(path, body);
+        let object = decoded.as_ref().ok().and_then(Call::object).filter(|object| !object.is_empty());
+        let turn = object.map(|object| self.api.turns.queue(object));
+        let name = call::name(path).chars().take(40).collect::<String>();
+        let span = info_span!("call", name, object = object.map(|object| object.get(..12).unwrap_or(object)));
+        let (context, scope, abandon) = (self.api.context.clone(), self.scope, self.abandon.clone());
+        let arrived = Instant::now();
+        let run = async move {
+            let _turn = match turn {
+                Some(turn) => Some(turn.await),
+                None => None,
+            };
+            let outcome = match decoded {
+                Ok(_) if delivery.expired() => Err(CallError::Expired { call: name, waited: arrived.elapsed() }),
+                Ok(call) => call.run(&context, scope, &delivery).await,
+                Err(error) => Err(error),
+            };
+            let ms = arrived.elapsed().as_millis();
+            match &outcome {
+                Ok(_) => debug!(ms, "Answered"),
+                Err(error) => warn!(ms, %error, "Answered with an error"),
+            }
+            let answer = Answer::of(outcome);
+            finish(&answer);
+            answer
+        };
+        self.calls.spawn(
+            async move {
+                tokio::select! {
+                    answer = run => Some(answer),
+                    () = abandon.cancelled() => None,
+                }
+            }
+            .instrument(span),
+        )
+    }
+}
+
+fn delivery(headers: &HeaderMap) -> Delivery {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let expires = text(EXPIRES).and_then(|ms| ms.trim().parse().ok()).map(Duration::from_millis);
+    let id = text(REQUEST_ID).filter(|id| (1..=128).contains(&id.len())).map(str::to_owned);
+    // A time too far to be told apart from never is never.
+    Delivery { id, expires: expires.and_then(|wait| Instant::now().checked_add(wait)) }
+}
