@@ -42,9 +42,10 @@ pub mod supervise;
 mod underlay;
 
 use std::{
-    env, fs, mem,
+    env, fs,
     path::{Path, PathBuf},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -79,6 +80,8 @@ pub struct LabOptions {
     pub etcd: bool,
     /// Whether `start` starts the engines; else the caller does.
     pub engines: bool,
+    /// Where the project's programs are, if not at [`binaries`].
+    pub binaries: Option<PathBuf>,
     /// More flags for every dockerd.
     pub engine_flags: Vec<String>,
 }
@@ -91,6 +94,7 @@ impl Default for LabOptions {
             hosts: 3,
             etcd: true,
             engines: true,
+            binaries: None,
             engine_flags: Vec::new(),
         }
     }
@@ -101,6 +105,7 @@ impl Default for LabOptions {
 struct Record {
     suite: String,
     hosts: u8,
+    binaries: Option<PathBuf>,
     engine_flags: Vec<String>,
 }
 
@@ -151,6 +156,7 @@ impl Lab {
             name: name.to_owned(),
             suite,
             hosts: record.hosts,
+            binaries: record.binaries,
             engine_flags: record.engine_flags,
             ..LabOptions::default()
         };
@@ -164,7 +170,7 @@ impl Lab {
 
     /// Takes everything down and says what could not be.
     pub fn stop(mut self) -> Result<()> {
-        mem::take(&mut self.owner);
+        let _owner = self.owner.take();
         clear(&self.name)
     }
 
@@ -232,7 +238,10 @@ impl Lab {
     fn describe(options: &LabOptions, root: &Path, owner: Option<Flock<fs::File>>) -> Result<Self> {
         let name = &options.name;
         let cgroups = Cgroups::detect()?;
-        let binaries = binaries()?;
+        let binaries = match &options.binaries {
+            Some(dir) => dir.clone(),
+            None => binaries()?,
+        };
         let underlay = Underlay {
             netns: format!("wgnl-{name}-ul"),
         };
@@ -285,6 +294,7 @@ impl Lab {
         let record = Record {
             suite: options.suite.name().into(),
             hosts: options.hosts,
+            binaries: options.binaries.clone(),
             engine_flags: options.engine_flags.clone(),
         };
         let file = self.dir().join("lab.json");
@@ -369,17 +379,26 @@ fn own(name: &str) -> Result<Flock<fs::File>> {
         .truncate(false)
         .open(&path)
         .map_err(LabError::io("open", &path))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => {
-            fs::write(&path, std::process::id().to_string())
-                .map_err(LabError::io("write", &path))?;
-            Ok(lock)
-        }
-        Err(_) => Err(LabError::InUse {
+    // A process that was killed a moment ago may still be ending.
+    let mut unlocked = Some(file);
+    let locked = wait_for("the lab's lock", Duration::from_secs(3), || {
+        let file = unlocked
+            .take()
+            .expect("the file comes back with each refusal");
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| {
+            unlocked = Some(file);
+            errno
+        })
+    });
+    let Ok((lock, _)) = locked else {
+        let pid = fs::read_to_string(&path).unwrap_or_default();
+        return Err(LabError::InUse {
             lab: name.to_owned(),
-            pid: fs::read_to_string(&path).unwrap_or_default(),
-        }),
-    }
+            pid,
+        });
+    };
+    fs::write(&path, std::process::id().to_string()).map_err(LabError::io("write", &path))?;
+    Ok(lock)
 }
 
 /// Ends and removes everything with this lab's mark: processes by control group, then namespaces, then files.

@@ -1,11 +1,11 @@
 //! Programs run to their end with a deadline, and conditions waited for.
 
 use std::{
-    fmt,
+    env, fmt,
     fs::File,
     io::{self, Read},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +17,18 @@ use super::{
 
 pub(super) const USUAL_DEADLINE: Duration = Duration::from_secs(60);
 const AFTER_EXIT: Duration = Duration::from_secs(2);
+
+/// On slow machines (emulated ones) `WGNET_LAB_PATIENCE` multiplies every deadline of the lab.
+fn patient(deadline: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    deadline
+        * *FACTOR.get_or_init(|| {
+            env::var("WGNET_LAB_PATIENCE")
+                .ok()
+                .and_then(|factor| factor.parse().ok())
+                .unwrap_or(1)
+        })
+}
 
 /// What a program that has ended left behind.
 #[derive(Debug, Clone)]
@@ -101,6 +113,7 @@ impl Running {
 
     /// Waits for the end; a program that is still running at the deadline is killed.
     pub fn finish(mut self, deadline: Duration) -> Result<Output> {
+        let deadline = patient(deadline);
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         let status = loop {
@@ -216,6 +229,7 @@ pub fn wait_for<T, E: fmt::Display>(
     within: Duration,
     mut ask: impl FnMut() -> std::result::Result<T, E>,
 ) -> Result<(T, Duration)> {
+    let within = patient(within);
     let started = Instant::now();
     loop {
         let last = match ask() {

@@ -51,7 +51,9 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
         shown
     });
     if interrupt::came() && shown.is_err() {
-        return Err(LabError::Machine("ended by a signal before all was shown; everything is down".into()));
+        return Err(LabError::Machine(
+            "ended by a signal before all was shown; everything is down".into(),
+        ));
     }
     shown
 }
