@@ -11,9 +11,9 @@
 //! # What a difference is
 //!
 //! - **Underlay address** of a peer: written when the peer is made, and afterwards only when the
-//!   desired one is not what we told last ([`Hints::told`]). What the kernel shows is no reason: the
-//!   member may have roamed. Where we do not know what we told (the driver was restarted), only a
-//!   peer without any is given one. A wrong one is cured by [`Hints::remake`].
+//!   desired one is not what we told last ([`Hints::told`]), or the peer has none. Another one in
+//!   the kernel is no reason: the member may have roamed. So where we do not know what we told (the
+//!   driver was restarted), what is there stays. A wrong one is cured by [`Hints::remake`].
 //! - **Keepalive**: until a peer's first handshake, [`KICK`] where no option asks for one: that makes
 //!   WireGuard start the handshake at once instead of at the first packet. After it, what the option
 //!   says.

@@ -140,10 +140,9 @@ impl Interface<'_> {
         let preshared_key =
             (seen.preshared_key != config.preshared_key).then(|| config.preshared_key.clone());
         let told = self.hints.told.get(&(self.name.clone(), *peer));
-        let underlay = config.underlay.filter(|wanted| match told {
-            Some(told) => told != wanted,
-            None => seen.underlay.is_none(),
-        });
+        let underlay = config
+            .underlay
+            .filter(|wanted| seen.underlay.is_none() || told.is_some_and(|told| told != wanted));
         let keepalive = match seen.last_handshake {
             Some(_) => config.keepalive,
             None => config.keepalive.or(Some(KICK)),
