@@ -98,3 +98,6 @@ pub enum Record {
     Member(MemberRecord),
     Endpoint(EndpointRecord),
 }
+
+#[cfg(test)]
+mod tests;
