@@ -7,6 +7,9 @@
 //! - [`Dataplane::observe`] reports what could not be read as `Unknown`, never as absent.
 //! - No thread of the runtime ever changes its namespace.
 
+mod changes;
+pub mod linux;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 
@@ -28,6 +31,21 @@ pub trait Dataplane: Clone + Send + Sync + 'static {
     fn observe(&self, namespace: &Namespace, joined: &Joined) -> impl Future<Output = Seen<Observed>> + Send;
 
     fn apply(&self, namespace: &Namespace, step: &Step) -> impl Future<Output = Result<(), DataplaneError>> + Send;
+
+    /// Applies steps in order, all of them whatever becomes of the others; one result for each.
+    fn apply_all(
+        &self,
+        namespace: &Namespace,
+        steps: &[Step],
+    ) -> impl Future<Output = Vec<Result<(), DataplaneError>>> + Send {
+        async move {
+            let mut results = Vec::with_capacity(steps.len());
+            for step in steps {
+                results.push(self.apply(namespace, step).await);
+            }
+            results
+        }
+    }
 
     /// Subscribes to changes, ours and others'.
     fn events(&self) -> Self::Events;

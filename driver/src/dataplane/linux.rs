@@ -1,0 +1,328 @@
+//! The data plane of Linux: namespaces, WireGuard, veth pairs, routes and nftables.
+
+mod container;
+mod error;
+mod events;
+mod link;
+mod netlink;
+pub mod netns;
+mod nft;
+mod observe;
+mod prepare;
+pub mod probe;
+mod route;
+mod rtnl;
+mod space;
+mod veth;
+mod wireguard;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::StreamExt;
+use tokio::task::AbortHandle;
+use wgnet_core::{Namespace, Observed, Seen, Step};
+use wgnet_engine::Spawn;
+
+use self::error::{Result, failing, refused};
+use self::events::Watch;
+use self::space::{Network, Space};
+use self::wireguard::Backend;
+use self::wireguard::genl::PeerChange;
+use self::wireguard::kernel::{self, Kernel};
+use self::wireguard::userspace::Userspace;
+use super::changes::{Changed, Changes};
+use super::{Dataplane, ErrorKind, Joined};
+
+/// Requests to the kernel that are under way at once.
+const PIPELINED: usize = 64;
+
+/// Whose WireGuard a host uses.
+#[derive(Debug, Clone)]
+pub enum Choice {
+    Kernel,
+    /// `wgnet-engine`, found running or started like this.
+    Userspace(Spawn),
+}
+
+/// The kernel of this host, from the namespace the process was started in.
+#[derive(Clone)]
+pub struct Linux {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: Backend,
+    host: Space,
+    spaces: Mutex<BTreeMap<Namespace, Arc<Space>>>,
+    changes: Changes,
+    pins: AbortHandle,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.pins.abort();
+    }
+}
+
+impl Linux {
+    /// Opens what the kernel has; changes nothing but leftovers of a crash.
+    ///
+    /// # Errors
+    ///
+    /// Without root's capabilities, or when the userspace engine does not start.
+    pub async fn start(choice: Choice) -> Result<Self> {
+        probe::privileges().await?;
+        let changes = Changes::default();
+        let own = netns::own().map_err(failing("open", "the host's network namespace"))?;
+        let host = Space::open(own, Watch::Host, &changes).await;
+        let host = host.map_err(failing("open netlink sockets in", "the host's network namespace"))?;
+        let backend = match choice {
+            Choice::Kernel => Backend::Kernel(Kernel::default()),
+            Choice::Userspace(engine) => {
+                let userspace = Userspace::new(engine);
+                userspace.ensure_engine().await?;
+                Backend::Userspace(userspace)
+            }
+        };
+        let pins = events::watch_pins(&changes);
+        let shared = Shared { backend, host, spaces: Mutex::default(), changes, pins };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    fn spaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, Arc<Space>>> {
+        self.shared.spaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The namespace, if it is held or pinned.
+    async fn network(&self, namespace: &Namespace) -> Result<Option<Network>> {
+        let held = self.spaces().get(namespace).cloned();
+        let space = match held {
+            Some(space) => space,
+            None => {
+                let pin = netns::open(&netns::pin_path(namespace)).map_err(failing("open namespace", namespace))?;
+                let Some(fd) = pin else { return Ok(None) };
+                self.hold(namespace, fd).await?
+            }
+        };
+        Ok(Some(Network { namespace: namespace.clone(), space }))
+    }
+
+    async fn existing(&self, namespace: &Namespace, step: &'static str) -> Result<Network> {
+        let missing = || refused(step, namespace, ErrorKind::Other, "the namespace is not there");
+        self.network(namespace).await?.ok_or_else(missing)
+    }
+
+    async fn hold(&self, namespace: &Namespace, fd: std::os::fd::OwnedFd) -> Result<Arc<Space>> {
+        let opened = Space::open(fd, Watch::Network(namespace.clone()), &self.shared.changes).await;
+        let space = Arc::new(opened.map_err(failing("open netlink sockets in", namespace))?);
+        Ok(Arc::clone(self.spaces().entry(namespace.clone()).or_insert(space)))
+    }
+
+    async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
+        const OPERATION: &str = "create namespace";
+        let network = match self.network(namespace).await? {
+            Some(network) => network,
+            None => {
+                let fd = netns::create().await.map_err(failing(OPERATION, namespace))?;
+                // The pin comes first: what is not pinned must hold nothing.
+                netns::pin(&fd, &netns::pin_path(namespace)).map_err(failing(OPERATION, namespace))?;
+                let space = self.hold(namespace, fd).await?;
+                Network { namespace: namespace.clone(), space }
+            }
+        };
+        netns::pin(&*network.space, &network.pin_path()).map_err(failing("pin namespace", namespace))
+    }
+
+    /// Goes on after a failure; the first one is reported.
+    async fn delete_namespace(&self, namespace: &Namespace) -> Result<()> {
+        let mut result = Ok(());
+        let mut note = |done: Result<()>| {
+            if result.is_ok() {
+                result = done;
+            }
+        };
+        if let Some(network) = self.network(namespace).await? {
+            // The kernel tears a namespace down later, and with it what containers hold of it.
+            match network.space.rtnl.links().await.map_err(failing("list the links of", namespace)) {
+                Ok(links) => {
+                    for link in links.iter().filter(|link| link.is_ours()) {
+                        match link.name.parse() {
+                            Ok(name) if link.is_our_wireguard() => {
+                                note(self.shared.backend.remove(&network, &name).await);
+                            }
+                            _ => {
+                                let deleted = network.space.rtnl.delete_link(link.index).await;
+                                note(deleted.map_err(failing("delete link", network.object(&link.name))));
+                            }
+                        }
+                    }
+                }
+                Err(error) => note(Err(error)),
+            }
+        }
+        note(self.remove_guard(namespace).await);
+        let unpinned = netns::unpin(&netns::pin_path(namespace));
+        note(unpinned.map_err(failing("remove the pin of namespace", namespace)));
+        self.spaces().remove(namespace);
+        result
+    }
+
+    async fn remove_guard(&self, namespace: &Namespace) -> Result<()> {
+        let removed = nft::remove_guard(&self.shared.host, namespace).await;
+        removed.map_err(|source| prepare::nft_failed("remove the host's guard of", namespace, source))
+    }
+
+    async fn apply_step(&self, namespace: &Namespace, step: &Step) -> Result<()> {
+        let Shared { backend, host, .. } = &*self.shared;
+        match step {
+            Step::CreateNamespace => return self.create_namespace(namespace).await,
+            Step::DeleteNamespace => return self.delete_namespace(namespace).await,
+            Step::RemoveGuard => return self.remove_guard(namespace).await,
+            Step::SetGuard { subnets } => {
+                let set = nft::set_guard(host, namespace, subnets).await;
+                return set.map_err(|source| prepare::nft_failed("set the host's guard of", namespace, source));
+            }
+            _ => {}
+        }
+        if removes(step) && self.network(namespace).await?.is_none() {
+            return Ok(());
+        }
+        let network = &self.existing(namespace, "change").await?;
+        match step {
+            Step::CreateNamespace | Step::DeleteNamespace | Step::SetGuard { .. } | Step::RemoveGuard => Ok(()),
+            Step::Prepare => prepare::prepare(network).await,
+            Step::AddGateway(gateway) => {
+                prepare::add_gateway(network, *gateway).await?;
+                self.proxy(network, *gateway, true).await
+            }
+            Step::RemoveGateway(gateway) => {
+                self.proxy(network, *gateway, false).await?;
+                prepare::remove_gateway(network, *gateway).await
+            }
+            Step::CreateWireguard { name, private_key, port, mtu } => {
+                backend.create(host, network, name, private_key, *port, *mtu).await
+            }
+            Step::RaiseWireguard { name } => kernel::raise(network, name).await,
+            Step::RemoveWireguard { name } => backend.remove(network, name).await,
+            Step::AddPeer { wireguard, peer, config } => backend.add_peer(network, wireguard, *peer, config).await,
+            Step::UpdatePeer { wireguard, peer, preshared_key, underlay, keepalive } => {
+                let change =
+                    PeerChange { preshared_key: preshared_key.clone(), underlay: *underlay, keepalive: *keepalive };
+                backend.update_peer(network, wireguard, *peer, change).await
+            }
+            Step::RemovePeer { wireguard, peer } => backend.remove_peer(network, wireguard, *peer).await,
+            Step::AddAllowed { wireguard, peer, addresses } => {
+                backend.add_allowed(network, wireguard, *peer, addresses).await
+            }
+            Step::RemoveAllowed { wireguard, peer, addresses } => {
+                backend.remove_allowed(network, wireguard, *peer, addresses).await
+            }
+            Step::CreateVeth { name, veth, mtu } => veth::create(host, network, name, veth, *mtu).await,
+            Step::FixVeth { name, veth } => veth::fix(network, name, veth).await,
+            Step::RestoreVeth { name, veth, mtu } => veth::restore(host, network, name, veth, *mtu).await,
+            Step::FixContainer { name, veth } => veth::fix_container(network, name, veth).await,
+            Step::RemoveVeth { name } => veth::remove(network, name).await,
+            Step::SetRoute { destination, target } => route::set(network, *destination, target).await,
+            Step::RemoveRoute { destination } => route::remove(network, *destination).await,
+        }
+    }
+
+    async fn proxy(&self, network: &Network, gateway: std::net::IpAddr, wanted: bool) -> Result<()> {
+        let std::net::IpAddr::V6(gateway) = gateway else { return Ok(()) };
+        let proxied = veth::proxy_gateway(&network.space.rtnl, gateway, wanted).await;
+        proxied.map_err(failing("answer for gateway", network.object(gateway)))
+    }
+
+    /// Sets routes with requests that overlap.
+    async fn set_routes(&self, namespace: &Namespace, steps: &[Step]) -> Result<Vec<Result<()>>> {
+        let network = &self.existing(namespace, "change").await?;
+        let links = network.space.rtnl.links().await.map_err(failing("list the links of", namespace))?;
+        let links = &links.into_iter().map(|link| (link.name, link.index)).collect();
+        let set = async |step: &Step| match step {
+            Step::SetRoute { destination, target } => route::set_known(network, links, *destination, target).await,
+            other => self.apply_step(namespace, other).await,
+        };
+        Ok(futures::stream::iter(steps).map(set).buffered(PIPELINED).collect().await)
+    }
+}
+
+impl Dataplane for Linux {
+    type Events = Changed;
+
+    fn backend(&self) -> &'static str {
+        self.shared.backend.name()
+    }
+
+    async fn namespaces(&self) -> Result<BTreeSet<Namespace>> {
+        self.shared.backend.sweep(&self.shared.host).await?;
+        let pinned = netns::list().map_err(failing("list", netns::DIRECTORY))?;
+        Ok(pinned.into_iter().chain(self.spaces().keys().cloned()).collect())
+    }
+
+    async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {
+        let observed = async {
+            let Some(network) = self.network(namespace).await? else { return Ok(None) };
+            observe::observe(&self.shared.host, &self.shared.backend, &network, joined).await.map(Some)
+        };
+        match observed.await {
+            Ok(Some(observed)) => Seen::Present(observed),
+            Ok(None) => Seen::Absent,
+            Err(error) => {
+                let error: &(dyn std::error::Error + 'static) = &error;
+                tracing::warn!(%namespace, error, "Cannot tell what the network has in the kernel");
+                Seen::Unknown
+            }
+        }
+    }
+
+    async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<()> {
+        self.apply_step(namespace, step).await
+    }
+
+    async fn apply_all(&self, namespace: &Namespace, steps: &[Step]) -> Vec<Result<()>> {
+        let is_route = |step: &Step| matches!(step, Step::SetRoute { .. });
+        let mut results = Vec::with_capacity(steps.len());
+        for run in steps.chunk_by(|a, b| is_route(a) && is_route(b)) {
+            if run.len() > 1
+                && let Ok(set) = self.set_routes(namespace, run).await
+            {
+                results.extend(set);
+                continue;
+            }
+            for step in run {
+                results.push(self.apply_step(namespace, step).await);
+            }
+        }
+        results
+    }
+
+    fn events(&self) -> Changed {
+        self.shared.changes.subscribe()
+    }
+
+    async fn port_is_free(&self, port: u16) -> bool {
+        let v6 = UdpSocket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+        // A host without IPv6 has nobody on its IPv6 ports.
+        let v6_is_free = match &v6 {
+            Ok(_) => true,
+            Err(error) => error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT),
+        };
+        drop(v6);
+        v6_is_free && UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).is_ok()
+    }
+}
+
+/// Whether a step is done when the whole namespace is gone.
+fn removes(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::RemoveGateway(_)
+            | Step::RemoveWireguard { .. }
+            | Step::RemovePeer { .. }
+            | Step::RemoveAllowed { .. }
+            | Step::RemoveVeth { .. }
+            | Step::RemoveRoute { .. }
+    )
+}

@@ -1,0 +1,139 @@
+//! Requests over a blocking netlink socket, for what rtnetlink does not speak: generic netlink's
+//! WireGuard family and nftables.
+
+use std::io;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NLMSG_ALIGNTO};
+use rtnetlink::sys::{Socket, SocketAddr};
+
+const HEADER: usize = 16;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A socket that stays in the namespace of the thread that opened it.
+pub(crate) struct Requests {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Requests {
+    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        // An error then comes without the request it is about, which may hold keys.
+        socket.set_cap_ack(true)?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(DEADLINE.as_secs() as i64))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Sends one request and returns the payloads of the replies that came before its end.
+    pub(crate) fn request(&mut self, kind: u16, payload: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = Vec::with_capacity(HEADER + payload.len());
+        let length = u32::try_from(HEADER + payload.len()).map_err(io::Error::other)?;
+        message.extend(length.to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend((NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+        message.extend(self.sequence.to_ne_bytes());
+        message.extend([0; 4]);
+        message.extend(payload);
+        let sent = self.socket.send(&message, 0);
+        zeroize::Zeroize::zeroize(&mut message);
+        sent?;
+        self.replies()
+    }
+
+    fn replies(&mut self) -> io::Result<Vec<Vec<u8>>> {
+        let mut replies = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = datagram.as_slice();
+            while let Some((kind, sequence, payload, next)) = split(rest) {
+                rest = next;
+                // The answer to a request that had timed out.
+                if sequence != self.sequence {
+                    continue;
+                }
+                match kind {
+                    NLMSG_DONE => return Ok(replies),
+                    NLMSG_ERROR => {
+                        return match payload.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
+                            Some(0) => Ok(replies),
+                            Some(code) => Err(io::Error::from_raw_os_error(-code)),
+                            None => Err(io::ErrorKind::InvalidData.into()),
+                        };
+                    }
+                    _ => replies.push(payload.to_vec()),
+                }
+            }
+        }
+    }
+}
+
+/// Type, sequence, payload and what follows of the first message.
+fn split(messages: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
+    let length = u32::from_ne_bytes(*messages.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(messages.get(4..6)?.try_into().ok()?);
+    let sequence = u32::from_ne_bytes(messages.get(8..12)?.try_into().ok()?);
+    let payload = messages.get(HEADER..length)?;
+    let next = messages.get(aligned(length)..).unwrap_or_default();
+    Some((kind, sequence, payload, next))
+}
+
+/// The type and payload of the first message of a datagram.
+pub(crate) fn first(datagram: &[u8]) -> Option<(u16, &[u8])> {
+    split(datagram).map(|(kind, _, payload, _)| (kind, payload))
+}
+
+/// The value of the first attribute of this type.
+pub(crate) fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let length = u16::from_ne_bytes(*attributes.first_chunk()?) as usize;
+        let kind = u16::from_ne_bytes(attributes.get(2..4)?.try_into().ok()?);
+        let value = attributes.get(4..length)?;
+        if kind == wanted {
+            return Some(value);
+        }
+        attributes = attributes.get(aligned(length)..)?;
+    }
+}
+
+/// An attribute whose value is text, as the kernel reads it.
+pub(crate) fn text_attribute(kind: u16, text: &str) -> Vec<u8> {
+    let length = 4 + text.len() + 1;
+    let mut attribute = Vec::with_capacity(aligned(length));
+    attribute.extend((length as u16).to_ne_bytes());
+    attribute.extend(kind.to_ne_bytes());
+    attribute.extend(text.as_bytes());
+    attribute.resize(aligned(length), 0);
+    attribute
+}
+
+fn aligned(length: usize) -> usize {
+    length.next_multiple_of(NLMSG_ALIGNTO as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_is_found_behind_others() {
+        let mut attributes = text_attribute(1, "wgnet");
+        attributes.extend(text_attribute(2, "guard"));
+        assert_eq!(attribute(&attributes, 2), Some(&b"guard\0"[..]));
+        assert_eq!(attribute(&attributes, 3), None);
+    }
+
+    #[test]
+    fn cut_messages_are_nothing() {
+        assert!(first(&[1, 2, 3]).is_none());
+        assert!(first(&[200, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_none());
+        assert!(attribute(&[0, 0, 1, 0], 1).is_none());
+    }
+}

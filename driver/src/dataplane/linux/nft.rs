@@ -1,0 +1,239 @@
+//! nftables, through the `nft` program: the guard in the host's namespace, the MSS clamp in each
+//! network's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsFd;
+use std::process::{Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use wgnet_core::Namespace;
+
+use super::netlink::{Requests, attribute};
+use super::netns;
+use super::space::{Blocking, Space};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The one table in a network's namespace.
+const CLAMP_TABLE: &str = "wgnet";
+
+/// Before any filter of the host's, so that no accept of another table is asked first.
+const GUARD_PRIORITY: i32 = -10;
+
+pub(crate) const GUARD_PREFIX: &str = "wgnet-guard-";
+
+/// One table for each network: networks may overlap.
+fn guard_table(namespace: &Namespace) -> String {
+    format!("{GUARD_PREFIX}{}", &namespace.as_str()[Namespace::PREFIX.len()..])
+}
+
+/// What the tables of ours in a namespace say, read again only after the kernel's rules changed.
+pub(crate) struct Ruleset {
+    socket: Blocking<Requests>,
+    read: Mutex<BTreeMap<String, (u32, Option<Value>)>>,
+}
+
+impl Ruleset {
+    pub(crate) fn new(netfilter: Requests) -> Self {
+        Self { socket: Blocking::new(netfilter), read: Mutex::default() }
+    }
+
+    /// The number of the last change to any rule; `None` where the kernel has no nftables.
+    async fn generation(&self) -> io::Result<Option<u32>> {
+        const NFT_MSG_GETGEN: u16 = (10 << 8) | 16;
+        const NFTA_GEN_ID: u16 = 1;
+        let replies = self.socket.run(|socket| socket.request(NFT_MSG_GETGEN, &[0; 4])).await;
+        let replies = match replies {
+            Err(error) if matches!(error.raw_os_error(), Some(nix::libc::EINVAL | nix::libc::EOPNOTSUPP)) => {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let id = replies.first().and_then(|reply| attribute(reply.get(4..)?, NFTA_GEN_ID));
+        match id.and_then(|id| <[u8; 4]>::try_from(id).ok()) {
+            Some(id) => Ok(Some(u32::from_be_bytes(id))),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer has no ruleset generation")),
+        }
+    }
+}
+
+/// The table's listing; `None` if there is no such table, or no nftables at all.
+async fn table(space: &Space, name: &str) -> io::Result<Option<Value>> {
+    let Some(generation) = space.ruleset.generation().await? else { return Ok(None) };
+    let known = || space.ruleset.read.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, listing)) = known().get(name)
+        && *at == generation
+    {
+        return Ok(listing.clone());
+    }
+    let output = match run(space, &["-j", "list", "table", "inet", name], "").await {
+        // Whoever has no nft made no table with it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let listing = if output.status.success() {
+        Some(serde_json::from_slice(&output.stdout)?)
+    } else if String::from_utf8_lossy(&output.stderr).contains("No such file or directory") {
+        None
+    } else {
+        return Err(complaint(&output));
+    };
+    known().insert(name.to_owned(), (generation, listing.clone()));
+    Ok(listing)
+}
+
+/// Makes the host drop what comes from docker_gwbridge for these subnets: a container that lost its
+/// interface would otherwise send to them through its default route, in the clear.
+pub(crate) async fn set_guard(host: &Space, namespace: &Namespace, subnets: &BTreeSet<IpNet>) -> io::Result<()> {
+    if subnets.is_empty() {
+        return remove_guard(host, namespace).await;
+    }
+    let rules = subnets.iter().map(|subnet| {
+        let family = if subnet.addr().is_ipv4() { "ip" } else { "ip6" };
+        format!("    iifname \"docker_gwbridge\" {family} daddr {subnet} counter drop\n")
+    });
+    let chain = format!(
+        "  chain forward {{\n    type filter hook forward priority {GUARD_PRIORITY}; policy accept;\n{}  }}",
+        rules.collect::<String>()
+    );
+    replace(host, &guard_table(namespace), &chain).await
+}
+
+pub(crate) async fn remove_guard(host: &Space, namespace: &Namespace) -> io::Result<()> {
+    let name = guard_table(namespace);
+    if table(host, &name).await?.is_none() {
+        return Ok(());
+    }
+    load(host, &format!("table inet {name} {{}}\ndelete table inet {name}\n")).await
+}
+
+/// The subnets that the host guards for a network.
+pub(crate) async fn guard(host: &Space, namespace: &Namespace) -> io::Result<BTreeSet<IpNet>> {
+    let listing = table(host, &guard_table(namespace)).await?;
+    Ok(listing.map(|listing| guarded(&listing)).unwrap_or_default())
+}
+
+/// TCP connections that leave through WireGuard agree on segments that fit.
+pub(crate) async fn clamp_mss(space: &Space) -> io::Result<()> {
+    let chain = "  chain forward {\n    type filter hook forward priority mangle; policy accept;\n    \
+                 oifname \"wg*\" tcp flags & (syn|rst) == syn tcp option maxseg size set rt mtu\n  }";
+    replace(space, CLAMP_TABLE, chain).await
+}
+
+pub(crate) async fn clamps_mss(space: &Space) -> io::Result<bool> {
+    Ok(table(space, CLAMP_TABLE).await?.is_some_and(|listing| clamps(&listing)))
+}
+
+/// In one transaction: nobody ever sees the table without its rules.
+async fn replace(space: &Space, name: &str, chain: &str) -> io::Result<()> {
+    let script = format!("table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{\n{chain}\n}}\n");
+    load(space, &script).await
+}
+
+async fn load(space: &Space, script: &str) -> io::Result<()> {
+    let output = run(space, &["-f", "-"], script).await?;
+    if output.status.success() { Ok(()) } else { Err(complaint(&output)) }
+}
+
+async fn run(namespace: &impl AsFd, arguments: &[&str], input: &str) -> io::Result<Output> {
+    let mut command = Command::new("nft");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = netns::within(namespace, move || command.spawn()).await?;
+    let mut stdin = child.stdin.take().expect("it was asked for");
+    let talk = async {
+        // One that dies before it has read everything says why on its error output.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        child.wait_with_output().await
+    };
+    tokio::time::timeout(DEADLINE, talk)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "nft did not end"))?
+}
+
+fn complaint(output: &Output) -> io::Error {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+    io::Error::other(format!("nft says: {line}"))
+}
+
+/// The rules of a listing that has a chain in the forward hook.
+fn forward_rules(listing: &Value) -> impl Iterator<Item = &Vec<Value>> {
+    let objects = || listing["nftables"].as_array().into_iter().flatten();
+    let hooked = objects().any(|object| object["chain"]["hook"] == "forward");
+    objects().filter(move |_| hooked).filter_map(|object| object["rule"]["expr"].as_array())
+}
+
+fn guarded(listing: &Value) -> BTreeSet<IpNet> {
+    let subnet = |rule: &Vec<Value>| {
+        let drops = rule.iter().any(|statement| statement.get("drop").is_some());
+        let matches = || rule.iter().map(|statement| &statement["match"]);
+        let from_bridge = matches().any(|m| m["left"]["meta"]["key"] == "iifname" && m["right"] == "docker_gwbridge");
+        let destination = matches().find(|m| m["left"]["payload"]["field"] == "daddr")?;
+        let right = &destination["right"];
+        let subnet = match right.as_str() {
+            Some(address) => IpNet::from(address.parse::<std::net::IpAddr>().ok()?),
+            None => {
+                let length = u8::try_from(right["prefix"]["len"].as_u64()?).ok()?;
+                IpNet::new(right["prefix"]["addr"].as_str()?.parse().ok()?, length).ok()?
+            }
+        };
+        (drops && from_bridge).then_some(subnet)
+    };
+    forward_rules(listing).filter_map(subnet).collect()
+}
+
+fn clamps(listing: &Value) -> bool {
+    let mangles = |rule: &Vec<Value>| rule.iter().any(|statement| statement["mangle"]["key"]["tcp option"].is_object());
+    forward_rules(listing).any(mangles)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn listing(right: &Value, end: &Value) -> Value {
+        json!({"nftables": [
+            {"metainfo": {"json_schema_version": 1}},
+            {"table": {"family": "inet", "name": "wgnet-guard-a"}},
+            {"chain": {"family": "inet", "table": "wgnet-guard-a", "name": "forward", "hook": "forward", "prio": -10}},
+            {"rule": {"expr": [
+                {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "docker_gwbridge"}},
+                {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": right}},
+                {"counter": {"packets": 0, "bytes": 0}},
+                end
+            ]}}
+        ]})
+    }
+
+    #[test]
+    fn a_guard_is_read_back() {
+        let prefix = json!({"prefix": {"addr": "10.50.0.0", "len": 24}});
+        let expected = BTreeSet::from(["10.50.0.0/24".parse().unwrap()]);
+        assert_eq!(guarded(&listing(&prefix, &json!({"drop": null}))), expected);
+        let expected = BTreeSet::from(["10.50.0.1/32".parse().unwrap()]);
+        assert_eq!(guarded(&listing(&json!("10.50.0.1"), &json!({"drop": null}))), expected);
+    }
+
+    #[test]
+    fn a_rule_that_drops_nothing_guards_nothing() {
+        let prefix = json!({"prefix": {"addr": "10.50.0.0", "len": 24}});
+        assert!(guarded(&listing(&prefix, &json!({"accept": null}))).is_empty());
+    }
+
+    #[test]
+    fn rules_outside_the_forward_hook_guard_nothing() {
+        let prefix = json!({"prefix": {"addr": "10.50.0.0", "len": 24}});
+        let mut listing = listing(&prefix, &json!({"drop": null}));
+        listing["nftables"][2]["chain"]["hook"] = json!("input");
+        assert!(guarded(&listing).is_empty());
+    }
+}
