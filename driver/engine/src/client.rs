@@ -119,7 +119,10 @@ impl Client {
 
     /// Who runs there.
     pub async fn hello(&self) -> Result<EngineInfo, ClientError> {
-        let call = Call::Hello(proto::Hello { protocol: PROTOCOL });
+        let call = Call::Hello(proto::Hello {
+            protocol: PROTOCOL,
+            want_digest: true,
+        });
         match self.call("Hello", call).await? {
             response::Result::Hello(reply) => Ok(reply.into()),
             _ => Err(ClientError::Answer { call: "Hello" }),
@@ -283,7 +286,10 @@ impl Connection {
                 source,
             })?;
         let mut connection = Self { stream, last_id: 0 };
-        let hello = Call::Hello(proto::Hello { protocol: PROTOCOL });
+        let hello = Call::Hello(proto::Hello {
+            protocol: PROTOCOL,
+            want_digest: false,
+        });
         let mut request = proto::Request {
             id: 0,
             call: Some(hello),

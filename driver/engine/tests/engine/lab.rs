@@ -192,7 +192,10 @@ impl Host {
         let engine = self.engine_command().stderr(log).spawn().unwrap();
         self.engine = Some(engine);
         let client = self.client();
-        until("the engine answers", async || client.hello().await.is_ok()).await;
+        until("the engine answers", async || {
+            client.list_devices().await.is_ok()
+        })
+        .await;
     }
 
     pub(crate) fn kill_engine(&mut self) {

@@ -1,10 +1,10 @@
 //! Engines, devices and drivers that come, go and collide.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
@@ -165,6 +165,47 @@ async fn a_failed_operation_is_named_and_stops_no_other() {
 }
 
 #[tokio::test]
+async fn a_thousand_peers_are_configured_and_reported() {
+    let lab = Lab::with_devices("many").await;
+    let key = |peer: u16| {
+        let mut key = [9; 32];
+        key[..2].copy_from_slice(&peer.to_be_bytes());
+        key
+    };
+    let operations = (0..1000).flat_map(|peer| {
+        let update = PeerUpdate {
+            public_key: key(peer),
+            underlay_address: Some(lab.b.underlay_address(Underlay::V4)),
+            ..PeerUpdate::default()
+        };
+        let [high, low] = peer.to_be_bytes();
+        let nets = (0..10).map(|last| IpAddr::from([10, high, low, last]).into());
+        [
+            Operation::AddOrUpdatePeer(update),
+            Operation::AddAllowedIps(key(peer), nets.collect()),
+        ]
+    });
+    let operations: Vec<_> = operations.collect();
+    let start = Instant::now();
+    lab.a.configure(&operations).await;
+    println!("1000 peers with 10000 addresses: {:?}", start.elapsed());
+
+    let one = vec!["10.99.0.1/32".parse().unwrap()];
+    let start = Instant::now();
+    lab.a
+        .configure(&[Operation::AddAllowedIps(key(500), one)])
+        .await;
+    println!("one address more: {:?}", start.elapsed());
+
+    let start = Instant::now();
+    let peers = lab.a.state().await.peers;
+    println!("reported: {:?}", start.elapsed());
+    assert_eq!(peers.len(), 1000);
+    assert_eq!(peers[500].allowed_ips.len(), 11);
+    assert!(peers.is_sorted_by_key(|peer| peer.public_key));
+}
+
+#[tokio::test]
 async fn a_second_engine_is_refused_and_the_heir_of_a_dead_one_is_not() {
     let mut lab = Lab::new("second").await;
     let first = lab.a.client().hello().await.unwrap();
@@ -178,6 +219,27 @@ async fn a_second_engine_is_refused_and_the_heir_of_a_dead_one_is_not() {
     assert!(lab.a.socket.exists());
     lab.a.start_engine().await;
     assert_ne!(lab.a.client().hello().await.unwrap().pid, first.pid);
+}
+
+#[tokio::test]
+async fn a_socket_deleted_by_hand_comes_back() {
+    let lab = Lab::with_devices("socket").await;
+    for path in [lab.a.socket.as_path(), lab.a.socket.parent().unwrap()] {
+        let remove = if path.is_dir() {
+            std::fs::remove_dir_all(path)
+        } else {
+            std::fs::remove_file(path)
+        };
+        remove.unwrap();
+        let client = Client::new(&lab.a.socket);
+        until("the engine can be reached", async || {
+            client.list_devices().await.is_ok()
+        })
+        .await;
+        let second = lab.a.engine_command().output().unwrap();
+        assert!(!second.status.success());
+    }
+    assert_eq!(lab.a.state().await.dead, None);
 }
 
 #[tokio::test]
@@ -243,6 +305,7 @@ async fn the_engine_outlives_its_starter() {
         .arg(format!("--net=/run/netns/{}", lab.a.host))
         .args(["sh", "-c", &script])
         .stdin(Stdio::piped())
+        .stderr(Stdio::null())
         .process_group(0)
         .spawn()
         .unwrap();

@@ -3,7 +3,7 @@
 //! Key and port never change: rebinding a running device loses its traffic now and then. Whoever
 //! wants another key makes another device.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use futures::future::join_all;
 use gotatun::device::configure::DeviceWrite;
 use gotatun::device::{self, Peer as NewPeer};
 use gotatun::x25519::{PublicKey, StaticSecret};
-use ipnet::IpNet;
 use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -210,31 +209,18 @@ impl Device {
         let peers = &mut self.peers;
         let configured = self.wireguard.write(async |wireguard| {
             let mut failures = Vec::new();
-            let mut greetings = Vec::new();
-            let mut changed = BTreeSet::new();
+            let mut change = Change::new(wireguard, peers);
             for (index, operation) in operations.into_iter().enumerate() {
-                let mut failed = |code, text| {
-                    failures.push(OperationFailure { index, code, text });
+                let (code, text) = match operation {
+                    Ok(operation) => match change.apply(operation).await {
+                        Ok(()) => continue,
+                        Err(unknown) => (Code::NotFound, unknown.to_string()),
+                    },
+                    Err(malformed) => (Code::BadRequest, malformed.to_string()),
                 };
-                match operation {
-                    Ok(operation) => {
-                        let mut applying = Applying {
-                            wireguard: &mut *wireguard,
-                            peers: &mut *peers,
-                            greetings: &mut greetings,
-                            changed: &mut changed,
-                        };
-                        if let Err(error) = applying.apply(operation).await {
-                            failed(Code::NotFound, error.to_string());
-                        }
-                    }
-                    Err(malformed) => failed(Code::BadRequest, malformed.to_string()),
-                }
+                failures.push(OperationFailure { index, code, text });
             }
-            for key in changed {
-                write_allowed_ips(wireguard, peers, key).await;
-            }
-            (failures, greetings)
+            (failures, change.finish().await)
         });
         let (failures, greetings) = configured.await.map_err(|source| DeviceError::Configure {
             id: self.id.clone(),
@@ -271,20 +257,35 @@ impl Device {
 }
 
 /// A configuration half applied.
-struct Applying<'a, 'd> {
+///
+/// Any change of a peer costs a pass over all addresses of the device, so there is one per peer,
+/// at the end, and none for a new peer, which is given its addresses when it is added.
+struct Change<'a, 'd> {
     wireguard: &'a mut DeviceWrite<'d, Transports>,
     peers: &'a mut Peers,
-    greetings: &'a mut Vec<Greeting>,
-    /// Whose allowed addresses are to be written at the end.
-    changed: &'a mut BTreeSet<Key>,
+    new: BTreeMap<Key, NewPeer>,
+    /// Whose addresses are to be written.
+    changed: BTreeSet<Key>,
+    greetings: Vec<Greeting>,
 }
 
-impl Applying<'_, '_> {
+impl<'a, 'd> Change<'a, 'd> {
+    fn new(wireguard: &'a mut DeviceWrite<'d, Transports>, peers: &'a mut Peers) -> Self {
+        Self {
+            wireguard,
+            peers,
+            new: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            greetings: Vec::new(),
+        }
+    }
+
     async fn apply(&mut self, operation: Operation) -> Result<(), UnknownPeer> {
         match operation {
             Operation::AddOrUpdatePeer(update) => self.add_or_update(update).await,
             Operation::RemovePeer(key) => {
                 if self.peers.remove(&key) {
+                    self.new.remove(&key);
                     self.changed.remove(&key);
                     self.greetings.push(Greeting::Stop(key));
                     self.wireguard.remove_peer(&key.into()).await;
@@ -307,10 +308,9 @@ impl Applying<'_, '_> {
 
     async fn add_or_update(&mut self, update: PeerUpdate) {
         let key = update.public_key;
-        let public_key = PublicKey::from(key);
-        // Does nothing if it is there.
-        self.wireguard.add_peer(NewPeer::new(public_key));
-
+        if self.peers.get(&key).is_none() {
+            self.new.insert(key, NewPeer::new(key.into()));
+        }
         let known = self.peers.get_or_add(key);
         if let Some(preshared_key) = &update.preshared_key {
             known.has_preshared_key = matches!(preshared_key, PresharedKey::Use(_));
@@ -324,37 +324,59 @@ impl Applying<'_, '_> {
             self.greetings.push(Greeting::Keep(key));
         }
 
+        let address = update.underlay_address;
+        let keepalive = update.keepalive.map(|s| Some(s).filter(|s| *s > 0));
+        let preshared_key = update.preshared_key.as_ref().map(|key| match key {
+            PresharedKey::Use(key) => Some(*key.expose()),
+            PresharedKey::None => None,
+        });
+        if let Some(new) = self.new.get_mut(&key) {
+            new.endpoint = address.or(new.endpoint);
+            new.keepalive = keepalive.unwrap_or(new.keepalive);
+            new.preshared_key = preshared_key.unwrap_or(new.preshared_key);
+            return;
+        }
         self.wireguard
-            .modify_peer(&public_key, |peer| {
-                match &update.preshared_key {
-                    Some(PresharedKey::Use(key)) => peer.set_preshared_key(Some(*key.expose())),
-                    Some(PresharedKey::None) => peer.set_preshared_key(None),
-                    None => {}
+            .modify_peer(&key.into(), |peer| {
+                if address.is_some() {
+                    peer.set_endpoint(address);
                 }
-                if update.underlay_address.is_some() {
-                    peer.set_endpoint(update.underlay_address);
+                if let Some(keepalive) = keepalive {
+                    peer.set_keepalive(keepalive);
                 }
-                if let Some(seconds) = update.keepalive {
-                    peer.set_keepalive(Some(seconds).filter(|s| *s > 0));
+                if let Some(preshared_key) = preshared_key {
+                    peer.set_preshared_key(preshared_key);
                 }
             })
             .await;
     }
+
+    /// Writes addresses; returns who is to be greeted.
+    async fn finish(mut self) -> Vec<Greeting> {
+        for (key, new) in self.new {
+            self.wireguard
+                .add_peer(new.with_allowed_ips(networks(self.peers, key)));
+            self.changed.remove(&key);
+        }
+        for key in self.changed {
+            // One address can neither be added nor removed, only the whole list written.
+            self.wireguard
+                .modify_peer(&key.into(), |peer| {
+                    peer.clear_allowed_ips();
+                    peer.add_allowed_ips(networks(self.peers, key));
+                })
+                .await;
+        }
+        self.greetings
+    }
 }
 
-/// One address can neither be added nor removed, only the whole list written.
-async fn write_allowed_ips(wireguard: &mut DeviceWrite<'_, Transports>, peers: &Peers, key: Key) {
-    let Some(peer) = peers.get(&key) else { return };
-    wireguard
-        .modify_peer(&key.into(), |written| {
-            written.clear_allowed_ips();
-            written.add_allowed_ips(peer.allowed_ips().map(network));
-        })
-        .await;
-}
-
-fn network(net: IpNet) -> IpNetwork {
-    IpNetwork::new(net.addr(), net.prefix_len()).expect("an IpNet's prefix fits its address")
+/// What a peer owns, as WireGuard takes it.
+fn networks(peers: &Peers, key: Key) -> impl Iterator<Item = IpNetwork> {
+    let peer = peers.get(&key).expect("removed peers are not written");
+    peer.allowed_ips().map(|net| {
+        IpNetwork::new(net.addr(), net.prefix_len()).expect("an IpNet's prefix fits its address")
+    })
 }
 
 /// What the task that starts handshakes is told.

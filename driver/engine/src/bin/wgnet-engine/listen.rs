@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -16,40 +16,42 @@ pub(crate) struct Listening {
     listener: UnixListener,
     socket: PathBuf,
     /// The kernel releases it however the engine ends; the file stays.
-    _lock: Flock<File>,
+    lock: Flock<File>,
+    /// Of the socket's file, to notice that it was deleted.
+    identity: Identity,
 }
+
+/// Device and inode.
+type Identity = (u64, u64);
 
 impl Listening {
     /// Takes the place of a dead engine; refuses that of a living one.
     pub(crate) fn open(socket: &Path) -> anyhow::Result<Self> {
-        if let Some(directory) = socket.parent().filter(|d| !d.as_os_str().is_empty()) {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
-                .with_context(|| format!("cannot make {}", directory.display()))?;
-        }
+        make_directory(socket)?;
         let lock = lock(socket)?;
-        match std::fs::remove_file(socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| {
-                    format!(
-                        "cannot remove {}, left by an engine that died",
-                        socket.display()
-                    )
-                });
-            }
-            _ => {}
-        }
-        let listener = UnixListener::bind(socket)
-            .with_context(|| format!("cannot listen on {}", socket.display()))?;
-        std::fs::set_permissions(socket, Permissions::from_mode(0o600))
-            .with_context(|| format!("cannot close {} to others", socket.display()))?;
+        let listener = listen(socket)?;
         Ok(Self {
             listener,
             socket: socket.to_owned(),
-            _lock: lock,
+            lock,
+            identity: identity(socket).context("the socket vanished")?,
         })
+    }
+
+    /// Puts back what was deleted by hand: an engine that nobody can reach would keep its devices
+    /// from whoever should manage them. `false` if nothing was.
+    pub(crate) fn restore(&mut self) -> anyhow::Result<bool> {
+        if identity(&self.socket) == Some(self.identity) {
+            return Ok(false);
+        }
+        make_directory(&self.socket)?;
+        let held = self.lock.metadata().map(|held| (held.dev(), held.ino()));
+        if identity(&lock_path(&self.socket)) != held.ok() {
+            self.lock = lock(&self.socket)?;
+        }
+        self.listener = listen(&self.socket)?;
+        self.identity = identity(&self.socket).context("the socket vanished")?;
+        Ok(true)
     }
 
     /// The next driver; others than root and the engine's own user are turned away.
@@ -72,10 +74,44 @@ impl Drop for Listening {
     }
 }
 
-fn lock(socket: &Path) -> anyhow::Result<Flock<File>> {
+fn make_directory(socket: &Path) -> anyhow::Result<()> {
+    let Some(directory) = socket.parent().filter(|d| !d.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))
+}
+
+/// To be called with the lock held: what is in the way was left by an engine that died.
+fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+    if let Err(error) = std::fs::remove_file(socket)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("cannot remove stale {}", socket.display()));
+    }
+    let listener = UnixListener::bind(socket)
+        .with_context(|| format!("cannot listen on {}", socket.display()))?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot close {} to others", socket.display()))?;
+    Ok(listener)
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+fn lock_path(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
-    let path = PathBuf::from(path);
+    PathBuf::from(path)
+}
+
+fn lock(socket: &Path) -> anyhow::Result<Flock<File>> {
+    let path = lock_path(socket);
     let file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -104,7 +104,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 async fn serve(cli: &Cli) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-    let listening = Listening::open(&cli.socket)?;
+    let mut listening = Listening::open(&cli.socket)?;
     info!(socket = %cli.socket.display(), pid = std::process::id(), "Serving");
     if cli.detached || cli.log_file.is_some() {
         daemon::redirect_output(cli.log_file.as_deref()).context("cannot redirect the output")?;
@@ -113,7 +113,7 @@ async fn serve(cli: &Cli) -> anyhow::Result<()> {
     let devices = Devices::default();
     // All arms are cancel-safe; nothing is awaited inside an arm.
     tokio::select! {
-        () = server::serve(&listening, &devices) => {}
+        () = server::serve(&mut listening, &devices) => {}
         _ = terminate.recv() => info!("Asked to stop"),
         _ = interrupt.recv() => info!("Asked to stop"),
     }

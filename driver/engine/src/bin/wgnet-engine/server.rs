@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 use wgnet_engine::wire::proto::{
     self, Code, Request, Response, request::Call, response::Result as Reply,
@@ -25,11 +25,29 @@ static BINARY_DIGEST: LazyLock<String> = LazyLock::new(|| {
     })
 });
 
+/// How often the socket is looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Serves until dropped. A call whose driver has gone is still carried out.
-pub(crate) async fn serve(listening: &Listening, devices: &Devices) {
+pub(crate) async fn serve(listening: &mut Listening, devices: &Devices) {
     let mut connections = JoinSet::new();
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        match listening.accept().await {
+        // Both arms are cancel-safe.
+        let accepted = tokio::select! {
+            accepted = listening.accept() => accepted,
+            _ = look.tick() => {
+                match listening.restore() {
+                    Ok(false) => {}
+                    Ok(true) => warn!("Put back the socket, which somebody deleted"),
+                    Err(error) => warn!("Cannot put back the socket: {error:#}"),
+                }
+                while connections.try_join_next().is_some() {}
+                continue;
+            }
+        };
+        match accepted {
             Ok(stream) => {
                 connections.spawn(converse(stream, devices.clone()));
             }
@@ -39,7 +57,6 @@ pub(crate) async fn serve(listening: &Listening, devices: &Devices) {
                 sleep(Duration::from_millis(100)).await;
             }
         }
-        while connections.try_join_next().is_some() {}
     }
 }
 
@@ -72,7 +89,7 @@ async fn carry_out(call: Call, devices: &Devices) -> Result<Reply, Malformed> {
         Call::Hello(hello) if hello.protocol != PROTOCOL => {
             unsupported(format!("protocol {}", hello.protocol))
         }
-        Call::Hello(_) => hello().await,
+        Call::Hello(call) => hello(call.want_digest).await,
         Call::CreateDevice(call) => {
             let new = NewDevice::try_from(call)?;
             match devices.create(new).await {
@@ -108,13 +125,16 @@ async fn carry_out(call: Call, devices: &Devices) -> Result<Reply, Malformed> {
     })
 }
 
-async fn hello() -> Reply {
-    let digest = tokio::task::spawn_blocking(|| BINARY_DIGEST.clone()).await;
+async fn hello(want_digest: bool) -> Reply {
+    let binary_digest = match want_digest {
+        true => tokio::task::spawn_blocking(|| BINARY_DIGEST.clone()).await,
+        false => Ok(String::new()),
+    };
     Reply::Hello(proto::HelloReply {
         protocol: PROTOCOL,
         build: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        binary_digest: digest.unwrap_or_default(),
+        binary_digest: binary_digest.unwrap_or_default(),
     })
 }
 
