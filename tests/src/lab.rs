@@ -116,6 +116,7 @@ pub struct Lab {
     hosts: Vec<Host>,
     etcd: Etcd,
     cgroups: Cgroups,
+    root: PathBuf,
     owner: Option<Flock<fs::File>>,
 }
 
@@ -221,7 +222,7 @@ impl Lab {
 
     /// Puts the images `bb` and `perf` on every host.
     pub fn load_images(&self) -> Result<()> {
-        let images = images::make(&self.dir().join("images"))?;
+        let images = images::make(&self.root, &self.dir().join("images"))?;
         self.on_all_hosts(|host| {
             images.iter().try_for_each(|image| {
                 host.exec_reading(&image.archive, &["docker", "import", "-", image.name])
@@ -286,6 +287,7 @@ impl Lab {
             hosts,
             etcd,
             cgroups,
+            root: root.to_owned(),
             owner,
         })
     }

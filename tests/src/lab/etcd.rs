@@ -139,13 +139,38 @@ impl Etcd {
     }
 
     pub fn try_etcdctl(&self, args: &[&str]) -> Result<Output> {
+        Running::start(self.client(args), label("etcdctl", args), None)?.finish(USUAL_DEADLINE)
+    }
+
+    fn client(&self, args: &[&str]) -> Command {
         let netns = format!("--net={}", pin(&self.station.netns).display());
         let mut command = Command::new("nsenter");
         command
             .args([&netns, "etcdctl", "--endpoints", "http://127.0.0.1:2379"])
             .args(args)
             .env("ETCDCTL_API", "3");
-        Running::start(command, label("etcdctl", args), None)?.finish(USUAL_DEADLINE)
+        command
+    }
+
+    /// Writes any bytes, as a client that knows nothing of wgnet could.
+    pub fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        let file = self.dir.join("value");
+        fs::write(&file, value).map_err(LabError::io("write", &file))?;
+        let input = fs::File::open(&file).map_err(LabError::io("open", &file))?;
+        let args = ["put", key];
+        Running::start(self.client(&args), label("etcdctl", &args), Some(input))?
+            .finish(USUAL_DEADLINE)?
+            .text()
+            .map(drop)
+    }
+
+    /// The bytes of a key; `None` if there is no such key.
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let listed = self.etcdctl(&["get", key, "--print-value-only", "--hex"])?;
+        let hex: String = listed.chars().filter(char::is_ascii_hexdigit).collect();
+        let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).ok();
+        let bytes: Vec<u8> = (0..hex.len() / 2).filter_map(|n| digit(2 * n)).collect();
+        Ok((!bytes.is_empty()).then_some(bytes))
     }
 
     /// The paths of all keys, sorted.

@@ -190,6 +190,7 @@ impl Host {
             "-u",
             "-i",
             "-C",
+            "-r",
             "--",
         ]);
         command

@@ -1,4 +1,4 @@
-//! Images made from the machine's own programs, so that no registry is needed.
+//! Images made from the programs of an engine's tree, so that no registry is needed.
 
 use std::{
     fs,
@@ -17,53 +17,34 @@ pub(crate) struct Image {
     pub archive: PathBuf,
 }
 
-/// `bb` is busybox with all its applets, `perf` the same with iperf3.
-pub(crate) fn make(dir: &Path) -> Result<Vec<Image>> {
+/// `bb` is busybox with all its applets, `perf` the same with iperf3; `root` is a suite's tree.
+pub(crate) fn make(root: &Path, dir: &Path) -> Result<Vec<Image>> {
     let tree = dir.join("tree");
     let _ = fs::remove_dir_all(&tree);
     for sub in ["bin", "etc", "proc", "sys", "dev", "tmp"] {
         make_dir(&tree.join(sub))?;
     }
-    let busybox = program("busybox", "busybox-static")?;
-    copy(&busybox, &tree.join("bin/busybox"))?;
-    for applet in run("busybox", &["--list"])?
-        .text()?
-        .lines()
-        .filter(|applet| *applet != "busybox")
-    {
+    let busybox = tree.join("bin/busybox");
+    copy(&root.join("bin/busybox"), &busybox)?;
+    let applets = run(&busybox.to_string_lossy(), &["--list"])?.text()?;
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
         let at = tree.join("bin").join(applet);
         symlink("busybox", &at).map_err(LabError::io("make the link", &at))?;
     }
     let bb = pack(&tree, "bb", dir)?;
 
-    let iperf3 = program("iperf3", "iperf3")?;
-    let libraries = run("ldd", &[&iperf3.to_string_lossy()])?.text()?;
-    for file in libraries
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .map(Path::new)
-        .chain([iperf3.as_path()])
-    {
-        let at = tree.join(
-            file.strip_prefix("/")
-                .expect("libraries have absolute paths"),
-        );
+    let iperf3 = "/usr/bin/iperf3";
+    // What ldd does, but among the tree's libraries, not the machine's.
+    let list = ["env", "LD_TRACE_LOADED_OBJECTS=1", iperf3];
+    let libraries = run("chroot", &[&[&*root.to_string_lossy()][..], &list].concat())?.text()?;
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain([iperf3]) {
+        let inside = file.trim_start_matches('/');
+        let at = tree.join(inside);
         make_dir(at.parent().expect("a file has a directory"))?;
-        copy(file, &at)?;
+        copy(&root.join(inside), &at)?;
     }
     Ok(vec![bb, pack(&tree, "perf", dir)?])
-}
-
-fn program(name: &str, package: &str) -> Result<PathBuf> {
-    ["/usr/bin", "/bin", "/usr/sbin", "/sbin"]
-        .iter()
-        .map(|dir| Path::new(dir).join(name))
-        .find(|path| path.exists())
-        .ok_or_else(|| {
-            LabError::Machine(format!(
-                "{name} is missing on this machine: apt-get install {package}"
-            ))
-        })
 }
 
 fn pack(tree: &Path, name: &'static str, dir: &Path) -> Result<Image> {
