@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,7 +61,7 @@ type Identity = (u64, u64, i64);
 fn look(
     directory: &Path,
     shims: &mut BTreeMap<PathBuf, (Identity, CancellationToken)>,
-    inotify: Option<&AsyncFd<Inotify>>,
+    inotify: Option<&AsyncFd<Watch>>,
     cancel: &CancellationToken,
 ) -> Vec<Bound> {
     let found = shim_directories(directory);
@@ -77,7 +78,7 @@ fn look(
         if let Some(inotify) = inotify {
             // The directory's own: the shim's socket appears in it, and it is emptied at each start.
             let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF;
-            if let Err(error) = inotify.get_ref().add_watch(&path, flags) {
+            if let Err(error) = inotify.get_ref().0.add_watch(&path, flags) {
                 debug!(%error, directory = %path.display(), "Cannot watch the shim's directory");
             }
         }
@@ -126,17 +127,26 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn watch(directory: &Path) -> io::Result<AsyncFd<Inotify>> {
+/// tokio asks for the raw descriptor, which nix does not offer.
+struct Watch(Inotify);
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+fn watch(directory: &Path) -> io::Result<AsyncFd<Watch>> {
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     inotify.add_watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF)?;
-    AsyncFd::with_interest(inotify, Interest::READABLE)
+    AsyncFd::with_interest(Watch(inotify), Interest::READABLE)
 }
 
 /// Waits until something happened; `false` when the watch is of no more use.
-async fn changed(inotify: Option<&AsyncFd<Inotify>>) -> bool {
+async fn changed(inotify: Option<&AsyncFd<Watch>>) -> bool {
     let Some(inotify) = inotify else { return std::future::pending().await };
     let Ok(mut ready) = inotify.readable().await else { return false };
-    match ready.try_io(|inotify| inotify.get_ref().read_events().map_err(io::Error::from)) {
+    match ready.try_io(|inotify| inotify.get_ref().0.read_events().map_err(io::Error::from)) {
         Ok(Ok(events)) => !events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)),
         Ok(Err(_)) => false,
         Err(_would_block) => true,
