@@ -82,3 +82,90 @@ fn halves(pool: &IpNet) -> Option<[IpNet; 2]> {
 fn is_ipv4(net: &IpNet) -> bool {
     matches!(net, IpNet::V4(_))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(subnets: &[(&str, Option<&str>)], addresses: &[&str]) -> Vec<String> {
+        let subnet = |(pool, gateway): &(&str, Option<&str>)| Subnet {
+            pool: pool.parse().unwrap(),
+            gateway: gateway.map(|g| g.parse().unwrap()),
+        };
+        let subnets: Vec<Subnet> = subnets.iter().map(subnet).collect();
+        let addresses: Vec<IpNet> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        let routes = container_routes(&subnets, &addresses);
+        routes
+            .iter()
+            .map(|(destination, via)| format!("{destination} via {via}"))
+            .collect()
+    }
+
+    #[test]
+    fn a_subnet_is_covered_by_its_halves_the_one_without_the_gateway_first() {
+        assert_eq!(
+            routes(&[("10.50.0.0/24", Some("10.50.0.1"))], &["10.50.0.7/24"]),
+            ["10.50.0.128/25 via 10.50.0.1", "10.50.0.0/25 via 10.50.0.1"]
+        );
+        assert_eq!(
+            routes(&[("fd50::/64", Some("fd50::8000:0:0:1"))], &["fd50::7/64"]),
+            [
+                "fd50::/65 via fd50::8000:0:0:1",
+                "fd50::8000:0:0:0/65 via fd50::8000:0:0:1"
+            ]
+        );
+    }
+
+    #[test]
+    fn each_family_goes_through_its_own_gateway() {
+        let subnets = [
+            ("10.50.0.0/24", Some("10.50.0.1")),
+            ("fd50::/64", Some("fd50::1")),
+        ];
+        assert_eq!(
+            routes(&subnets, &["10.50.0.7/24", "fd50::7/64"]),
+            [
+                "10.50.0.128/25 via 10.50.0.1",
+                "10.50.0.0/25 via 10.50.0.1",
+                "fd50::8000:0:0:0/65 via fd50::1",
+                "fd50::/65 via fd50::1",
+            ]
+        );
+        assert_eq!(routes(&subnets, &["10.50.0.7/24"]).len(), 2);
+    }
+
+    #[test]
+    fn other_subnets_go_as_a_whole_through_the_gateway_that_is_on_the_link() {
+        let subnets = [
+            ("10.1.0.0/24", Some("10.1.0.1")),
+            ("10.2.0.0/24", Some("10.2.0.1")),
+        ];
+        assert_eq!(
+            routes(&subnets, &["10.2.0.9/24"]),
+            [
+                "10.1.0.0/24 via 10.2.0.1",
+                "10.2.0.128/25 via 10.2.0.1",
+                "10.2.0.0/25 via 10.2.0.1",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_subnet_too_small_for_halves_gets_no_route_of_its_own() {
+        assert!(routes(&[("10.1.0.0/31", Some("10.1.0.0"))], &["10.1.0.1/31"]).is_empty());
+        assert!(routes(&[("10.1.0.0/32", None)], &["10.1.0.0/32"]).is_empty());
+        assert!(routes(&[("fd50::/127", Some("fd50::"))], &["fd50::1/127"]).is_empty());
+        assert_eq!(
+            routes(&[("10.1.0.0/30", Some("10.1.0.1"))], &["10.1.0.2/30"]),
+            ["10.1.0.2/31 via 10.1.0.1", "10.1.0.0/31 via 10.1.0.1"]
+        );
+    }
+
+    #[test]
+    fn without_a_gateway_on_the_link_there_is_no_route() {
+        assert!(routes(&[("10.1.0.0/24", None)], &["10.1.0.7/24"]).is_empty());
+        assert!(routes(&[("10.1.0.0/24", Some("10.9.0.1"))], &["10.1.0.7/24"]).is_empty());
+        assert!(routes(&[("10.1.0.0/24", Some("10.1.0.1"))], &["10.1.0.7/32"]).is_empty());
+        assert!(routes(&[("10.1.0.0/24", Some("10.1.0.1"))], &["10.9.0.7/24"]).is_empty());
+    }
+}

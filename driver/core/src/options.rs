@@ -115,3 +115,115 @@ impl fmt::Display for Known {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(pairs: &[(&str, &str)]) -> Result<NetworkOptions, OptionError> {
+        let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        parse(&pairs.iter().map(pair).collect(), false)
+    }
+
+    fn refusal(key: &str, value: &str) -> String {
+        parsed(&[(key, value)]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn known_options_are_understood() {
+        let options = parsed(&[
+            ("mtu", "1380"),
+            ("port", "51900"),
+            ("keepalive", "25"),
+            ("gwbridge", "0"),
+            ("id", "blue-1"),
+            ("com.docker.network.enable_ipv6", "false"),
+        ]);
+        let expected = NetworkOptions {
+            mtu: Some(1380),
+            port: Some(51900),
+            keepalive: Some(25),
+            gwbridge: Some(false),
+            id: Some("blue-1".to_owned()),
+        };
+        assert_eq!(options, Ok(expected));
+        assert_eq!(parsed(&[]), Ok(NetworkOptions::default()));
+    }
+
+    #[test]
+    fn an_unknown_option_is_named_and_the_known_ones_are_listed() {
+        let text = refusal("mut", "1400");
+        assert!(text.contains("\"mut\""), "{text}");
+        for known in ["mtu=", "port=", "keepalive=", "gwbridge=", "id="] {
+            assert!(text.contains(known), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_is_wanted() {
+        let text = refusal("port", "70000");
+        assert!(
+            text.contains("port=\"70000\"") && text.contains("from 1 to 65535"),
+            "{text}"
+        );
+        for (key, value) in [
+            ("mtu", "575"),
+            ("mtu", "9001"),
+            ("mtu", "+1400"),
+            ("mtu", " 1400"),
+            ("mtu", "01400"),
+            ("mtu", ""),
+            ("port", "0"),
+            ("keepalive", "-1"),
+            ("keepalive", "25s"),
+            ("gwbridge", "no"),
+            ("gwbridge", ""),
+            ("id", "Blue"),
+            ("id", ""),
+            ("com.docker.network.driver.mtu", "big"),
+        ] {
+            assert!(refusal(key, value).contains(key), "{key}={value}");
+        }
+    }
+
+    #[test]
+    fn a_long_value_does_not_fill_the_log() {
+        assert!(refusal("mtu", &"9".repeat(100_000)).len() < 500);
+        assert!(refusal(&"k".repeat(100_000), "1").len() < 500);
+    }
+
+    #[test]
+    fn dockers_own_mtu_option_counts_unless_ours_is_given() {
+        let docker = ("com.docker.network.driver.mtu", "1300");
+        assert_eq!(parsed(&[docker]).unwrap().mtu, Some(1300));
+        assert_eq!(parsed(&[docker, ("mtu", "1380")]).unwrap().mtu, Some(1380));
+    }
+
+    #[test]
+    fn keepalive_0_is_off() {
+        assert_eq!(parsed(&[("keepalive", "0")]).unwrap().keepalive, None);
+    }
+
+    #[test]
+    fn ipv6_needs_a_larger_mtu() {
+        let raw = BTreeMap::from([("mtu".to_owned(), "1279".to_owned())]);
+        assert!(parse(&raw, false).is_ok());
+        assert!(parse(&raw, true).is_err());
+    }
+
+    #[test]
+    fn without_an_option_the_mtu_is_what_the_underlay_leaves() {
+        let none = NetworkOptions::default();
+        assert_eq!(mtu(&none, 1500, false), 1420);
+        assert_eq!(mtu(&none, 9001, false), 8921);
+        assert_eq!(mtu(&none, 65535, false), LARGEST_MTU);
+        assert_eq!(mtu(&none, 1300, false), 1220);
+        assert_eq!(mtu(&none, 1300, true), SMALLEST_MTU_IPV6);
+        assert_eq!(mtu(&none, 0, false), SMALLEST_MTU);
+        let option = NetworkOptions {
+            mtu: Some(1400),
+            ..none
+        };
+        assert_eq!(mtu(&option, 1500, false), 1400);
+    }
+}

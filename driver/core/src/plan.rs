@@ -72,7 +72,9 @@ impl Hints {
                 self.told.insert((wireguard.clone(), *peer), *underlay);
             }
             Step::RemovePeer { wireguard, peer } => {
-                self.told.remove(&(wireguard.clone(), *peer));
+                let key = (wireguard.clone(), *peer);
+                self.told.remove(&key);
+                self.remake.remove(&key);
             }
             Step::CreateWireguard { name, .. } | Step::RemoveWireguard { name } => {
                 self.told.retain(|(wireguard, _), _| wireguard != name);

@@ -92,7 +92,8 @@ impl Track {
             self.back_off = 0;
             self.not_before = 0;
         }
-        let grown = peer.sent_bytes > self.sent_bytes;
+        // A peer made anew counts from 0 again.
+        let grown = peer.sent_bytes > 0 && peer.sent_bytes != self.sent_bytes;
         self.last_handshake = peer.last_handshake;
         self.sent_bytes = peer.sent_bytes;
 
@@ -117,5 +118,115 @@ impl Track {
     fn due(&self) -> Option<u64> {
         self.unanswered
             .map(|since| (since + PATIENCE).max(self.not_before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ObservedWireguard;
+
+    const HANDSHAKE: Option<u64> = Some(1_700_000_000);
+    const LATER: Option<u64> = Some(1_700_000_120);
+
+    fn seen(last_handshake: Option<u64>, sent_bytes: u64) -> Observed {
+        let peer = ObservedPeer {
+            last_handshake,
+            sent_bytes,
+            ..ObservedPeer::default()
+        };
+        let wireguard = ObservedWireguard {
+            public_key: None,
+            port: 51820,
+            mtu: 1420,
+            up: true,
+            peers: BTreeMap::from([(PublicKey([1; 32]), peer)]),
+        };
+        let mut observed = Observed::default();
+        observed
+            .wireguards
+            .insert("wg0".parse().unwrap(), wireguard);
+        observed
+    }
+
+    /// Feeds an observation every 5 s; returns the times at which the peer was to be made anew.
+    fn cures(
+        watchdog: &mut Watchdog,
+        times: std::ops::Range<u64>,
+        seen_at: impl Fn(u64) -> Observed,
+    ) -> Vec<u64> {
+        let times = times.step_by(5);
+        times
+            .filter(|now| !watchdog.feed(*now, &seen_at(*now)).is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn a_peer_that_never_answers_is_made_anew_after_15_s_then_ever_more_seldom() {
+        let cures = cures(&mut Watchdog::default(), 0..1500, |now| {
+            seen(None, 148 + now)
+        });
+        assert_eq!(cures[..6], [15, 35, 65, 125, 245, 485]);
+        let gaps: Vec<u64> = cures.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.iter().all(|gap| *gap <= LONGEST_BACK_OFF), "{gaps:?}");
+        assert!(
+            gaps.ends_with(&[LONGEST_BACK_OFF, LONGEST_BACK_OFF]),
+            "{gaps:?}"
+        );
+    }
+
+    #[test]
+    fn a_peer_that_answers_is_left_alone() {
+        let fresh = |now: u64| seen(Some(now - now % 120), now * 1000);
+        assert!(cures(&mut Watchdog::default(), 0..3600, fresh).is_empty());
+    }
+
+    #[test]
+    fn a_silent_peer_that_nobody_sends_to_is_left_alone() {
+        assert!(cures(&mut Watchdog::default(), 0..3600, |_| seen(None, 0)).is_empty());
+        assert!(cures(&mut Watchdog::default(), 0..3600, |_| seen(HANDSHAKE, 5000)).is_empty());
+    }
+
+    #[test]
+    fn a_session_too_old_to_be_used_is_no_answer() {
+        let cures = cures(&mut Watchdog::default(), 0..300, |now| seen(HANDSHAKE, now));
+        assert_eq!(cures.first(), Some(&(SESSION + PATIENCE + 5 + PATIENCE)));
+    }
+
+    #[test]
+    fn a_late_handshake_ends_the_suspicion_and_the_back_off() {
+        let mut watchdog = Watchdog::default();
+        assert_eq!(
+            cures(&mut watchdog, 0..100, |now| seen(None, 148 + now)),
+            [15, 35, 65]
+        );
+        assert!(cures(&mut watchdog, 100..120, |now| seen(LATER, 148 + now)).is_empty());
+        assert_eq!(watchdog.due(), None);
+        let again = cures(&mut watchdog, 120..400, |now| seen(LATER, 148 + now));
+        assert_eq!(again[..2], [315, 335]);
+    }
+
+    #[test]
+    fn the_pauses_between_wireguards_own_tries_are_no_silence() {
+        let tries = |now: u64| seen(None, 148 * (now / 10));
+        assert_eq!(
+            cures(&mut Watchdog::default(), 0..40, tries).first(),
+            Some(&25)
+        );
+    }
+
+    #[test]
+    fn it_says_when_to_look_again() {
+        let mut watchdog = Watchdog::default();
+        watchdog.feed(100, &seen(None, 148));
+        assert_eq!(watchdog.due(), Some(100 + PATIENCE));
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_forgotten() {
+        let mut watchdog = Watchdog::default();
+        watchdog.feed(0, &seen(None, 148));
+        watchdog.feed(5, &Observed::default());
+        assert_eq!(watchdog.due(), None);
     }
 }
