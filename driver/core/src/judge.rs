@@ -91,6 +91,7 @@ pub struct Judge {
     own_in_store: BTreeSet<Path>,
     /// Places without a valid record.
     strays: usize,
+    cluster: Option<ClusterRecord>,
     view: ClusterView,
     changed: Changed,
     refusals: Refusals,
@@ -111,6 +112,7 @@ impl Judge {
             clobbered: BTreeSet::new(),
             own_in_store: BTreeSet::new(),
             strays: 0,
+            cluster: None,
             view: ClusterView::default(),
             changed: Changed::default(),
             refusals: Refusals::default(),
@@ -144,6 +146,15 @@ impl Judge {
     pub fn delete(&mut self, key: &str) {
         if let Some(path) = Path::parse(key) {
             self.remove(&path);
+        }
+    }
+
+    /// A key is gone, but its record is to stay in force: the store was wiped or restored, and the
+    /// record's owner has not spoken since. Ends with the next `put` or `delete`.
+    pub fn keep_without_store(&mut self, path: &Path) {
+        if let Some(place) = self.places.get_mut(path) {
+            place.held = Held::Absent;
+            self.settle(path);
         }
     }
 
@@ -214,10 +225,7 @@ impl Judge {
 
     /// The `cluster` record in force.
     pub fn cluster(&self) -> Option<ClusterRecord> {
-        match self.entry(&Path::Cluster)?.record {
-            Record::Cluster(record) => Some(record),
-            _ => None,
-        }
+        self.cluster.clone()
     }
 
     /// The record in force at a path.
@@ -256,8 +264,8 @@ impl Judge {
         &self.own_in_store
     }
 
-    /// Where the store holds something else than what is in force: rubbish, a lower claim, or no
-    /// tombstone any more. Their owners put theirs back.
+    /// Where the store holds something else than what is in force: rubbish, a lower claim, or
+    /// nothing where a record stays in force without it. Their owners put theirs back.
     pub fn clobbered(&self) -> &BTreeSet<Path> {
         &self.clobbered
     }
@@ -440,6 +448,11 @@ impl Judge {
 
     /// Whether nothing newer of this writer was seen here.
     fn check_seq(&self, path: &Path, opened: &Opened) -> Result<(), Refused> {
+        // The cluster record follows the store: in one that was restored, the old incarnation must
+        // be seen to be replaced. An old one can only make hosts publish again.
+        if *path == Path::Cluster {
+            return Ok(());
+        }
         let known = self
             .places
             .get(path)
@@ -615,7 +628,14 @@ impl Judge {
     fn show(&mut self, path: &Path, record: Option<Record>) {
         let view = &mut self.view;
         match (path, record) {
-            (Path::Cluster, _) => self.changed.cluster = true,
+            (Path::Cluster, record) => {
+                let cluster = match record {
+                    Some(Record::Cluster(record)) => Some(record),
+                    _ => None,
+                };
+                self.changed.cluster |= cluster != self.cluster;
+                self.cluster = cluster;
+            }
             (Path::Host(host), Some(Record::Host(record))) => {
                 self.changed.hosts |= replace(&mut view.hosts, *host, record);
             }
