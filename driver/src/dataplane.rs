@@ -8,7 +8,9 @@
 //! - No thread of the runtime ever changes its namespace.
 
 mod changes;
+pub mod conformance;
 pub mod linux;
+pub mod model;
 
 use std::collections::BTreeSet;
 use std::future::Future;

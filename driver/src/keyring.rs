@@ -1,20 +1,19 @@
 //! The pre-shared keys of peers, from the cluster secret.
 
-use wgnet_proto::secret::ClusterSecrets;
-use wgnet_proto::{Generation, HostId, NetworkKey, PresharedKey};
+use wgnet_proto::{ClusterSecrets, Generation, HostId, NetworkKey, PresharedKey};
 
-/// Gives the pre-shared key of two hosts in one network and generation; none without a secret.
+/// Gives the pre-shared key of this host with another in one network and generation.
 pub struct Keyring {
-    secrets: Option<ClusterSecrets>,
+    secrets: ClusterSecrets,
     me: HostId,
 }
 
 impl Keyring {
-    pub fn new(secrets: Option<ClusterSecrets>, me: HostId) -> Self {
+    pub fn new(secrets: ClusterSecrets, me: HostId) -> Self {
         Self { secrets, me }
     }
 
     pub fn preshared_key(&self, network: &NetworkKey, generation: Generation, peer: HostId) -> Option<PresharedKey> {
-        self.secrets.as_ref().map(|secrets| secrets.preshared_key(network, generation, self.me, peer))
+        self.secrets.preshared_key(self.secrets.current_epoch(), network, generation, self.me, peer)
     }
 }

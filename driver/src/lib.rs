@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod api;
 pub mod applied;
+pub mod cluster;
 pub mod config;
 pub mod dataplane;
 pub mod journal;
@@ -12,8 +13,9 @@ pub mod plugins;
 pub mod ports;
 pub mod problems;
 pub mod reconcile;
+pub mod status;
 pub mod underlay;
-
+pub mod unready;
 
 /// An error with its causes, for logs and answers: `cannot add peer ...: no such device`.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -1,1 +1,76 @@
-fn main() {}
+//! `wgnet-driver`: reads settings, sets up logging and runs the driver until it is told to stop.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+use wgnet_driver::config::{Cli, Config, LogFormat};
+use wgnet_driver::{app, check};
+
+/// A wrong setting (sysexits.h): systemd must not try again at once what cannot get better.
+const EX_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match Config::load(&cli) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("wgnet-driver: {error}");
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    if let Err(error) = log(&config) {
+        eprintln!("wgnet-driver: `log` is wrong: {error}");
+        return ExitCode::from(EX_CONFIG);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("wgnet-driver: cannot start its threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if cli.check {
+        return runtime.block_on(check::run(&config));
+    }
+    if let Err(sentence) = check::privileges() {
+        eprintln!("wgnet-driver: {sentence}");
+        return ExitCode::from(EX_CONFIG);
+    }
+    match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let cancel = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("Stopping; tunnels and containers go on");
+        stop.cancel();
+    });
+    app::run(config, cancel).await
+}
+
+fn log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = EnvFilter::builder().parse(&config.log)?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => subscriber.with_ansi(false).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+    Ok(())
+}

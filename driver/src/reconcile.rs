@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::keyring::Keyring;
 use crate::ports::Ports;
 use crate::problems::Problems;
+use crate::underlay::Underlay;
 use runtime::Runtimes;
 use task::NetworkTask;
 
@@ -30,10 +31,11 @@ use task::NetworkTask;
 #[derive(Clone)]
 pub struct Context<D> {
     pub dataplane: D,
-    pub journal: Arc<Journal>,
+    pub journal: Journal,
     pub view: watch::Receiver<Arc<ClusterView>>,
     pub me: HostId,
-    pub keyring: watch::Receiver<Arc<Keyring>>,
+    pub keyring: Arc<Keyring>,
+    pub underlay: watch::Receiver<Underlay>,
     pub ports: Ports,
     pub applied: Applied,
     pub problems: Problems,
@@ -100,7 +102,7 @@ async fn remove_strangers<D: Dataplane>(context: &Context<D>) {
     let namespaces = match context.dataplane.namespaces().await {
         Ok(namespaces) => namespaces,
         Err(error) => {
-            warn!(error = %crate::chain(&error), "Cannot list this host's namespaces");
+            warn!(error = crate::chain(&error), "Cannot list this host's namespaces");
             return;
         }
     };
@@ -110,7 +112,7 @@ async fn remove_strangers<D: Dataplane>(context: &Context<D>) {
         let steps = [wgnet_core::Step::RemoveGuard, wgnet_core::Step::DeleteNamespace];
         for step in steps {
             if let Err(error) = context.dataplane.apply(&namespace, &step).await {
-                warn!(%namespace, error = %crate::chain(&error), "Cannot remove a namespace without a network");
+                warn!(%namespace, error = crate::chain(&error), "Cannot remove a namespace without a network");
             }
         }
         info!(%namespace, "Removed a namespace that no network has");

@@ -1,3 +1,6 @@
-//! What the project's tests stand on: the lab of real Docker engines.
+//! What the tests stand on: the lab of real Docker engines, a swarm with wgnet in it, and a
+//! stand-in for dockerd that speaks to a driver without any engine.
 
 pub mod lab;
+pub mod plugin;
+pub mod swarm;

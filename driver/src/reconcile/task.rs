@@ -51,7 +51,7 @@ struct Memory {
     told: BTreeMap<(IfName, PublicKey), SocketAddr>,
     watchdog: Watchdog,
     /// The intent and cluster records of the last pass that ended in sync.
-    settled: Option<(Option<LocalNetwork>, NetworkView)>,
+    settled: Option<(Option<Arc<LocalNetwork>>, NetworkView)>,
     failures: u32,
     /// When to look because the kernel told of a change.
     look_due: Option<Instant>,
@@ -89,12 +89,12 @@ impl<D: Dataplane> NetworkTask<D> {
         async {
             let mut journal = self.context.journal.watch();
             let mut view = self.context.view.clone();
-            let mut keyring = self.context.keyring.clone();
+            let mut underlay = self.context.underlay.clone();
             let started = Instant::now();
             loop {
                 journal.mark_unchanged();
                 view.mark_unchanged();
-                keyring.mark_unchanged();
+                underlay.mark_unchanged();
                 let revision = self.context.journal.state().revision;
                 let outcome = self.pass(started).await;
                 self.report(revision, &outcome);
@@ -110,7 +110,7 @@ impl<D: Dataplane> NetworkTask<D> {
                         () = cancel.cancelled() => return,
                         _ = journal.changed() => break,
                         _ = view.changed() => break,
-                        _ = keyring.changed() => break,
+                        _ = underlay.changed() => break,
                         // Intent that comes before the burst is over must not wait for it.
                         () = self.looked_at.notified() => {
                             let due = *self.memory.look_due.get_or_insert(Instant::now() + SETTLE);
@@ -133,13 +133,14 @@ impl<D: Dataplane> NetworkTask<D> {
 
     async fn pass(&mut self, started: Instant) -> Outcome {
         let view = Arc::clone(&self.context.view.borrow());
-        let keyring = Arc::clone(&self.context.keyring.borrow());
+        let keyring = Arc::clone(&self.context.keyring);
+        let families = crate::status::families(&self.context.underlay.borrow());
         let local = self.context.journal.state().networks.get(&self.network).cloned();
         let none = NetworkView::default();
         let network = local.as_ref().and_then(|local| view.networks.get(&local.definition.key)).unwrap_or(&none);
         let desired = local.as_ref().and_then(|local| {
             let keys = |generation, peer| keyring.preshared_key(&local.definition.key, generation, peer);
-            wgnet_core::derive(local, network, &view, self.context.me, &keys)
+            wgnet_core::derive(local, network, &view, self.context.me, families, &keys)
         });
 
         let looked = self.memory.stale;
@@ -151,7 +152,7 @@ impl<D: Dataplane> NetworkTask<D> {
         }
         let mut hints = Hints { told: self.memory.told.clone(), ..Hints::default() };
         if let (true, Seen::Present(observed)) = (looked, &self.memory.believed) {
-            hints.remake = self.memory.watchdog.observe(started.elapsed().as_secs(), observed);
+            hints.remake = self.memory.watchdog.feed(started.elapsed().as_secs(), observed);
         }
         let steps = wgnet_core::plan(desired.as_ref(), &self.memory.believed, &hints);
 
@@ -182,14 +183,15 @@ impl<D: Dataplane> NetworkTask<D> {
     async fn apply(&mut self, steps: Vec<Step>) -> Option<DataplaneError> {
         let mut first = None;
         for step in steps {
-            if first.is_some() && !model::possible(&self.memory.believed, &step) {
+            // What a failed step should have made is missing: the step that needs it would fail, too.
+            if first.is_some() && model::apply(&mut self.memory.believed.clone(), &step).is_err() {
                 continue;
             }
             debug!(step = name(&step), "Applying");
             match self.context.dataplane.apply(&self.namespace, &step).await {
                 Ok(()) => self.applied(&step),
                 Err(error) => {
-                    warn!(step = name(&step), error = %crate::chain(&error), "A step failed");
+                    warn!(step = name(&step), error = crate::chain(&error), "A step failed");
                     self.memory.stale = true;
                     first.get_or_insert(error);
                 }
@@ -235,9 +237,15 @@ impl<D: Dataplane> NetworkTask<D> {
                     return;
                 }
             };
-            let changed = self.context.journal.set_port(&self.network, slot.generation, picked).await;
-            if let Err(error) = changed {
-                warn!(error = %crate::chain(&error), "Cannot note another port");
+            let (network, generation) = (self.network.clone(), slot.generation);
+            let changed = self.context.journal.update(move |state| {
+                let slots = state.network_mut(&network).map(|network| &mut network.slots);
+                if let Some(slot) = slots.and_then(|slots| slots.iter_mut().find(|slot| slot.generation == generation)) {
+                    slot.port = picked;
+                }
+            });
+            if let Err(error) = changed.await {
+                warn!(error = crate::chain(&error), "Cannot note another port");
                 return;
             }
             info!(was = slot.port, now = picked, "The port belongs to somebody else; taking another");

@@ -1,0 +1,429 @@
+//! The composition root: builds the parts, runs their tasks, owns their end. The only file that
+//! knows all of them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use wgnet_control_plane::store::etcd::{EtcdOptions, EtcdStore, EtcdTls};
+use wgnet_core::ClusterView;
+use wgnet_engine::Spawn;
+use wgnet_proto::status::Problem;
+use wgnet_proto::ClusterSecrets;
+
+use crate::api::{self, Api, PickedPort, Scope};
+use crate::applied::Applied;
+use crate::cluster::{self, ClusterStatus, HostFacts};
+use crate::config::{BackendSetting, Config};
+use crate::dataplane::Dataplane;
+use crate::dataplane::linux::Linux;
+use crate::dataplane::linux::probe::{self, Wanted};
+use crate::journal::{Journal, Random};
+use crate::keyring::Keyring;
+use crate::plugins::{self, Bound};
+use crate::ports::Ports;
+use crate::problems::Problems;
+use crate::reconcile::runtime::Runtimes;
+use crate::status::Status;
+use crate::underlay::{self, Underlay};
+use crate::{admin, check, notify, reconcile, unready};
+
+/// Between tries of what the driver cannot work without.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+
+const FIND_UNDERLAY_EVERY: Duration = Duration::from_secs(10);
+
+/// How long tasks have to end once they are told to.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// The kernel's name for the time since the host started.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Runs the driver until `cancel`. While something it needs is missing (secret, journal, WireGuard)
+/// it answers Docker with the reason and tries again.
+///
+/// # Errors
+///
+/// When a part that must never end does.
+pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()> {
+    info!(version = env!("CARGO_PKG_VERSION"), name = config.name, "wgnet-driver starts");
+    make_private(&config.run_dir)?;
+    let listeners = Listeners::open(&config, &cancel)?;
+    let (reason, reasons) = watch::channel(Arc::from("it is starting"));
+    let gate = Gate::close(listeners, reasons);
+    notify::ready(&format!("STATUS=starting as {}", config.name));
+
+    let needs = tokio::select! {
+        needs = Needs::gather(&config, &reason) => needs,
+        () = cancel.cancelled() => return Ok(()),
+    };
+    let mut parts = Parts::start(&config, needs, &cancel);
+    let served = gate.open().await?;
+    parts.serve(served, &cancel);
+    notify::ready("STATUS=working");
+    info!("Serving Docker");
+
+    let outcome = parts.supervise(&cancel).await;
+    notify::stopping();
+    cancel.cancel();
+    parts.end().await;
+    outcome
+}
+
+/// Builds the store that the settings name.
+///
+/// # Errors
+///
+/// A sentence.
+pub fn store(config: &Config) -> Result<EtcdStore, String> {
+    let read = |path: &Path| std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let tls = match &config.etcd_tls {
+        None => None,
+        Some(tls) => {
+            let client = match &tls.client {
+                Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+                None => None,
+            };
+            Some(EtcdTls { ca: Some(read(&tls.ca)?), client, domain: None })
+        }
+    };
+    let options = EtcdOptions { endpoints: config.etcd.clone(), prefix: config.etcd_prefix.clone(), tls };
+    EtcdStore::new(options).map_err(|error| crate::chain(&error))
+}
+
+/// Whether the wanted WireGuard works here.
+///
+/// # Errors
+///
+/// A sentence.
+pub async fn probe(config: &Config) -> Result<(), String> {
+    dataplane(config).await.map(drop)
+}
+
+async fn dataplane(config: &Config) -> Result<Linux, String> {
+    let wanted = match config.backend {
+        BackendSetting::Auto => Wanted::Auto,
+        BackendSetting::Kernel => Wanted::Kernel,
+        BackendSetting::Userspace => Wanted::Userspace,
+    };
+    let engine = Spawn { log_file: Some(config.run_dir.join("engine.log")), ..Spawn::new(&config.engine, config.engine_socket()) };
+    let choice = probe::backend(wanted, engine).await.map_err(|error| crate::chain(&error))?;
+    Linux::start(choice).await.map_err(|error| crate::chain(&error))
+}
+
+/// What the driver cannot work without.
+struct Needs {
+    secrets: ClusterSecrets,
+    store: EtcdStore,
+    journal: Journal,
+    dataplane: Linux,
+    boot: String,
+}
+
+impl Needs {
+    /// Waits until everything is there, telling what is missing.
+    async fn gather(config: &Config, reason: &watch::Sender<Arc<str>>) -> Self {
+        loop {
+            match Self::try_gather(config).await {
+                Ok(needs) => return needs,
+                Err(sentence) => {
+                    if **reason.borrow() != *sentence {
+                        warn!("Cannot work yet: {sentence}");
+                        notify::ready(&format!("STATUS={sentence}"));
+                    }
+                    reason.send_replace(Arc::from(sentence));
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    async fn try_gather(config: &Config) -> Result<Self, String> {
+        let secrets = check::secrets(config)?;
+        let store = store(config)?;
+        let boot = std::fs::read_to_string(BOOT_ID).map_err(|error| format!("cannot read {BOOT_ID}: {error}"))?;
+        let boot = boot.trim().to_owned();
+        let (dir, id, random) = (config.state_dir.clone(), boot.clone(), random());
+        let opened = tokio::task::spawn_blocking(move || Journal::open(&dir, &id, &random)).await;
+        let journal = opened.map_err(|error| error.to_string())?.map_err(|error| error.sentence())?;
+        let dataplane = dataplane(config).await?;
+        Ok(Self { secrets, store, journal, dataplane, boot })
+    }
+}
+
+/// The running tasks.
+struct Parts {
+    tasks: JoinSet<&'static str>,
+    api: Api,
+    admin: Option<Arc<Status<Linux>>>,
+}
+
+impl Parts {
+    fn start(config: &Config, needs: Needs, cancel: &CancellationToken) -> Self {
+        let Needs { secrets, store, journal, dataplane, boot } = needs;
+        let me = journal.host_id();
+        let facts = HostFacts {
+            me,
+            name: config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            backend: dataplane.backend().to_owned(),
+            boot,
+            underlay: Vec::new(),
+        };
+        info!(host = %me, backend = facts.backend, "This host");
+        let problems = Problems::default();
+        note_insecure(&secrets, &problems);
+        let (view, views) = watch::channel(Arc::new(ClusterView::default()));
+        let (cluster_status, cluster_statuses) = watch::channel(ClusterStatus::default());
+        let (underlay, underlays) = watch::channel(underlay::find(&config.underlay, &[]));
+        let (remembered, remembering) = tokio::sync::oneshot::channel();
+        let keyring = Arc::new(Keyring::new(secrets.clone(), me));
+        let ports = Ports::new(config.ports.clone(), dataplane.clone());
+        let (applied, runtimes) = (Applied::default(), Runtimes::default());
+
+        let mut tasks = JoinSet::new();
+        let (configured, etcd) = (config.underlay.clone(), config.etcd.clone());
+        spawn(&mut tasks, "the search for underlay addresses", follow_underlay(configured, etcd, underlay, cancel.clone()));
+        let inputs = cluster::Inputs {
+            store,
+            journal: journal.clone(),
+            host_key: journal.host_key().clone(),
+            secrets,
+            facts: facts.clone(),
+            underlay: underlays.clone(),
+            random: random(),
+            problems: problems.clone(),
+        };
+        let outputs = cluster::Outputs { view, status: cluster_status, remembered };
+        spawn(&mut tasks, "the cluster task", cluster::run(inputs, outputs, cancel.clone()));
+        spawn(&mut tasks, "the journal's sweep", crate::journal::sweep(journal.clone(), views.clone(), cancel.clone()));
+        let context = reconcile::Context {
+            dataplane: dataplane.clone(),
+            journal: journal.clone(),
+            view: views.clone(),
+            me,
+            keyring,
+            underlay: underlays.clone(),
+            ports: ports.clone(),
+            applied: applied.clone(),
+            problems: problems.clone(),
+            runtimes: runtimes.clone(),
+        };
+        let stop = cancel.clone();
+        spawn(&mut tasks, "reconcile", async move {
+            // Before the last known records are in, a running network would look as if it had no peers.
+            let _ = remembering.await;
+            reconcile::run(context, stop).await;
+        });
+        let mtu = underlays.clone();
+        let api = api::Context {
+            journal: journal.clone(),
+            applied,
+            view: views.clone(),
+            me,
+            underlay_mtu: Arc::new(move || mtu.borrow().mtu),
+            random: random(),
+            ports: port_picker(ports),
+            problems: problems.clone(),
+            apply_within: api::APPLY_WITHIN,
+        };
+        let status = Status { facts, dataplane, journal, view: views, cluster: cluster_statuses, runtimes, problems, underlay: underlays };
+        Self { tasks, api: Api::new(api), admin: Some(Arc::new(status)) }
+    }
+
+    /// Serves Docker and operators.
+    fn serve(&mut self, served: Served, cancel: &CancellationToken) {
+        if let Some(status) = self.admin.take() {
+            spawn(&mut self.tasks, "the admin socket", admin::serve(served.admin, status, cancel.clone()));
+        }
+        if let Some(listener) = served.legacy {
+            spawn(&mut self.tasks, "the legacy socket", api::serve(listener, Scope::Local, self.api.clone(), cancel.clone()));
+        }
+        let (api, stop, mut shims) = (self.api.clone(), cancel.clone(), served.shims);
+        let first = served.bound;
+        spawn(&mut self.tasks, "the shims' sockets", async move {
+            let mut serving = JoinSet::new();
+            for Bound { listener, gone } in first {
+                serving.spawn(api::serve(listener, Scope::Global, api.clone(), gone));
+            }
+            loop {
+                tokio::select! {
+                    bound = shims.recv() => match bound {
+                        Some(Bound { listener, gone }) => { serving.spawn(api::serve(listener, Scope::Global, api.clone(), gone)); }
+                        None => break,
+                    },
+                    Some(_) = serving.join_next() => {}
+                    () = stop.cancelled() => break,
+                }
+            }
+            while serving.join_next().await.is_some() {}
+        });
+    }
+
+    /// Waits for the end that is wanted, or for one that is not.
+    async fn supervise(&mut self, cancel: &CancellationToken) -> anyhow::Result<()> {
+        tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            Some(ended) = self.tasks.join_next() => match ended {
+                Ok(_) if cancel.is_cancelled() => Ok(()),
+                Ok(what) => bail!("{what} ended by itself; the driver starts anew"),
+                Err(error) => bail!("a task of the driver failed ({error}); the driver starts anew"),
+            },
+        }
+    }
+
+    async fn end(mut self) {
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(END_WITHIN, all).await.is_err() {
+            warn!("Some tasks did not end in time");
+        }
+    }
+}
+
+fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        name
+    });
+}
+
+/// Every socket, bound before anything else so that Docker never meets a missing one.
+struct Listeners {
+    admin: UnixListener,
+    legacy: Option<UnixListener>,
+    shims: mpsc::Receiver<Bound>,
+}
+
+impl Listeners {
+    fn open(config: &Config, cancel: &CancellationToken) -> anyhow::Result<Self> {
+        let bind = |path: &Path| plugins::bind(path).with_context(|| format!("cannot listen on {}", path.display()));
+        let admin = bind(&config.admin_socket())?;
+        let legacy = if config.legacy_socket {
+            std::fs::create_dir_all(&config.plugins_dir).with_context(|| format!("cannot make {}", config.plugins_dir.display()))?;
+            Some(bind(&config.plugins_dir.join("wgnet.sock"))?)
+        } else {
+            None
+        };
+        let (bound, shims) = mpsc::channel(16);
+        tokio::spawn(plugins::meet(config.plugins_dir.clone(), bound, cancel.clone()));
+        Ok(Self { admin, legacy, shims })
+    }
+}
+
+/// Answers with the reason until it is opened.
+struct Gate {
+    ready: CancellationToken,
+    admin: UnixListener,
+    legacy: Option<tokio::task::JoinHandle<UnixListener>>,
+    shims: tokio::task::JoinHandle<(Vec<Bound>, mpsc::Receiver<Bound>)>,
+}
+
+/// What the gate gives back.
+struct Served {
+    admin: UnixListener,
+    legacy: Option<UnixListener>,
+    bound: Vec<Bound>,
+    shims: mpsc::Receiver<Bound>,
+}
+
+impl Gate {
+    fn close(listeners: Listeners, reasons: watch::Receiver<Arc<str>>) -> Self {
+        let ready = CancellationToken::new();
+        let legacy = listeners.legacy.map(|listener| tokio::spawn(unready::serve(listener, reasons.clone(), ready.clone())));
+        let shims = tokio::spawn(hold_shims(listeners.shims, reasons, ready.clone()));
+        Self { ready, admin: listeners.admin, legacy, shims }
+    }
+}
+
+impl Gate {
+    async fn open(self) -> anyhow::Result<Served> {
+        self.ready.cancel();
+        let legacy = match self.legacy {
+            Some(held) => Some(held.await?),
+            None => None,
+        };
+        let (bound, shims) = self.shims.await?;
+        Ok(Served { admin: self.admin, legacy, bound, shims })
+    }
+}
+
+async fn hold_shims(
+    mut shims: mpsc::Receiver<Bound>,
+    reasons: watch::Receiver<Arc<str>>,
+    ready: CancellationToken,
+) -> (Vec<Bound>, mpsc::Receiver<Bound>) {
+    let mut held = JoinSet::new();
+    let mut bound = Vec::new();
+    loop {
+        tokio::select! {
+            () = ready.cancelled() => break,
+            Some(Bound { listener, gone }) = shims.recv() => {
+                let (reasons, ready) = (reasons.clone(), ready.clone());
+                held.spawn(async move { Bound { listener: unready::serve(listener, reasons, ready).await, gone } });
+            }
+        }
+    }
+    while let Some(listener) = held.join_next().await {
+        bound.extend(listener.ok());
+    }
+    (bound, shims)
+}
+
+async fn follow_underlay(configured: Vec<std::net::IpAddr>, etcd: Vec<String>, found: watch::Sender<Underlay>, cancel: CancellationToken) {
+    loop {
+        let (configured, etcd) = (configured.clone(), etcd.clone());
+        if let Ok(underlay) = tokio::task::spawn_blocking(move || underlay::find(&configured, &etcd)).await
+            // Losing the route for a while is no reason to take the address out of the record.
+            && !underlay.addresses.is_empty()
+        {
+            found.send_if_modified(|old| {
+                let changed = *old != underlay;
+                if changed {
+                    info!(addresses = ?underlay.addresses, mtu = underlay.mtu, "Underlay");
+                    *old = underlay;
+                }
+                changed
+            });
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(FIND_UNDERLAY_EVERY) => {}
+        }
+    }
+}
+
+fn port_picker(ports: Ports) -> api::PortPicker {
+    Arc::new(move |wanted, taken: BTreeSet<u16>| -> PickedPort {
+        let ports = ports.clone();
+        Box::pin(async move { ports.pick(wanted, &taken).await.map_err(|error| error.to_string()) })
+    })
+}
+
+fn random() -> Random {
+    Arc::new(|bytes| getrandom::fill(bytes).expect("the kernel's random numbers are there once the host is up"))
+}
+
+fn note_insecure(secrets: &ClusterSecrets, problems: &Problems) {
+    if secrets.is_insecure() {
+        problems.set(Problem {
+            code: "insecure".to_owned(),
+            object: "cluster secret".to_owned(),
+            cause: "`insecure` is set: whoever can write to etcd can join every network".to_owned(),
+            next_step: "make a secret (wgnetctl secret new), copy it to every host and take `insecure` out".to_owned(),
+        });
+    }
+}
+
+/// A directory that only root may look into.
+fn make_private(directory: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.with_context(|| format!("cannot make {}", directory.display()))
+}

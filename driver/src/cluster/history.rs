@@ -1,0 +1,145 @@
+//! Histories of the store: whether it is the one this host knows, and what of the old one stands
+//! until its owner has spoken in the new one. Also the brake on listings that lose most members.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use wgnet_core::brake::{self, Held};
+use wgnet_core::{ClusterView, Judge};
+use wgnet_proto::record::ClusterRecord;
+use wgnet_proto::{ClusterId, HostId, Incarnation, Path, Record};
+
+/// How long a listing without most of the members is not believed.
+pub(super) const BRAKE: Duration = Duration::from_secs(60);
+
+/// What a `cluster` record means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Same,
+    /// Somebody announced another history.
+    Another,
+    /// The revision fell and the record still names the old history: announce another.
+    Announce,
+}
+
+pub(super) struct History {
+    incarnation: Option<Incarnation>,
+    /// Counts the histories of this process.
+    number: u64,
+    /// The revision fell, and no new incarnation was met since.
+    fell: bool,
+    /// Records that are missing from the new history, by path, with their owner.
+    kept: BTreeMap<Path, HostId>,
+    /// What this host would found the cluster with; the same as long as it tries.
+    founding: Option<ClusterRecord>,
+    braked: BTreeMap<String, Instant>,
+}
+
+impl History {
+    pub(super) fn new(incarnation: Option<Incarnation>) -> Self {
+        Self { incarnation, number: 0, fell: false, kept: BTreeMap::new(), founding: None, braked: BTreeMap::new() }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The store's revision fell.
+    pub(super) fn fell(&mut self) {
+        self.fell = true;
+        self.number += 1;
+    }
+
+    /// The record that the store holds names this incarnation.
+    pub(super) fn meet(&mut self, incarnation: Incarnation) -> Turn {
+        self.founding = None;
+        match self.incarnation {
+            Some(known) if known == incarnation && self.fell => Turn::Announce,
+            Some(known) if known == incarnation => Turn::Same,
+            None => {
+                self.incarnation = Some(incarnation);
+                self.fell = false;
+                Turn::Same
+            }
+            Some(_) => {
+                self.incarnation = Some(incarnation);
+                if !std::mem::take(&mut self.fell) {
+                    self.number += 1;
+                }
+                Turn::Another
+            }
+        }
+    }
+
+    /// The record to found the cluster with: under the id this host is pinned to, if it is.
+    pub(super) fn founding(&mut self, pinned: Option<ClusterId>, cluster: ClusterId, incarnation: Incarnation) -> ClusterRecord {
+        let record = ClusterRecord { cluster: pinned.unwrap_or(cluster), incarnation, schema: 1 };
+        self.founding.get_or_insert(record).clone()
+    }
+
+    /// Parts what a listing lacks into what is gone and what stands: in another history a host's
+    /// former records stand until its `hosts/` record names that history.
+    pub(super) fn split_missing(&mut self, missing: Vec<Path>, judge: &Judge, me: HostId) -> (Vec<Path>, Vec<Path>) {
+        let (mut gone, mut kept) = (Vec::new(), Vec::new());
+        for path in missing {
+            let owner = judge.entry(&path).map(|entry| entry.writer);
+            match owner {
+                Some(owner) if owner != me && !is_leased(&path) && !self.has_spoken(owner, judge) => {
+                    self.kept.insert(path.clone(), owner);
+                    kept.push(path);
+                }
+                _ => gone.push(path),
+            }
+        }
+        (gone, kept)
+    }
+
+    /// Kept records whose owner has spoken since, without repeating them.
+    pub(super) fn no_longer_kept(&mut self, judge: &Judge) -> Vec<Path> {
+        let kept = std::mem::take(&mut self.kept);
+        let (spoken, silent): (BTreeMap<_, _>, BTreeMap<_, _>) = kept.into_iter().partition(|(_, owner)| self.has_spoken(*owner, judge));
+        self.kept = silent;
+        spoken.into_keys().collect()
+    }
+
+    fn has_spoken(&self, host: HostId, judge: &Judge) -> bool {
+        if self.fell {
+            return false;
+        }
+        match judge.entry(&Path::Host(host)).map(|entry| entry.record) {
+            Some(Record::Host(record)) => Some(record.incarnation) == self.incarnation,
+            _ => true,
+        }
+    }
+
+    /// Whether a listing that loses these paths is to be held; after [`BRAKE`] it is believed.
+    pub(super) fn brake(&mut self, scope: &str, gone: &[Path], view: &ClusterView) -> Option<Held> {
+        let lost: BTreeSet<HostId> = gone.iter().filter_map(|path| match path {
+            Path::Member(_, host) => Some(*host),
+            _ => None,
+        }).collect();
+        let network = gone.iter().find_map(|path| path.network()).and_then(|key| view.networks.get(key));
+        let before: BTreeSet<HostId> = network.map(|network| network.members.keys().copied().collect()).unwrap_or_default();
+        let listing = before.difference(&lost).copied().collect();
+        let Some(held) = brake::holds(&before, &listing) else {
+            self.braked.remove(scope);
+            return None;
+        };
+        let since = *self.braked.entry(scope.to_owned()).or_insert_with(Instant::now);
+        (since.elapsed() < BRAKE).then_some(held)
+    }
+
+    /// Whether some held listing is due to be asked for again.
+    pub(super) fn brake_is_due(&mut self) -> bool {
+        let due = self.braked.values().any(|since| since.elapsed() >= BRAKE);
+        if due {
+            self.braked.retain(|_, since| since.elapsed() < BRAKE + BRAKE);
+        }
+        due
+    }
+}
+
+fn is_leased(path: &Path) -> bool {
+    matches!(path, Path::Alive(_) | Path::Status(_))
+}

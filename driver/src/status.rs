@@ -1,0 +1,171 @@
+//! Puts the status together from journal, cluster and the last look at the kernel.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use wgnet_core::{ClusterView, Families, LocalNetwork, NetworkView, Observed, ObservedPeer, Seen};
+use wgnet_proto::status::{
+    DriverStatus, EndpointStatus, MemberStatus, NetworkStatus, PeerHost, Problem, SlotStatus,
+};
+use wgnet_proto::{HostId, IfName, PublicKey};
+
+use crate::admin;
+use crate::cluster::{ClusterStatus, HostFacts};
+use crate::dataplane::{Dataplane, Joined};
+use crate::journal::Journal;
+use crate::problems::Problems;
+use crate::reconcile::runtime::{Runtime, Runtimes};
+use crate::underlay::Underlay;
+
+/// Where everything for the status is found.
+pub struct Status<D> {
+    pub facts: HostFacts,
+    pub dataplane: D,
+    pub journal: Journal,
+    pub view: watch::Receiver<Arc<ClusterView>>,
+    pub cluster: watch::Receiver<ClusterStatus>,
+    pub runtimes: Runtimes,
+    pub problems: Problems,
+    pub underlay: watch::Receiver<Underlay>,
+}
+
+impl<D: Dataplane> admin::Source for Status<D> {
+    async fn status(&self) -> DriverStatus {
+        let view = Arc::clone(&self.view.borrow());
+        let cluster = self.cluster.borrow().clone();
+        let underlay = self.underlay.borrow().addresses.clone();
+        let state = self.journal.state();
+        let mut networks = Vec::new();
+        for (id, local) in state.networks.iter().filter(|(_, local)| !local.lingering) {
+            // Handshakes and counters of now, not of the last look.
+            let observed = self.dataplane.observe(&local.namespace(), &Joined::new()).await;
+            let runtime = self.runtimes.get(id);
+            networks.push(self.network(local, &view, &observed, runtime));
+        }
+        let mut problems = self.problems.list();
+        problems.extend(refusals(&cluster));
+        DriverStatus {
+            host_id: self.facts.me,
+            name: self.facts.name.clone(),
+            version: self.facts.version.clone(),
+            backend: self.dataplane.backend().to_owned(),
+            underlay,
+            store: cluster.store,
+            networks,
+            hosts: hosts(&view, self.facts.me),
+            problems,
+            refused: cluster.refused,
+        }
+    }
+}
+
+impl<D: Dataplane> Status<D> {
+    fn network(&self, local: &LocalNetwork, view: &ClusterView, observed: &Seen<Observed>, runtime: Option<Runtime>) -> NetworkStatus {
+        let none = NetworkView::default();
+        let network = view.networks.get(&local.definition.key).unwrap_or(&none);
+        let slot = |slot: &wgnet_core::LocalSlot| SlotStatus {
+            interface: IfName::wireguard(slot.generation),
+            generation: slot.generation,
+            public_key: slot.private_key.public(),
+            port: slot.port,
+        };
+        NetworkStatus {
+            key: local.definition.key.clone(),
+            docker_id: local.definition.docker_id.clone(),
+            namespace: local.namespace().to_string(),
+            subnets: local.definition.subnets.iter().map(|subnet| subnet.pool).collect(),
+            mtu: local.definition.mtu,
+            slots: local.slots.iter().map(slot).collect(),
+            members: self.members(network, view, observed),
+            endpoints: self.endpoints(local, network, view),
+            in_sync: runtime.as_ref().is_some_and(|runtime| runtime.in_sync),
+            repairs: runtime.as_ref().map_or(0, |runtime| runtime.repairs),
+            error: runtime.and_then(|runtime| runtime.error),
+        }
+    }
+
+    fn members(&self, network: &NetworkView, view: &ClusterView, observed: &Seen<Observed>) -> Vec<MemberStatus> {
+        let peers: BTreeMap<PublicKey, &ObservedPeer> = match observed {
+            Seen::Present(observed) => {
+                observed.wireguards.values().flat_map(|wg| wg.peers.iter().map(|(key, peer)| (*key, peer))).collect()
+            }
+            Seen::Absent | Seen::Unknown => BTreeMap::new(),
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let others = network.members.iter().filter(|(host, _)| **host != self.facts.me);
+        let slots = others.flat_map(|(host, member)| member.slots.iter().map(move |slot| (*host, slot)));
+        let members = slots.map(|(host, slot)| {
+            let peer = peers.get(&slot.public_key);
+            MemberStatus {
+                host_id: host,
+                name: host_name(view, host),
+                public_key: slot.public_key,
+                underlay: peer.and_then(|peer| peer.underlay),
+                handshake_age: peer.and_then(|peer| peer.last_handshake).map(|at| now.saturating_sub(at)),
+                received_bytes: peer.map_or(0, |peer| peer.received_bytes),
+                sent_bytes: peer.map_or(0, |peer| peer.sent_bytes),
+            }
+        });
+        members.collect()
+    }
+
+    fn endpoints(&self, local: &LocalNetwork, network: &NetworkView, view: &ClusterView) -> Vec<EndpointStatus> {
+        let own = local.endpoints.values().map(|endpoint| EndpointStatus {
+            id: endpoint.id.clone(),
+            addresses: endpoint.addresses.iter().map(ipnet::IpNet::addr).collect(),
+            mac: endpoint.mac,
+            host_id: self.facts.me,
+            host_name: self.facts.name.clone(),
+            local: true,
+        });
+        let others = network.endpoints.values().filter(|endpoint| endpoint.host != self.facts.me);
+        let remote = others.map(|endpoint| EndpointStatus {
+            id: endpoint.endpoint.clone(),
+            addresses: endpoint.addresses.clone(),
+            mac: endpoint.mac,
+            host_id: endpoint.host,
+            host_name: host_name(view, endpoint.host),
+            local: false,
+        });
+        let mut endpoints: Vec<_> = own.chain(remote).collect();
+        endpoints.sort_by(|a, b| a.addresses.cmp(&b.addresses));
+        endpoints
+    }
+}
+
+fn hosts(view: &ClusterView, me: HostId) -> Vec<PeerHost> {
+    let others = view.hosts.iter().filter(|(host, _)| **host != me);
+    let hosts = others.map(|(host, record)| PeerHost {
+        host_id: *host,
+        name: record.name.clone(),
+        underlay: record.underlay.clone(),
+        version: record.version.clone(),
+        alive: view.alive.contains(host),
+    });
+    hosts.collect()
+}
+
+fn host_name(view: &ClusterView, host: HostId) -> String {
+    view.hosts.get(&host).map_or_else(|| host.short(), |record| record.name.clone())
+}
+
+/// Records that were ignored, each said once.
+fn refusals(cluster: &ClusterStatus) -> Vec<Problem> {
+    let problem = |refusal: &wgnet_core::Refusal| {
+        let writer = refusal.writer.map_or_else(|| "an unknown writer".to_owned(), |writer| format!("host {writer}"));
+        Problem {
+            code: format!("refused-{}", refusal.reason.code()),
+            object: refusal.path.clone(),
+            cause: format!("a record by {writer} was ignored: {}", refusal.detail),
+            next_step: "find out who wrote it: etcd's access log, and whether that host has the right secret (wgnetctl status there)".to_owned(),
+        }
+    };
+    cluster.refusals.iter().map(problem).collect()
+}
+
+/// The families of underlay addresses this host can send to; both while it does not know its own.
+pub fn families(underlay: &Underlay) -> Families {
+    if underlay.addresses.is_empty() { Families::BOTH } else { Families::of(&underlay.addresses) }
+}

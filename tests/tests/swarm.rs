@@ -1,0 +1,157 @@
+//! A real swarm of three hosts: names, transfers, what can be read on the underlay, what is in a
+//! namespace, what remains.
+
+use std::collections::BTreeSet;
+
+use wgnet_tests::lab::checks::{self, Container};
+use wgnet_tests::lab::Result;
+use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, status};
+
+const KNOWN_TEXT: &str = "a sentence that nobody between the hosts may read";
+
+/// Everything about one swarm in its normal life; one test, because the swarm is what costs.
+#[test]
+fn a_swarm_of_three_hosts_shares_a_network_that_nobody_between_them_can_read() -> Result<()> {
+    let swarm = Swarm::start("e2e-swarm", 3)?;
+    let before: Vec<_> = swarm.lab.hosts().iter().map(|host| host.inventory()).collect::<Result<_>>()?;
+    let records_before = swarm.lab.etcd().keys()?;
+
+    swarm.network("blue", &[])?;
+    swarm.host(1).docker(&["network", "create", "-d", "overlay", "--attachable", "plain"])?;
+    service(&swarm, "web")?;
+    let mut everyone = checks::service_containers(&swarm.lab, "web")?;
+    assert_eq!(everyone.iter().map(|task| task.host.name()).collect::<BTreeSet<_>>().len(), 3, "a task on each host");
+    for number in 1..=3 {
+        let alias = format!("alias{number}");
+        everyone.push(swarm.run(number, &format!("box{number}"), "blue", &["--network-alias", &alias])?);
+    }
+    let boxes = everyone[3..].to_vec();
+
+    names_answer(&everyone, &boxes[0]);
+    transfers_arrive(&boxes)?;
+    only_wireguard_leaves(&swarm, &boxes)?;
+    everything_clear_is_inside(&swarm, &boxes)?;
+    an_unknown_address_fails_at_once(&boxes[0])?;
+
+    for container in &boxes {
+        swarm.remove(container)?;
+    }
+    swarm.host(1).docker(&["service", "rm", "web"])?;
+    for host in swarm.lab.hosts() {
+        eventually("the tasks to be gone", SOON, || host.docker(&["ps", "-aq"]).is_ok_and(|ids| ids.is_empty()))?;
+    }
+    swarm.host(1).docker(&["network", "rm", "blue", "plain"])?;
+    nothing_remains(&swarm, &before, &records_before)
+}
+
+fn service(swarm: &Swarm, name: &str) -> Result<()> {
+    let create = ["service", "create", "--quiet", "--detach", "--no-resolve-image", "--mode", "global", "--endpoint-mode", "dnsrr"];
+    let rest = ["--stop-grace-period", "0s", "--network", "blue", "--name", name, "perf", "sleep", "1000000"];
+    swarm.host(1).docker(&[&create[..], &rest].concat()).map(drop)
+}
+
+/// 9 of 9 between the tasks, and every other pair; by container name, alias and service name.
+fn names_answer(everyone: &[Container<'_>], asker: &Container<'_>) {
+    let pings = checks::ping_matrix(everyone);
+    assert_eq!(pings.len(), everyone.len() * everyone.len());
+    for (pair, answer) in pings {
+        assert!(answer.is_ok(), "{pair:?}: {answer:?}");
+    }
+    for name in ["web", "tasks.web", "alias1", "alias2", "alias3", "box2"] {
+        assert!(asker.ping(name).is_ok(), "{name} does not answer");
+    }
+}
+
+fn transfers_arrive(boxes: &[Container<'_>]) -> Result<()> {
+    for (from, to) in [(&boxes[0], &boxes[1]), (&boxes[1], &boxes[0])] {
+        from.serve("/tmp")?;
+        let transfer = checks::transfer(from, to, 100)?;
+        assert_eq!(transfer.sent, transfer.received, "{} to {}", from.name, to.name);
+        assert!(transfer.bytes >= 100_000_000);
+    }
+    Ok(())
+}
+
+/// The same check on Docker's overlay finds the text: it can fail.
+fn only_wireguard_leaves(swarm: &Swarm, boxes: &[Container<'_>]) -> Result<()> {
+    let plain: Vec<_> = [1, 2].into_iter().map(|number| swarm.run(number, &format!("plain{number}"), "plain", &[])).collect::<Result<_>>()?;
+    plain[0].serve("/tmp")?;
+    assert!(checks::readable_frames(&swarm.lab, &plain[0], &plain[1], KNOWN_TEXT)? > 0, "the overlay is readable");
+    assert_eq!(checks::readable_frames(&swarm.lab, &boxes[0], &boxes[1], KNOWN_TEXT)?, 0, "wgnet is not");
+    plain.iter().try_for_each(|container| swarm.remove(container))
+}
+
+/// One namespace for the network on each host; in it lo, WireGuard, veths and nothing that leads out.
+fn everything_clear_is_inside(swarm: &Swarm, boxes: &[Container<'_>]) -> Result<()> {
+    for (host, container) in swarm.lab.hosts().iter().zip(boxes) {
+        let network = only_network(host)?;
+        let pins = host.sh("ls /run/netns")?;
+        assert_eq!(pins.split_whitespace().collect::<Vec<_>>(), [network.namespace.as_str()], "{}", host.name());
+
+        let inside = |command: &str| host.sh(&format!("ip netns exec {} {command}", network.namespace));
+        let links = inside("ip -o link")?;
+        for link in links.lines() {
+            let name = link.split_whitespace().nth(1).unwrap_or_default().trim_end_matches(':').split('@').next().unwrap_or_default();
+            let fallback_and_down = ["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"].contains(&name)
+                && link.contains("state DOWN");
+            assert!(name == "lo" || name == "wg0" || name.starts_with("wgv") || fallback_and_down, "{}: {link}", host.name());
+        }
+        assert!(links.contains("wg0") && links.contains("wgv"));
+        let routes = inside("ip -4 route")?;
+        assert!(!routes.contains("default"), "{}: {routes}", host.name());
+        for route in routes.lines().filter(|route| !route.starts_with("unreachable")) {
+            assert!(route.contains("dev wg"), "{}: {route}", host.name());
+        }
+        assert!(routes.contains("unreachable"));
+        assert_eq!(inside("ss -Huan")?.trim(), "", "no socket is in the namespace");
+
+        let port = network.slots[0].port;
+        let sockets = host.sh(&format!("ss -Huan sport = :{port}"))?;
+        assert!(!sockets.trim().is_empty(), "the UDP socket is in the host's namespace: {sockets}");
+        let guard = host.sh("nft list ruleset")?;
+        assert!(guard.contains("docker_gwbridge") && guard.contains("drop"), "{}: no guard in {guard}", host.name());
+
+        // The gateway is the namespace's; the host itself does not forward to it.
+        assert!(container.exec(&["ip", "route"])?.contains("/25 via "), "the halves of the subnet go by the gateway");
+    }
+    let members = status(swarm.host(1))?;
+    let network = &members.networks[0];
+    assert_eq!(network.members.len(), 2);
+    assert!(network.members.iter().all(|member| member.handshake_age.is_some()), "{network:?}");
+    assert!(network.in_sync && members.problems.is_empty(), "{members:?}");
+    Ok(())
+}
+
+fn an_unknown_address_fails_at_once(asker: &Container<'_>) -> Result<()> {
+    let gateway = asker.exec(&["sh", "-c", "ip route | sed -n 's/.*via \\([0-9.]*\\) dev eth0.*/\\1/p' | head -n1"])?;
+    let (net, _) = gateway.trim().rsplit_once('.').expect("an address");
+    let ping = asker.exec(&["sh", "-c", &format!("ping -c1 -W5 {net}.250 2>&1; true")])?;
+    assert!(ping.contains("nreachable") || ping.contains("100% packet loss"), "{ping}");
+    Ok(())
+}
+
+/// The lists of before and after are equal, on every host and in etcd.
+fn nothing_remains(
+    swarm: &Swarm,
+    before: &[wgnet_tests::lab::Inventory],
+    records_before: &[String],
+) -> Result<()> {
+    for (host, before) in swarm.lab.hosts().iter().zip(before) {
+        let mut left = Vec::new();
+        let clean = eventually("nothing to be left", SOON, || {
+            left = host.inventory().map(|now| now.changes_since(before)).unwrap_or_default();
+            // Docker keeps its bridge of all swarm networks, and overlay its module's sockets.
+            left.retain(|line| !line.contains("docker_gwbridge") && !line.contains("172.1") && !line.contains(":4789"));
+            left.is_empty()
+        });
+        assert!(clean.is_ok(), "{}: {left:#?}", host.name());
+    }
+    let mut records = Vec::new();
+    let clean = eventually("the records to be gone", SOON, || {
+        records = swarm.lab.etcd().keys().unwrap_or_default();
+        let kept: Vec<_> = records.iter().filter(|key| !records_before.contains(key)).collect();
+        kept.is_empty() && !records.iter().any(|key| key.contains("/networks/"))
+    });
+    assert!(clean.is_ok(), "{records:?}");
+    Ok(())
+}
