@@ -1,0 +1,78 @@
+//! The riskiest part, first: the plugin with a driver that is absent when it is enabled, when the
+//! engine starts, when the host boots, or comes ten seconds late.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wgnet_tests::lab::{Lab, LabOptions, Result};
+use wgnet_tests::swarm::{SOON, eventually};
+
+/// Docker's own start, without us, takes one or two seconds here.
+const ENGINE_WITHIN: Duration = Duration::from_secs(10);
+
+#[test]
+fn an_absent_or_late_driver_neither_delays_the_engine_nor_loses_a_container() -> Result<()> {
+    let lab = Lab::start(LabOptions { name: "e2e-boot".into(), hosts: 1, ..LabOptions::default() })?;
+    let host = lab.host(1);
+    lab.make_secret()?;
+    lab.load_images()?;
+
+    // Absent at enable: the plugin is enabled at once and its driver registered.
+    let started = Instant::now();
+    host.plugin_install()?;
+    assert!(started.elapsed() < ENGINE_WITHIN, "enabled after {:?}", started.elapsed());
+    assert!(host.wgnetctl(&["plugin", "install", "--shim", "/opt/wgnet/wgnet-shim"])?.contains("nothing to do"));
+    lab.swarm_init()?;
+    host.driver_start(&lab.driver_config())?;
+    host.docker(&["network", "create", "-d", "wgnet:latest", "--attachable", "blue"])?;
+    host.docker(&["run", "-d", "--restart", "always", "--name", "steady", "--network", "blue", "bb", "sleep", "1000000"])?;
+    assert!(is_up(&lab));
+
+    // Absent when the engine starts, and ten seconds late.
+    host.engine_stop()?;
+    host.driver_stop()?;
+    engine_comes_before_the_driver(&lab, "after a stop of the engine")?;
+
+    // The same at the host's boot after a power cut.
+    host.driver_stop()?;
+    host.power_off()?;
+    host.boot()?;
+    engine_comes_before_the_driver(&lab, "after a power cut")?;
+
+    // The shim is killed: its directory is emptied and made again, the driver finds it.
+    let shim = host.sh("pgrep -x wgnet-shim")?;
+    host.sh(&format!("kill -9 {}", shim.trim()))?;
+    host.docker(&["run", "--rm", "--network", "blue", "bb", "true"])?;
+    assert!(is_up(&lab));
+
+    // Without its driver a start fails with a sentence that says where to look.
+    host.driver_stop()?;
+    let failed = host.try_docker(&["run", "--rm", "--network", "blue", "bb", "true"])?;
+    assert!(!failed.success());
+    let said = format!("{failed:?}");
+    assert!(said.contains("wgnet-driver"), "{said}");
+    host.driver_resume()?;
+    eventually("a container, once the driver is back", SOON, || host.docker(&["run", "--rm", "--network", "blue", "bb", "true"]).is_ok())
+}
+
+fn engine_comes_before_the_driver(lab: &Lab, when: &str) -> Result<()> {
+    let host = lab.host(1);
+    let started = Instant::now();
+    let late = thread::scope(|scope| -> Result<()> {
+        let late = scope.spawn(|| {
+            // The drill is a driver that comes ten seconds late; there is no state to wait for.
+            thread::sleep(Duration::from_secs(10));
+            host.driver_resume()
+        });
+        host.engine_launch()?;
+        host.engine_wait(SOON)?;
+        assert!(started.elapsed() < ENGINE_WITHIN, "{when}: the engine answered after {:?}", started.elapsed());
+        late.join().expect("it does not panic")
+    });
+    late?;
+    eventually(&format!("the container that restarts always, {when}"), SOON, || is_up(lab))
+}
+
+fn is_up(lab: &Lab) -> bool {
+    lab.host(1).docker(&["exec", "steady", "ip", "addr", "show", "eth0"]).is_ok_and(|said| said.contains("inet "))
+}
