@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::CallError;
 use super::turns::Delivery;
-use super::{Context, Scope, endpoint, network, wire};
+use super::{Api, Scope, endpoint, network, wire};
 
 /// A decoded call.
 pub(super) enum Call {
@@ -71,7 +71,8 @@ impl Call {
         }
     }
 
-    pub(super) async fn run(self, context: &Context, scope: Scope, delivery: &Delivery) -> Result<Bytes, CallError> {
+    pub(super) async fn run(self, api: &Api, scope: Scope, delivery: &Delivery) -> Result<Bytes, CallError> {
+        let context = &api.context;
         Ok(match self {
             Self::Activate => json(&wire::Activated { implements: ["NetworkDriver"] }),
             Self::GetCapabilities => {
@@ -80,7 +81,7 @@ impl Call {
             Self::GwAllocCheck => json(&wire::GatewayAllocation { skip_ipv4: false, skip_ipv6: false }),
             Self::AllocateNetwork(call) => json(&network::allocate(context, call)?),
             Self::FreeNetwork(call) => json(&network::free(context, call).await?),
-            Self::CreateNetwork(call) => json(&network::create(context, call, delivery).await?),
+            Self::CreateNetwork(call) => json(&network::create(api, call, delivery).await?),
             Self::DeleteNetwork(call) => json(&network::delete(context, call, delivery).await?),
             Self::CreateEndpoint(call) => json(&endpoint::create(context, call).await?),
             Self::DeleteEndpoint(call) => json(&endpoint::delete(context, call, delivery).await?),

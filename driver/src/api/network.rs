@@ -8,12 +8,13 @@ use zeroize::Zeroizing;
 use super::error::CallError;
 use super::parse::{self, NewNetwork};
 use super::turns::Delivery;
-use super::{Context, wire};
+use super::{Api, Context, wire};
 use crate::journal::{JournalError, State, Uptime};
 
 const BAD_OPTION: &str = "bad-option";
 const PORT_TAKEN: &str = "port-taken";
-/// Two networks that are created at once may pick the same port; the later one picks again.
+/// A network whose port turned out to be taken may take the one that was just picked; then it is
+/// picked again.
 const PICKS: u32 = 5;
 
 pub(super) fn object(network: &DockerNetworkId) -> String {
@@ -65,10 +66,11 @@ pub(super) async fn free(context: &Context, request: wire::NetworkOnly) -> Resul
 }
 
 pub(super) async fn create(
-    context: &Context,
+    api: &Api,
     request: wire::CreateNetwork,
     delivery: &Delivery,
 ) -> Result<wire::Empty, CallError> {
+    let context = &api.context;
     let id = request.network.parse().ok();
     let new = NewNetwork::parse(request);
     if let Some(id) = &id {
@@ -77,7 +79,7 @@ pub(super) async fn create(
     }
     let definition = new?.into_definition((context.underlay_mtu)());
     let id = definition.docker_id.clone();
-    let (made, revision) = make(context, definition).await?;
+    let (made, revision) = make(api, definition).await?;
     if made == Made::Same || id.is_swarm() {
         // A swarm's user would see an error from here 20 s late and without its text; one from
         // CreateEndpoint or Join at once.
@@ -112,7 +114,9 @@ impl From<JournalError> for Refused {
     }
 }
 
-async fn make(context: &Context, definition: NetworkDefinition) -> Result<(Made, u64), CallError> {
+async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), CallError> {
+    let context = &api.context;
+    let _picking = api.picking.lock().await;
     let id = definition.docker_id.clone();
     let generation = {
         let view = context.view.borrow();

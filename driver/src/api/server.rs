@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,14 +40,16 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 /// The calls and what they share, whichever socket they come by. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
-    context: Context,
+    pub(super) context: Context,
+    /// Held from picking a port to noting it, so that two networks do not get the same one.
+    pub(super) picking: Arc<Mutex<()>>,
     turns: Turns,
     answers: Answers,
 }
 
 impl Api {
     pub fn new(context: Context) -> Self {
-        Self { context, turns: Turns::default(), answers: Answers::default() }
+        Self { context, picking: Arc::default(), turns: Turns::default(), answers: Answers::default() }
     }
 }
 
@@ -79,6 +83,8 @@ impl Answer {
 pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: CancellationToken) {
     let server = Server { api, scope, calls: TaskTracker::new(), abandon: CancellationToken::new() };
     let connections = TaskTracker::new();
+    // Also when this future is dropped half way.
+    let _abandon = server.abandon.clone().drop_guard();
     loop {
         let accepted = tokio::select! {
             () = cancel.cancelled() => break,
@@ -197,7 +203,7 @@ impl Server {
         let turn = object.map(|object| self.api.turns.queue(object));
         let name = call::name(path).chars().take(40).collect::<String>();
         let span = info_span!("call", name, object = object.map(|object| object.get(..12).unwrap_or(object)));
-        let (context, scope, abandon) = (self.api.context.clone(), self.scope, self.abandon.clone());
+        let (api, scope, abandon) = (self.api.clone(), self.scope, self.abandon.clone());
         let arrived = Instant::now();
         let run = async move {
             let _turn = match turn {
@@ -206,7 +212,7 @@ impl Server {
             };
             let outcome = match decoded {
                 Ok(_) if delivery.expired() => Err(CallError::Expired { call: name, waited: arrived.elapsed() }),
-                Ok(call) => call.run(&context, scope, &delivery).await,
+                Ok(call) => call.run(&api, scope, &delivery).await,
                 Err(error) => Err(error),
             };
             let ms = arrived.elapsed().as_millis();
