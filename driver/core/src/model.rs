@@ -113,7 +113,7 @@ fn apply_inside(kernel: &mut Observed, step: &Step) -> Result<(), ModelError> {
             peer,
             config,
         } => {
-            return add_peer(wireguard(kernel, name)?, *peer, config);
+            add_peer(wireguard(kernel, name)?, *peer, config);
         }
         Step::UpdatePeer {
             wireguard: name,
@@ -248,21 +248,13 @@ fn create_wireguard(
 }
 
 /// A peer that exists keeps its session and gets this configuration, addresses included.
-fn add_peer(
-    wireguard: &mut ObservedWireguard,
-    peer: PublicKey,
-    config: &DesiredPeer,
-) -> Result<(), ModelError> {
-    let known = wireguard
-        .peers
-        .entry(peer)
-        .or_insert_with(ObservedPeer::default);
+fn add_peer(wireguard: &mut ObservedWireguard, peer: PublicKey, config: &DesiredPeer) {
+    let known = wireguard.peers.entry(peer).or_default();
     known.preshared_key = config.preshared_key.clone();
     known.underlay = config.underlay.or(known.underlay);
     known.keepalive = config.keepalive;
     known.allowed.clear();
     give(wireguard, &peer, &config.allowed);
-    Ok(())
 }
 
 /// WireGuard has one table of addresses for an interface: what one peer gets, the others lose.

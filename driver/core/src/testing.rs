@@ -48,7 +48,7 @@ pub fn dice(choices: usize) -> impl Strategy<Value = Dice> {
     vec(any::<u8>(), choices).prop_map(|bytes| Dice { bytes, next: 0 })
 }
 
-/// Plans and applies until nothing is left to do, as the reconciler does.
+/// Plans and applies, as the reconciler does, and makes sure that nothing is left to do.
 ///
 /// # Panics
 ///

@@ -1,5 +1,7 @@
 //! What a host derives from its intent and the records, by example.
 
+#![expect(clippy::unwrap_used, reason = "tests may unwrap, in their helpers too")]
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 

@@ -1,5 +1,7 @@
 //! What the planner does in named situations.
 
+#![expect(clippy::unwrap_used, reason = "tests may unwrap, in their helpers too")]
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
