@@ -19,7 +19,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Dropping the lab takes everything down. What a killed run left is cleared when a lab of the same name starts; labs of
+//! Dropping the lab takes everything down, unless `WGNET_LAB_KEEP` is set (to look at what failed with `wgnet-lab`). What a killed run left is cleared when a lab of the same name starts; labs of
 //! different names run side by side. Hosts are `h1`, `h2`, ... at 192.0.2.11, .12, ... and 2001:db8::11, ...; etcd is at 192.0.2.2.
 //! The project's programs are seen at /opt/wgnet in each host, from `WGNET_BIN_DIR` or beside the running program.
 
@@ -314,7 +314,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.owner.is_some()
+        if self.owner.is_some() && env::var_os("WGNET_LAB_KEEP").is_some() {
+            eprintln!("lab {} is kept: wgnet-lab --name {0} exec 1 bash; at the end: wgnet-lab --name {0} down", self.name);
+        } else if self.owner.is_some()
             && let Err(error) = clear(&self.name)
         {
             eprintln!("lab {}: {error}", self.name);
