@@ -53,9 +53,9 @@ pub(crate) async fn create() -> io::Result<OwnedFd> {
     within_new(|| Ok(File::open("/proc/thread-self/ns/net")?.into())).await
 }
 
-/// The namespace of this process.
+/// The namespace of the calling thread, which is that of the process.
 pub(crate) fn own() -> io::Result<OwnedFd> {
-    Ok(File::open("/proc/self/ns/net")?.into())
+    Ok(File::open("/proc/thread-self/ns/net")?.into())
 }
 
 async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {

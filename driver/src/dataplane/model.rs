@@ -1,0 +1,178 @@
+//! A data plane in memory: the planner's model kernel, for every network of a host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use wgnet_core::model::{self, ModelError};
+use wgnet_core::observed::{ContainerEnd, ContainerInterface};
+use wgnet_core::{Namespace, Observed, Seen, Step};
+use wgnet_proto::IfName;
+
+use super::changes::{Changed, Changes};
+use super::{Dataplane, DataplaneError, ErrorKind, Joined};
+
+/// Clones are the same kernel, as after a restart of the driver.
+#[derive(Clone, Default)]
+pub struct Model {
+    host: Arc<Mutex<Host>>,
+    changes: Changes,
+}
+
+#[derive(Default)]
+struct Host {
+    kernels: BTreeMap<Namespace, Seen<Observed>>,
+    containers: BTreeSet<PathBuf>,
+    /// In which container the other end of a veth is.
+    ends: BTreeMap<(Namespace, IfName), PathBuf>,
+    /// UDP ports that belong to others.
+    ports: BTreeSet<u16>,
+}
+
+impl Model {
+    /// Does to a network what somebody does by hand, or makes it unreadable.
+    pub fn tamper(&self, namespace: &Namespace, change: impl FnOnce(&mut Seen<Observed>)) {
+        change(self.host().kernels.entry(namespace.clone()).or_insert(Seen::Absent));
+        self.changes.report(namespace);
+    }
+
+    pub fn start_container(&self, sandbox: &Path) {
+        self.host().containers.insert(sandbox.to_owned());
+    }
+
+    /// Ends a container, and with it the veth pairs it had an end of.
+    pub fn end_container(&self, sandbox: &Path) {
+        let mut host = self.host();
+        host.containers.remove(sandbox);
+        let ended = host.ends.iter().filter(|(_, path)| *path == sandbox);
+        let ended: Vec<_> = ended.map(|(end, _)| end.clone()).collect();
+        for (namespace, name) in ended {
+            host.remove_veth(&namespace, name);
+            self.changes.report(&namespace);
+        }
+    }
+
+    /// Moves a veth's other end into a container, as Docker does.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such veth.
+    pub fn move_into(&self, namespace: &Namespace, name: &IfName, sandbox: &Path, interface: ContainerInterface) {
+        let mut host = self.host();
+        let Some(Seen::Present(kernel)) = host.kernels.get_mut(namespace) else { panic!("no namespace {namespace}") };
+        let veth = kernel.veths.get_mut(name).expect("the veth was made");
+        veth.container = ContainerEnd::InContainer(Seen::Present(interface));
+        host.ends.insert((namespace.clone(), name.clone()), sandbox.to_owned());
+    }
+
+    /// Makes a UDP port somebody else's, or nobody's.
+    pub fn occupy_port(&self, port: u16, occupied: bool) {
+        let ports = &mut self.host().ports;
+        let _ = if occupied { ports.insert(port) } else { ports.remove(&port) };
+    }
+
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host {
+    fn port_is_free(&self, port: u16, except: Option<(&Namespace, &IfName)>) -> bool {
+        let holders = self.kernels.iter().filter_map(|(namespace, seen)| match seen {
+            Seen::Present(kernel) => Some(kernel.wireguards.iter().map(move |(name, w)| (namespace, name, w.port))),
+            _ => None,
+        });
+        let mut others = holders.flatten().filter(|(namespace, name, _)| except != Some((*namespace, *name)));
+        !self.ports.contains(&port) && others.all(|(_, _, taken)| taken != port)
+    }
+
+    fn remove_veth(&mut self, namespace: &Namespace, name: IfName) {
+        let Some(kernel) = self.kernels.get_mut(namespace) else { return };
+        // There is nothing a removal is refused for.
+        let _ = model::apply(kernel, &Step::RemoveVeth { name });
+    }
+
+    fn check(&self, namespace: &Namespace, step: &Step) -> Result<(), (ErrorKind, String)> {
+        match step {
+            Step::CreateWireguard { name, port, .. } if !self.port_is_free(*port, Some((namespace, name))) => {
+                Err((ErrorKind::PortTaken, format!("port {port} is taken")))
+            }
+            Step::RestoreVeth { veth, .. } | Step::FixContainer { veth, .. } => match &veth.sandbox {
+                Some(sandbox) if self.containers.contains(sandbox) => Ok(()),
+                Some(sandbox) => Err((ErrorKind::ContainerGone, format!("no container at {}", sandbox.display()))),
+                None => Err((ErrorKind::ContainerGone, "no container has joined".to_owned())),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&mut self, namespace: &Namespace, step: &Step) -> Result<(), (ErrorKind, String)> {
+        self.check(namespace, step)?;
+        let kernel = self.kernels.entry(namespace.clone()).or_insert(Seen::Absent);
+        model::apply(kernel, step).map_err(|error| (kind_of(&error), error.to_string()))?;
+        if let Step::RestoreVeth { name, veth, .. } = step
+            && let Some(sandbox) = &veth.sandbox
+        {
+            self.ends.insert((namespace.clone(), name.clone()), sandbox.clone());
+        }
+        Ok(())
+    }
+}
+
+impl Dataplane for Model {
+    type Events = Changed;
+
+    fn backend(&self) -> &'static str {
+        "model"
+    }
+
+    async fn namespaces(&self) -> Result<BTreeSet<Namespace>, DataplaneError> {
+        let host = self.host();
+        let there = host.kernels.iter().filter(|(_, seen)| **seen != Seen::Absent);
+        Ok(there.map(|(namespace, _)| namespace.clone()).collect())
+    }
+
+    async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {
+        let host = self.host();
+        let mut seen = host.kernels.get(namespace).cloned().unwrap_or(Seen::Absent);
+        if let Seen::Present(kernel) = &mut seen {
+            for (name, veth) in &mut kernel.veths {
+                let ContainerEnd::InContainer(interface) = &mut veth.container else { continue };
+                let at = host.ends.get(&(namespace.clone(), name.clone()));
+                match joined.get(name) {
+                    None => *interface = Seen::Unknown,
+                    Some(sandbox) if at != Some(sandbox) => *interface = Seen::Absent,
+                    Some(_) => {}
+                }
+            }
+        }
+        seen
+    }
+
+    async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<(), DataplaneError> {
+        let applied = self.host().apply(namespace, step);
+        let (kind, reason) = match applied {
+            Ok(()) => {
+                self.changes.report(namespace);
+                return Ok(());
+            }
+            Err(refused) => refused,
+        };
+        Err(DataplaneError { operation: "change", object: namespace.to_string(), kind, source: reason.into() })
+    }
+
+    fn events(&self) -> Changed {
+        self.changes.subscribe()
+    }
+
+    async fn port_is_free(&self, port: u16) -> bool {
+        self.host().port_is_free(port, None)
+    }
+}
+
+fn kind_of(error: &ModelError) -> ErrorKind {
+    match error {
+        ModelError::PortTaken { .. } => ErrorKind::PortTaken,
+        _ => ErrorKind::Other,
+    }
+}

@@ -1,0 +1,112 @@
+//! The suite's bench on Linux: somebody's hand and Docker's, by `ip` and `nft`.
+
+use std::collections::BTreeMap;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use wgnet_core::{DesiredVeth, Namespace};
+use wgnet_driver::dataplane::conformance::{Bench, ByHand, Inside};
+use wgnet_driver::dataplane::linux::{Choice, Linux};
+use wgnet_proto::IfName;
+
+use crate::host::sh;
+
+/// Made and used on a thread of a [`crate::host::Host`].
+pub struct LinuxBench {
+    plane: Linux,
+    choice: Choice,
+    ports: Mutex<BTreeMap<u16, UdpSocket>>,
+}
+
+impl LinuxBench {
+    pub async fn new(choice: Choice) -> Self {
+        Self { plane: start(&choice).await, choice, ports: Mutex::default() }
+    }
+}
+
+pub async fn start(choice: &Choice) -> Linux {
+    match Linux::start(choice.clone()).await {
+        Ok(plane) => plane,
+        Err(error) => panic!("{error}: {}", error.source),
+    }
+}
+
+/// Moves the waiting end of a veth pair into a container and configures it, as Docker does.
+pub fn join(veth: &DesiredVeth, container: &str) {
+    let waiting = &veth.container_end;
+    sh(&format!("ip link set {waiting} netns {container}"));
+    sh(&format!("ip -n {container} link set {waiting} name eth0"));
+    for address in &veth.addresses {
+        let nodad = if address.addr().is_ipv6() { "nodad" } else { "" };
+        sh(&format!("ip -n {container} addr add {address} dev eth0 {nodad}"));
+    }
+    sh(&format!("ip -n {container} link set eth0 up"));
+    for (destination, gateway) in &veth.container_routes {
+        sh(&format!("ip -n {container} route add {destination} via {gateway} dev eth0"));
+    }
+}
+
+fn container_of(sandbox: &Path) -> &str {
+    sandbox.file_name().and_then(|name| name.to_str()).unwrap()
+}
+
+impl Bench for LinuxBench {
+    type Plane = Linux;
+
+    fn plane(&self) -> &Linux {
+        &self.plane
+    }
+
+    async fn restart(&mut self) {
+        self.plane = start(&self.choice).await;
+    }
+
+    fn by_hand(&self, namespace: &Namespace, what: &ByHand) {
+        let guard = format!("wgnet-guard-{}", &namespace.as_str()[Namespace::PREFIX.len()..]);
+        sh(&match what {
+            ByHand::RemovePin => format!("ip netns del {namespace}"),
+            ByHand::DeleteLink(name) => format!("ip -n {namespace} link del {name}"),
+            ByHand::SetDown(name) => format!("ip -n {namespace} link set {name} down"),
+            ByHand::Unmark(name) => format!("ip -n {namespace} link set {name} alias ''"),
+            ByHand::AddLink(name) => format!("ip -n {namespace} link add {name} type bridge"),
+            ByHand::DeleteRoute(destination) => format!("ip -n {namespace} route del {destination}"),
+            ByHand::DeleteGateway(address) => format!("ip -n {namespace} addr del {address} dev lo"),
+            ByHand::DeleteGuard => format!("nft delete table inet {guard}"),
+        });
+    }
+
+    fn start_container(&self, name: &str) -> PathBuf {
+        let container = format!("wgnett-{name}");
+        sh(&format!("ip netns add {container}"));
+        Path::new("/run/netns").join(container)
+    }
+
+    fn join(&self, _: &Namespace, _: &IfName, veth: &DesiredVeth, sandbox: &Path) {
+        join(veth, container_of(sandbox));
+    }
+
+    fn inside(&self, _: &Namespace, _: &IfName, sandbox: &Path, what: Inside) {
+        let container = container_of(sandbox);
+        sh(&match what {
+            Inside::SetDown => format!("ip -n {container} link set eth0 down"),
+            Inside::DeleteAddress => format!(
+                "ip -n {container} -4 addr flush dev eth0 && ip -n {container} -4 route flush table main"
+            ),
+            Inside::DeleteInterface => format!("ip -n {container} link del eth0"),
+        });
+    }
+
+    fn end_container(&self, sandbox: &Path) {
+        sh(&format!("ip netns del {}", container_of(sandbox)));
+    }
+
+    fn occupy_port(&self, port: u16, occupied: bool) {
+        let mut ports = self.ports.lock().unwrap();
+        if occupied {
+            ports.insert(port, UdpSocket::bind(("0.0.0.0", port)).unwrap());
+        } else {
+            ports.remove(&port);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The data plane in memory passes the suite of data planes.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use wgnet_core::observed::{ContainerEnd, ContainerInterface};
+use wgnet_core::{DesiredVeth, Namespace, Observed, RouteTarget, Seen, Step, model};
+use wgnet_driver::dataplane::conformance::{Bench, ByHand, Inside, suite};
+use wgnet_driver::dataplane::model::Model;
+use wgnet_proto::IfName;
+
+#[derive(Default)]
+struct ModelBench {
+    plane: Model,
+}
+
+fn present(seen: &mut Seen<Observed>) -> &mut Observed {
+    match seen {
+        Seen::Present(kernel) => kernel,
+        other => panic!("no namespace: {other:?}"),
+    }
+}
+
+impl Bench for ModelBench {
+    type Plane = Model;
+
+    fn plane(&self) -> &Model {
+        &self.plane
+    }
+
+    async fn restart(&mut self) {
+        self.plane = self.plane.clone();
+    }
+
+    fn by_hand(&self, namespace: &Namespace, what: &ByHand) {
+        self.plane.tamper(namespace, |seen| {
+            let kernel = present(seen);
+            match what {
+                ByHand::RemovePin => kernel.pinned = false,
+                ByHand::DeleteLink(name) => {
+                    model::apply(seen, &Step::RemoveWireguard { name: name.clone() }).unwrap();
+                    model::apply(seen, &Step::RemoveVeth { name: name.clone() }).unwrap();
+                }
+                ByHand::SetDown(name) => {
+                    if let Some(wireguard) = kernel.wireguards.get_mut(name) {
+                        wireguard.up = false;
+                    }
+                    if let Some(veth) = kernel.veths.get_mut(name) {
+                        veth.up = false;
+                    }
+                    kernel.routes.retain(|_, target| *target != RouteTarget::Link(name.clone()));
+                }
+                ByHand::Unmark(name) => kernel.veths.get_mut(name).unwrap().endpoint = None,
+                ByHand::AddLink(name) => drop(kernel.foreign.insert(name.clone())),
+                ByHand::DeleteRoute(destination) => drop(kernel.routes.remove(destination)),
+                ByHand::DeleteGateway(gateway) => drop(kernel.gateways.remove(gateway)),
+                ByHand::DeleteGuard => kernel.guard.clear(),
+            }
+        });
+    }
+
+    fn start_container(&self, name: &str) -> PathBuf {
+        let sandbox = PathBuf::from("/containers").join(name);
+        self.plane.start_container(&sandbox);
+        sandbox
+    }
+
+    fn join(&self, namespace: &Namespace, name: &IfName, veth: &DesiredVeth, sandbox: &Path) {
+        let interface = ContainerInterface {
+            name: "eth0".to_owned(),
+            mac: Some(veth.mac),
+            up: true,
+            addresses: veth.addresses.iter().copied().collect(),
+            routes: veth.container_routes.iter().copied().collect(),
+        };
+        self.plane.move_into(namespace, name, sandbox, interface);
+    }
+
+    fn inside(&self, namespace: &Namespace, name: &IfName, _sandbox: &Path, what: Inside) {
+        self.plane.tamper(namespace, |seen| {
+            let kernel = present(seen);
+            if matches!(what, Inside::DeleteInterface) {
+                kernel.veths.remove(name);
+                return;
+            }
+            let ContainerEnd::InContainer(Seen::Present(interface)) =
+                &mut kernel.veths.get_mut(name).unwrap().container
+            else {
+                panic!("no container has {name}")
+            };
+            match what {
+                Inside::SetDown => interface.up = false,
+                Inside::DeleteAddress => {
+                    interface.addresses.retain(|net| !net.addr().is_ipv4());
+                    interface.routes.retain(|(_, gateway): &(_, IpAddr)| !gateway.is_ipv4());
+                }
+                Inside::DeleteInterface => {}
+            }
+        });
+    }
+
+    fn end_container(&self, sandbox: &Path) {
+        self.plane.end_container(sandbox);
+    }
+
+    fn occupy_port(&self, port: u16, occupied: bool) {
+        self.plane.occupy_port(port, occupied);
+    }
+}
+
+#[tokio::test]
+async fn the_model_is_a_data_plane() {
+    suite(&mut ModelBench::default()).await;
+}
