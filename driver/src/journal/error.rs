@@ -29,9 +29,9 @@ impl JournalError {
     /// Object, cause and next step.
     pub fn sentence(&self) -> String {
         let mut text = self.to_string();
-        if let Some(source) = self.source() {
+        if let Self::File { source, .. } = self {
             text.push_str(": ");
-            text.push_str(&root_cause(source));
+            text.push_str(&root_cause(source.as_ref()));
         }
         format!("{text}; {}", self.next_step())
     }
