@@ -1,12 +1,17 @@
 //! Follows scopes of the store: a complete listing of each, then its changes in order, through
 //! compaction, restarts, missing leaders and other histories. Knows nothing of records.
 
+mod scope;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::store::{Change, Entry, Revision, Store};
+use scope::ScopeTask;
 
 /// What the follower tells, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,18 +74,17 @@ enum Command {
     ListAgain,
 }
 
+/// How many events may wait for whoever follows; then the watches wait, too.
+const EVENTS: usize = 1024;
+
 impl Follower {
     /// Starts with no scope. Ends with `cancel`, too.
     pub fn start<S: Store>(store: S, options: FollowerOptions, cancel: &CancellationToken) -> Self {
         let cancel = cancel.child_token();
-        let (commands, _commands) = mpsc::unbounded_channel();
-        let (_report, events) = mpsc::channel(1024);
-        let _ = (store, options);
-        Self {
-            events,
-            scopes: Scopes { commands },
-            _stop: cancel.drop_guard(),
-        }
+        let (commands, received) = mpsc::unbounded_channel();
+        let (events_in, events) = mpsc::channel(EVENTS);
+        tokio::spawn(run(store, options, received, events_in, cancel.clone()));
+        Self { events, scopes: Scopes { commands }, _stop: cancel.drop_guard() }
     }
 
     /// The next event; `None` once cancelled. Cancel-safe.
@@ -93,6 +97,7 @@ impl Follower {
     }
 }
 
+/// The follower's end is seen by whoever reads its events; a command to it is then of no use.
 impl Scopes {
     /// Follows a scope from now on, beginning with its `Listed`; no effect if it is followed.
     pub fn follow(&self, scope: impl Into<String>) {
@@ -109,4 +114,117 @@ impl Scopes {
     pub fn list_again(&self) {
         let _ = self.commands.send(Command::ListAgain);
     }
+}
+
+/// What a scope's task tells the follower.
+enum Told {
+    Event(Followed),
+    /// Listed and watched.
+    Healthy(String),
+    Failing(String, String),
+}
+
+/// What all scopes share: where the history is.
+#[derive(Clone)]
+struct History {
+    highest: Arc<Mutex<Revision>>,
+    /// Counts the orders to list again.
+    listings: watch::Sender<u64>,
+}
+
+impl History {
+    /// Takes a revision in that a linearizable answer showed; the former highest one, if it fell.
+    fn reached(&self, revision: Revision) -> Option<Revision> {
+        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut *highest, revision);
+        if revision >= former {
+            return None;
+        }
+        self.listings.send_modify(|listings| *listings += 1);
+        Some(former)
+    }
+
+    /// Takes a revision in that a watch showed, which may come late.
+    fn heard(&self, revision: Revision) {
+        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
+        *highest = revision.max(*highest);
+    }
+}
+
+async fn run<S: Store>(
+    store: S,
+    options: FollowerOptions,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    events: mpsc::Sender<Followed>,
+    cancel: CancellationToken,
+) {
+    let history = History { highest: Arc::default(), listings: watch::Sender::new(0) };
+    let (told, mut telling) = mpsc::channel(EVENTS);
+    let mut scopes: BTreeMap<String, Following> = BTreeMap::new();
+    let mut connected = None;
+    loop {
+        // All arms are cancel-safe; what they lead to is awaited after the select.
+        let event = tokio::select! {
+            () = cancel.cancelled() => return,
+            command = commands.recv() => {
+                match command {
+                    Some(Command::Follow(scope)) => {
+                        scopes.entry(scope.clone()).or_insert_with(|| {
+                            let stop = cancel.child_token();
+                            let task = ScopeTask::new(store.clone(), scope, history.clone(), told.clone(), options.audit);
+                            tokio::spawn(stop.clone().run_until_cancelled_owned(task.run()));
+                            Following { _stop: stop.drop_guard(), health: None }
+                        });
+                    }
+                    Some(Command::Unfollow(scope)) => _ = scopes.remove(&scope),
+                    Some(Command::ListAgain) => history.listings.send_modify(|listings| *listings += 1),
+                    None => return,
+                }
+                None
+            }
+            Some(told) = telling.recv() => match told {
+                Told::Event(event) => Some(event),
+                Told::Healthy(scope) => { note(&mut scopes, &scope, Ok(())); None }
+                Told::Failing(scope, error) => { note(&mut scopes, &scope, Err(error)); None }
+            },
+        };
+        let changed = health(&scopes).filter(|now| connected.as_ref() != Some(now));
+        for event in event.into_iter().chain(changed.clone().map(|health| match health {
+            Ok(()) => Followed::Connected,
+            Err(error) => Followed::Disconnected { error },
+        })) {
+            let sent = tokio::select! {
+                () = cancel.cancelled() => return,
+                sent = events.send(event) => sent,
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+        connected = changed.or(connected);
+    }
+}
+
+struct Following {
+    _stop: DropGuard,
+    health: Option<Result<(), String>>,
+}
+
+fn note(scopes: &mut BTreeMap<String, Following>, scope: &str, health: Result<(), String>) {
+    if let Some(following) = scopes.get_mut(scope) {
+        following.health = Some(health);
+    }
+}
+
+/// Failing if one scope does, well if all are; `None` while some scope has not said yet.
+fn health(scopes: &BTreeMap<String, Following>) -> Option<Result<(), String>> {
+    let failing = scopes.values().find_map(|following| match &following.health {
+        Some(Err(error)) => Some(error.clone()),
+        Some(Ok(())) | None => None,
+    });
+    if let Some(error) = failing {
+        return Some(Err(error));
+    }
+    let all = !scopes.is_empty() && scopes.values().all(|following| following.health.is_some());
+    all.then_some(Ok(()))
 }

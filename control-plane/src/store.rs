@@ -17,6 +17,12 @@
 use std::future::Future;
 use std::time::Duration;
 
+pub mod conformance;
+pub mod etcd;
+pub mod memory;
+
+pub use memory::MemoryStore;
+
 /// What etcd takes in one transaction (`--max-txn-ops`).
 pub const MAX_OPS: usize = 128;
 
@@ -45,6 +51,22 @@ pub struct Listing {
 pub enum Change {
     Put(Entry),
     Delete { key: String, mod_revision: Revision },
+}
+
+impl Change {
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    pub fn mod_revision(&self) -> Revision {
+        match self {
+            Self::Put(entry) => entry.mod_revision,
+            Self::Delete { mod_revision, .. } => *mod_revision,
+        }
+    }
 }
 
 /// What a watch says.

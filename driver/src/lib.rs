@@ -2,7 +2,9 @@
 
 pub mod admin;
 pub mod api;
+pub mod app;
 pub mod applied;
+pub mod check;
 pub mod cluster;
 pub mod config;
 pub mod dataplane;
