@@ -9,7 +9,9 @@ use crate::EndpointId;
 
 /// Text the kernel would refuse as the name of an interface.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an interface name: 1 to 15 printable bytes without '/' and ':', not '.' or '..'")]
+#[error(
+    "{0:?} is not an interface name: 1 to 15 printable bytes without '/' and ':', not '.' or '..'"
+)]
 pub struct BadIfName(pub String);
 
 /// The name of an interface.
@@ -42,7 +44,9 @@ impl FromStr for IfName {
     type Err = BadIfName;
     fn from_str(name: &str) -> Result<Self, BadIfName> {
         let fits = (1..=15).contains(&name.len());
-        let clean = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+        let clean = name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
         if fits && clean && name != "." && name != ".." {
             Ok(Self(name.to_owned()))
         } else {

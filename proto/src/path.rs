@@ -41,9 +41,15 @@ impl Path {
             ("status", Some(host), None, None) => Self::Status(host.parse().ok()?),
             ("tombstones", Some(host), None, None) => Self::Tombstone(host.parse().ok()?),
             ("networks", Some(key), None, None) => Self::Network(key.parse().ok()?),
-            ("networks", Some(key), Some("generation"), None) => Self::Generation(key.parse().ok()?),
-            ("networks", Some(key), Some("members"), Some(host)) => Self::Member(key.parse().ok()?, host.parse().ok()?),
-            ("networks", Some(key), Some("endpoints"), Some(ip)) => Self::Endpoint(key.parse().ok()?, ip.parse().ok()?),
+            ("networks", Some(key), Some("generation"), None) => {
+                Self::Generation(key.parse().ok()?)
+            }
+            ("networks", Some(key), Some("members"), Some(host)) => {
+                Self::Member(key.parse().ok()?, host.parse().ok()?)
+            }
+            ("networks", Some(key), Some("endpoints"), Some(ip)) => {
+                Self::Endpoint(key.parse().ok()?, ip.parse().ok()?)
+            }
             _ => return None,
         };
         (path.to_string() == text).then_some(path)
@@ -52,16 +58,29 @@ impl Path {
     /// The host that alone may write here, where there is one.
     pub fn owner(&self) -> Option<HostId> {
         match self {
-            Self::Host(host) | Self::Alive(host) | Self::Status(host) | Self::Member(_, host) => Some(*host),
-            Self::Cluster | Self::Tombstone(_) | Self::Network(_) | Self::Generation(_) | Self::Endpoint(_, _) => None,
+            Self::Host(host) | Self::Alive(host) | Self::Status(host) | Self::Member(_, host) => {
+                Some(*host)
+            }
+            Self::Cluster
+            | Self::Tombstone(_)
+            | Self::Network(_)
+            | Self::Generation(_)
+            | Self::Endpoint(_, _) => None,
         }
     }
 
     /// The network whose record this is.
     pub fn network(&self) -> Option<&NetworkKey> {
         match self {
-            Self::Network(key) | Self::Generation(key) | Self::Member(key, _) | Self::Endpoint(key, _) => Some(key),
-            Self::Cluster | Self::Host(_) | Self::Alive(_) | Self::Status(_) | Self::Tombstone(_) => None,
+            Self::Network(key)
+            | Self::Generation(key)
+            | Self::Member(key, _)
+            | Self::Endpoint(key, _) => Some(key),
+            Self::Cluster
+            | Self::Host(_)
+            | Self::Alive(_)
+            | Self::Status(_)
+            | Self::Tombstone(_) => None,
         }
     }
 }

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{DockerNetworkId, EndpointId, Generation, HostId, IfName, MacAddr, NetworkKey, PublicKey};
+use crate::{
+    DockerNetworkId, EndpointId, Generation, HostId, IfName, MacAddr, NetworkKey, PublicKey,
+};
 
 /// One host's driver and everything it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

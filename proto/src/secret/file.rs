@@ -21,8 +21,14 @@ pub enum SecretError {
     )]
     Missing(String),
     #[error("cluster secret {path} cannot be read; the driver reads it as root")]
-    Unreadable { path: String, #[source] source: io::Error },
-    #[error("cluster secret {0} is not a regular file; name the file that `wgnetctl secret new` made")]
+    Unreadable {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "cluster secret {0} is not a regular file; name the file that `wgnetctl secret new` made"
+    )]
     NotAFile(String),
     #[error(
         "cluster secret {path} is open to others (mode {mode:04o}); run `chmod 0600 {path}`, and \
@@ -35,23 +41,37 @@ pub enum SecretError {
         "cluster secret {} is malformed: line {line} should be {what}; copy the file again from a \
          host that works", path.display()
     )]
-    Malformed { path: PathBuf, line: usize, what: &'static str },
+    Malformed {
+        path: PathBuf,
+        line: usize,
+        what: &'static str,
+    },
     #[error(
         "cluster secret {0} exists already and was left as it is; use it, or name another file"
     )]
     Exists(String),
     #[error("cluster secret {path} cannot be written")]
-    Unwritable { path: String, #[source] source: io::Error },
+    Unwritable {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
 }
 
 pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretError> {
     let name = || path.display().to_string();
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => SecretError::Missing(name()),
-        _ => SecretError::Unreadable { path: name(), source },
+        _ => SecretError::Unreadable {
+            path: name(),
+            source,
+        },
     };
     // Opening a FIFO would otherwise wait for a writer.
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path);
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(path);
     let file = file.map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
@@ -63,12 +83,20 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretError> {
     }
     let owner = metadata.uid();
     if owner != 0 && owner != geteuid().as_raw() {
-        return Err(SecretError::ForeignOwner { path: name(), owner });
+        return Err(SecretError::ForeignOwner {
+            path: name(),
+            owner,
+        });
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SIZE + 1));
-    file.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    let malformed =
-        |what| SecretError::Malformed { path: path.to_owned(), line: 1, what };
+    file.take(MAX_SIZE as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    let malformed = |what| SecretError::Malformed {
+        path: path.to_owned(),
+        line: 1,
+        what,
+    };
     if bytes.len() > MAX_SIZE {
         return Err(malformed("the start of at most 4096 bytes"));
     }
@@ -80,14 +108,21 @@ pub(super) fn write_new(path: &Path, text: &str) -> Result<(), SecretError> {
     let name = || path.display().to_string();
     let unwritable = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => SecretError::Exists(name()),
-        _ => SecretError::Unwritable { path: name(), source },
+        _ => SecretError::Unwritable {
+            path: name(),
+            source,
+        },
     };
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
     if !directory.exists() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(unwritable)?;
     }
     let mut file = OpenOptions::new()
         .write(true)

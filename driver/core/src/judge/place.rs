@@ -68,6 +68,11 @@ impl Place {
         self.records.iter().find(|valid| valid.writer == writer)
     }
 
+    /// The record that these very bytes are: listings repeat what is known, and opening is dear.
+    pub(super) fn same(&self, sealed: &[u8]) -> Option<&Valid> {
+        self.records.iter().find(|valid| *valid.sealed == *sealed)
+    }
+
     pub(super) fn keep(&mut self, valid: Valid) {
         self.records.retain(|known| known.writer != valid.writer);
         self.records.reserve_exact(1);

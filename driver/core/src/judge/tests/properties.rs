@@ -2,6 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use wgnet_proto::seal;
 
 use super::*;
 
@@ -94,7 +95,7 @@ fn forged(entry: &Sealed, how: u8, at: prop::sample::Index) -> (String, Vec<u8>)
         3 => return ("networks/s-red/generation".to_owned(), bytes),
         4 => return (Path::Host(id(9)).to_string(), bytes),
         _ => {
-            let secrets = ClusterSecrets::generate([at.index(200) as u8; 32]);
+            let secrets = ClusterSecrets::generate([100 + at.index(100) as u8; 32]);
             let stranger = Sealer::new(HostKey::from_random([1; 32]), secrets, CLUSTER);
             bytes = stranger.seal(&entry.path, 1_000_000, vec![]);
         }

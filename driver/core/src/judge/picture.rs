@@ -1,0 +1,139 @@
+//! How the places, and what follows from them, are kept in line.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use wgnet_proto::{NetworkKey, Path, Record};
+
+use super::Judge;
+use super::place::{Held, Place};
+use crate::view::NetworkView;
+
+impl Judge {
+    pub(super) fn place_mut(&mut self, path: &Path) -> &mut Place {
+        self.places.entry(path.clone()).or_insert_with(|| {
+            self.strays += 1;
+            Place::default()
+        })
+    }
+
+    pub(super) fn remove(&mut self, path: &Path) {
+        let Some(place) = self.places.get_mut(path) else {
+            return;
+        };
+        if matches!(path, Path::Tombstone(_)) && !place.is_stray() {
+            place.held = Held::Absent;
+        } else {
+            for valid in self.take(path).records {
+                let graves = self.graves.entry(path.clone()).or_default();
+                let seq = graves.entry(valid.writer).or_default();
+                *seq = valid.seq.max(*seq);
+            }
+        }
+        self.settle(path);
+    }
+
+    pub(super) fn take(&mut self, path: &Path) -> Place {
+        let place = self.places.remove(path).unwrap_or_default();
+        if place.is_stray() {
+            self.strays = self.strays.saturating_sub(1);
+        }
+        place
+    }
+
+    /// Brings what follows from a place in line with it.
+    pub(super) fn settle(&mut self, path: &Path) {
+        let place = self.places.get(path);
+        set(
+            &mut self.clobbered,
+            path,
+            place.is_some_and(|place| place.is_clobbered(path)),
+        );
+        let writer = place.and_then(|place| place.held.writer());
+        set(&mut self.own_in_store, path, writer == Some(self.own));
+        let valid = place.and_then(|place| place.in_force(path));
+        let record = valid.map(|valid| valid.record(path));
+        self.show(path, record);
+    }
+
+    /// Puts the record in force into the view.
+    fn show(&mut self, path: &Path, record: Option<Record>) {
+        let view = &mut self.view;
+        match (path, record) {
+            (Path::Cluster, record) => {
+                let cluster = match record {
+                    Some(Record::Cluster(record)) => Some(record),
+                    _ => None,
+                };
+                self.changed.cluster |= cluster != self.cluster;
+                self.cluster = cluster;
+            }
+            (Path::Host(host), Some(Record::Host(record))) => {
+                self.changed.hosts |= replace(&mut view.hosts, *host, record);
+            }
+            (Path::Host(host), _) => self.changed.hosts |= view.hosts.remove(host).is_some(),
+            (Path::Alive(host), record) => {
+                self.changed.hosts |= set(&mut view.alive, host, record.is_some());
+            }
+            (Path::Status(_) | Path::Tombstone(_), _) => {}
+            (Path::Network(key) | Path::Generation(key), record) => {
+                self.show_in(key, |network| match (path, record) {
+                    (Path::Generation(_), Some(Record::Generation(generation))) => {
+                        std::mem::replace(&mut network.generation, generation) != generation
+                    }
+                    (Path::Generation(_), _) => std::mem::take(&mut network.generation) != 0,
+                    (_, Some(Record::Network(record))) => {
+                        network.record.replace(record.clone()) != Some(record)
+                    }
+                    _ => network.record.take().is_some(),
+                });
+            }
+            (Path::Member(key, host), record) => self.show_in(key, |network| {
+                let Some(Record::Member(record)) = record else {
+                    return network.members.remove(host).is_some();
+                };
+                replace(&mut network.members, *host, record)
+            }),
+            (Path::Endpoint(key, ip), record) => self.show_in(key, |network| {
+                let Some(Record::Endpoint(record)) = record else {
+                    return network.endpoints.remove(ip).is_some();
+                };
+                replace(&mut network.endpoints, *ip, record)
+            }),
+        }
+    }
+
+    fn show_in(&mut self, key: &NetworkKey, edit: impl FnOnce(&mut NetworkView) -> bool) {
+        let network = self.view.networks.entry(key.clone()).or_default();
+        if edit(network) {
+            self.changed.networks.insert(key.clone());
+        }
+        if *network == NetworkView::default() {
+            self.view.networks.remove(key);
+        }
+    }
+}
+
+/// Adds or removes an element; whether that changed the set.
+fn set<T: Ord + Clone>(elements: &mut BTreeSet<T>, element: &T, is_in: bool) -> bool {
+    if is_in {
+        elements.insert(element.clone())
+    } else {
+        elements.remove(element)
+    }
+}
+
+/// Sets a value; whether that changed the map.
+fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
+    match map.entry(key) {
+        Entry::Occupied(entry) if *entry.get() == value => false,
+        Entry::Occupied(mut entry) => {
+            entry.insert(value);
+            true
+        }
+        Entry::Vacant(entry) => {
+            entry.insert(value);
+            true
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Which records count, and what follows from them.
+
+use super::*;
+
+#[test]
+fn valid_records_make_the_view() {
+    let entries = [
+        cluster(1, 1, 9),
+        host_record(1, 2, "one"),
+        alive(1, 3),
+        network(1, 4, "10.50.0.0/24", false),
+        generation(1, 5, 1),
+        member(1, 6, 0),
+        endpoint(1, 7, 2, 1),
+    ];
+    let mut judge = judge_with(&entries);
+    let view = judge.view();
+    assert_eq!(view.hosts[&id(1)].name, "one");
+    assert!(view.alive.contains(&id(1)) && view.revoked.is_empty());
+    let blue_view = &view.networks[&blue()];
+    assert!(blue_view.record.is_some() && blue_view.generation == 1);
+    assert!(blue_view.members.contains_key(&id(1)));
+    assert_eq!(owner_of(&judge, 2), Some(id(1)));
+    assert_eq!(judge.cluster().unwrap().incarnation, Incarnation([9; 16]));
+    let networks = BTreeSet::from([blue()]);
+    assert_eq!(
+        judge.take_changed(),
+        Changed {
+            cluster: true,
+            hosts: true,
+            networks
+        }
+    );
+    assert_eq!(judge.take_changed(), Changed::default());
+    for entry in &entries {
+        entry.put(&mut judge);
+    }
+    assert_eq!(judge.take_changed(), Changed::default());
+    for entry in &entries {
+        entry.delete(&mut judge);
+    }
+    assert_eq!(*judge.view(), ClusterView::default());
+    assert_eq!(judge.cluster(), None);
+}
+
+#[test]
+fn unknown_keys_are_ignored() {
+    let mut judge = judge();
+    for key in [
+        "",
+        "x",
+        "hosts/",
+        "networks/s-blue/services/10.0.0.1",
+        "/cluster",
+        "cluster/x",
+    ] {
+        assert_eq!(judge.put(key, b"x", 1), Verdict::Ignored);
+        judge.delete(key);
+    }
+    assert!(judge.refused().is_empty());
+}
+
+#[test]
+fn the_cluster_record_follows_a_restored_store() {
+    let mut judge = judge_with(&[cluster(1, 1, 1), cluster(2, 9, 2), cluster(1, 5, 3)]);
+    assert_eq!(judge.cluster().unwrap().incarnation, Incarnation([3; 16]));
+    assert_eq!(cluster(1, 1, 1).put(&mut judge), Verdict::Accepted);
+    assert_eq!(judge.cluster().unwrap().incarnation, Incarnation([1; 16]));
+}
+
+#[test]
+fn the_higher_claim_has_the_address_and_then_the_higher_host() {
+    let mut judge = judge_with(&[endpoint(1, 1, 2, 5)]);
+    assert_eq!(
+        endpoint(2, 1, 2, 4).put(&mut judge),
+        Verdict::Outclaimed { by: id(1) }
+    );
+    assert_eq!(owner_of(&judge, 2), Some(id(1)));
+    assert!(judge.clobbered().contains(&Path::Endpoint(blue(), ip(2))));
+    assert_eq!(endpoint(3, 1, 2, 6).put(&mut judge), Verdict::Accepted);
+    assert_eq!(owner_of(&judge, 2), Some(id(3)));
+    assert!(judge.clobbered().is_empty());
+    endpoint(1, 1, 3, 4).put(&mut judge);
+    endpoint(2, 1, 3, 4).put(&mut judge);
+    assert_eq!(owner_of(&judge, 3), Some(id(1).max(id(2))));
+    assert_eq!(judge.highest_claim(&blue()), 6);
+}
+
+#[test]
+fn a_deleted_key_frees_its_address_for_lower_claims() {
+    let mut judge = judge_with(&[endpoint(1, 1, 2, 5)]);
+    endpoint(1, 1, 2, 5).delete(&mut judge);
+    assert_eq!(endpoint(2, 1, 2, 4).put(&mut judge), Verdict::Accepted);
+    assert_eq!(owner_of(&judge, 2), Some(id(2)));
+    assert_eq!(judge.highest_claim(&blue()), 5);
+}
+
+#[test]
+fn a_network_keeps_its_subnets_and_stays_freed() {
+    let mut judge = judge_with(&[network(1, 1, "10.50.0.0/24", false)]);
+    let other = network(2, 1, "10.60.0.0/24", false);
+    assert_eq!(reason(other.put(&mut judge)), Refused::Conflicting);
+    assert_eq!(
+        network(2, 2, "10.50.0.0/24", true).put(&mut judge),
+        Verdict::Accepted
+    );
+    let unfreed = network(3, 3, "10.50.0.0/24", false);
+    assert_eq!(unfreed.put(&mut judge), Verdict::Outclaimed { by: id(2) });
+    let unfreed = network(2, 3, "10.50.0.0/24", false);
+    assert_eq!(reason(unfreed.put(&mut judge)), Refused::Conflicting);
+    let record = judge.view().networks[&blue()].record.clone().unwrap();
+    assert!(record.freed && record.subnets == ["10.50.0.0/24".parse().unwrap()]);
+    other.delete(&mut judge);
+    assert_eq!(
+        network(2, 9, "10.60.0.0/24", false).put(&mut judge),
+        Verdict::Accepted
+    );
+}
+
+#[test]
+fn two_writers_of_the_same_network_clobber_nothing() {
+    let judge = judge_with(&[
+        network(1, 1, "10.50.0.0/24", false),
+        network(2, 1, "10.50.0.0/24", false),
+        network(1, 2, "10.50.0.0/24", false),
+    ]);
+    assert!(judge.clobbered().is_empty());
+}
+
+#[test]
+fn the_highest_generation_counts() {
+    let mut judge = judge_with(&[generation(1, 1, 2)]);
+    assert_eq!(
+        generation(2, 1, 1).put(&mut judge),
+        Verdict::Outclaimed { by: id(1) }
+    );
+    assert_eq!(judge.view().networks[&blue()].generation, 2);
+}
+
+#[test]
+fn a_listing_removes_what_it_lacks_and_nothing_beyond_its_scope() {
+    let entries = [member(1, 1, 0), endpoint(1, 2, 2, 1), endpoint(2, 2, 3, 1)];
+    let mut judge = judge_with(&entries);
+    host_record(1, 3, "one").put(&mut judge);
+    let red = Path::Member("s-blue-2".parse().unwrap(), id(1));
+    let record = judge.entry(&entries[0].path).unwrap().record;
+    let red = Sealed::new(1, 4, red, record);
+    red.put(&mut judge);
+    let (key, bytes) = (entries[1].path.to_string(), entries[1].bytes.clone());
+    let keys = BTreeSet::from([key.as_str()]);
+    assert_eq!(judge.missing("networks/s-blue", &keys).len(), 2);
+    assert_eq!(judge.missing("networks/s-blue/members/", &keys).len(), 1);
+    assert_eq!(judge.missing("", &keys).len(), 4);
+    let verdicts = judge.listed("networks/s-blue", [(key.as_str(), bytes.as_slice(), 9)]);
+    assert_eq!(verdicts, []);
+    assert_eq!(
+        (owner_of(&judge, 2), owner_of(&judge, 3)),
+        (Some(id(1)), None)
+    );
+    assert!(judge.view().networks[&blue()].members.is_empty());
+    assert!(judge.entry(&red.path).is_some());
+    assert_eq!(judge.view().hosts.len(), 1);
+    assert_eq!(reason(entries[2].put(&mut judge)), Refused::RolledBack);
+}
+
+#[test]
+fn a_record_can_stay_in_force_without_the_store() {
+    let entry = member(1, 1, 0);
+    let mut judge = judge_with(std::slice::from_ref(&entry));
+    judge.keep_without_store(&entry.path);
+    assert!(judge.entry(&entry.path).is_some());
+    assert_eq!(judge.in_store(&entry.path), None);
+    assert!(judge.clobbered().contains(&entry.path));
+    assert_eq!(judge.missing("", &BTreeSet::new()), []);
+    assert_eq!(entry.put(&mut judge), Verdict::Accepted);
+    assert!(judge.clobbered().is_empty());
+}
+
+#[test]
+fn own_records_are_known_by_path_and_highest_seq() {
+    let mut judge = judge_with(&[member(0, 40, 50), member(1, 99, 0)]);
+    assert_eq!(
+        reason(endpoint(0, 45, 2, 1).put(&mut judge)),
+        Refused::VoidByFloor
+    );
+    assert_eq!(judge.own_highest_seq(), 45);
+    let own = [member(0, 40, 0).path, Path::Endpoint(blue(), ip(2))];
+    assert_eq!(*judge.own_in_store(), BTreeSet::from(own.clone()));
+    judge.delete(&own[1].to_string());
+    assert_eq!(*judge.own_in_store(), BTreeSet::from([own[0].clone()]));
+    let forged = Sealer::new(
+        HostKey::from_random([0; 32]),
+        ClusterSecrets::insecure(),
+        CLUSTER,
+    );
+    let forged = forged.seal_record(&own[0], 1000, &Record::Member(MemberRecord::default()));
+    judge.put(&own[0].to_string(), &forged, 9);
+    assert_eq!(judge.own_highest_seq(), 45);
+    assert!(judge.own_in_store().is_empty());
+}
+
+#[test]
+fn a_forgotten_network_leaves_nothing_behind() {
+    let mut judge = judge_with(&[member(1, 1, 5), endpoint(1, 6, 2, 3), endpoint(1, 7, 3, 3)]);
+    endpoint(1, 7, 3, 3).delete(&mut judge);
+    judge.put("networks/s-blue/generation", b"rubbish", 1);
+    judge.take_changed();
+    judge.forget(&blue());
+    assert!(judge.take_changed().networks.contains(&blue()));
+    assert_eq!(*judge.view(), ClusterView::default());
+    assert!(judge.places.is_empty() && judge.graves.is_empty() && judge.floors.is_empty());
+    assert_eq!((judge.strays, judge.highest_claim(&blue())), (0, 0));
+    assert!(judge.clobbered().is_empty());
+    assert_eq!(endpoint(1, 6, 2, 3).put(&mut judge), Verdict::Accepted);
+}
