@@ -61,8 +61,11 @@ pub struct ClusterStatus {
 /// What is looked at even if nobody tells of a change.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Followed first, and alone until the cluster is known: no other record can be judged before.
+const CLUSTER: &str = "cluster";
+
 /// Followed on every host, whatever networks it has.
-const COMMON: [&str; 4] = ["cluster", "hosts/", "alive/", "tombstones/"];
+const COMMON: [&str; 3] = ["hosts/", "alive/", "tombstones/"];
 
 /// Runs until cancelled.
 pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: CancellationToken) {
@@ -75,9 +78,7 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
     }
     let mut follower = Follower::start(task.inputs.store.clone(), FollowerOptions::default(), &cancel);
     task.scopes = Some(follower.scopes());
-    for scope in COMMON {
-        follower.scopes().follow(scope);
-    }
+    follower.scopes().follow(CLUSTER);
     let session = Session::start(task.inputs.store.clone(), LEASE_TTL, &cancel);
     let seal = task.sealing.seal(task.inputs.journal.clone());
     let publisher = Publisher::start(
@@ -257,7 +258,7 @@ impl<S: Store> Task<S> {
         }
         let writer = refusal.writer.map_or_else(|| "unknown".to_owned(), |writer| writer.to_string());
         warn!(key, writer, reason = refusal.reason.code(), detail = refusal.detail, "Ignored a record of etcd");
-        if refusal.path == "cluster" && refusal.reason == Refused::ForeignCluster {
+        if refusal.path == CLUSTER && refusal.reason == Refused::ForeignCluster {
             self.inputs.problems.set(Problem {
                 code: "foreign-cluster".to_owned(),
                 object: "etcd".to_owned(),
@@ -307,7 +308,7 @@ impl<S: Store> Task<S> {
             history::Turn::Same => {}
             history::Turn::Another => {
                 info!(incarnation = %record.incarnation, "Another history of the store: listing and publishing everything again");
-                self.seen.retain(|scope, _| scope == "cluster");
+                self.seen.retain(|scope, _| scope == CLUSTER);
                 if let Some(scopes) = &self.scopes {
                     scopes.list_again();
                 }
@@ -340,7 +341,10 @@ impl<S: Store> Task<S> {
         }
         self.leaving.retain(|key| !wanted.contains(key));
         wanted.extend(self.leaving.iter().cloned());
-        let Some(scopes) = &self.scopes else { return };
+        let Some(scopes) = self.scopes.as_ref().filter(|_| self.judge.cluster_id().is_some()) else { return };
+        for scope in COMMON {
+            scopes.follow(scope);
+        }
         for key in wanted.difference(&self.followed) {
             scopes.follow(scope_of(key));
         }
@@ -419,7 +423,7 @@ impl<S: Store> Task<S> {
     }
 
     fn wanted_now(&mut self) -> WantedRecords {
-        if !self.seen.contains_key("cluster") {
+        if !self.seen.contains_key(CLUSTER) {
             return WantedRecords::clone(&self.wanted.borrow());
         }
         let in_store = self.judge.in_store(&Path::Cluster);
