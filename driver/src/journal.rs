@@ -76,7 +76,9 @@ impl Journal {
             seqs,
             writer: Writer::start(disk, sender),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -117,7 +119,8 @@ impl Journal {
         T: Send + 'static,
         F: FnOnce(&mut State) -> T + Send + 'static,
     {
-        self.try_update(|state| Ok::<T, JournalError>(change(state))).await
+        self.try_update(|state| Ok::<T, JournalError>(change(state)))
+            .await
     }
 
     /// Like [`Journal::update`] for a change that may refuse: then nothing of it happens.
@@ -135,7 +138,10 @@ impl Journal {
         self.inner.writer.send(Job::update(change, sender));
         match receiver.await {
             Ok(outcome) => outcome,
-            Err(_) => Err(JournalError::Aborted { path: self.inner.path.clone() }.into()),
+            Err(_) => Err(JournalError::Aborted {
+                path: self.inner.path.clone(),
+            }
+            .into()),
         }
     }
 
@@ -144,11 +150,22 @@ impl Journal {
     /// # Errors
     ///
     /// When the change could not be made durable.
-    pub async fn set_port(&self, network: &DockerNetworkId, generation: Generation, port: u16) -> Result<(), JournalError> {
+    pub async fn set_port(
+        &self,
+        network: &DockerNetworkId,
+        generation: Generation,
+        port: u16,
+    ) -> Result<(), JournalError> {
         let network = network.clone();
         let change = move |state: &mut State| {
-            let slots = state.network_mut(&network).map(|network| network.slots.iter_mut());
-            slots.into_iter().flatten().filter(|slot| slot.generation == generation).for_each(|slot| slot.port = port);
+            let slots = state
+                .network_mut(&network)
+                .map(|network| network.slots.iter_mut());
+            slots
+                .into_iter()
+                .flatten()
+                .filter(|slot| slot.generation == generation)
+                .for_each(|slot| slot.port = port);
         };
         self.update(change).await.map(drop)
     }
@@ -195,7 +212,9 @@ impl Journal {
         if self.next_unused_seq() > seen {
             return Ok(());
         }
-        let (block, _) = self.update(move |state| Seqs::reserve_above(state, seen)).await?;
+        let (block, _) = self
+            .update(move |state| Seqs::reserve_above(state, seen))
+            .await?;
         self.inner.seqs.refill(block);
         Ok(())
     }
@@ -211,10 +230,17 @@ impl Journal {
     /// # Errors
     ///
     /// When the file cannot be written.
-    pub async fn keep_records(&self, changes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), JournalError> {
+    pub async fn keep_records(
+        &self,
+        changes: Vec<(String, Option<Vec<u8>>)>,
+    ) -> Result<(), JournalError> {
         let (sender, receiver) = oneshot::channel();
         self.inner.writer.send(Job::Keep(changes, sender));
-        receiver.await.unwrap_or_else(|_| Err(JournalError::Aborted { path: self.inner.path.clone() }))
+        receiver.await.unwrap_or_else(|_| {
+            Err(JournalError::Aborted {
+                path: self.inner.path.clone(),
+            })
+        })
     }
 
     /// The sealed records that were kept.
@@ -225,6 +251,10 @@ impl Journal {
     pub async fn records(&self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
         let (sender, receiver) = oneshot::channel();
         self.inner.writer.send(Job::Records(sender));
-        receiver.await.unwrap_or_else(|_| Err(JournalError::Aborted { path: self.inner.path.clone() }))
+        receiver.await.unwrap_or_else(|_| {
+            Err(JournalError::Aborted {
+                path: self.inner.path.clone(),
+            })
+        })
     }
 }

@@ -1,18 +1,21 @@
 //! The journal keeps its word: what was acknowledged is there, whatever happens to the process or disk.
 
+#[path = "journal/disk.rs"]
+mod disk;
+#[path = "journal/kill.rs"]
+mod kill;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
-use wgnet_core::{LocalEndpoint, LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Subnet};
+use wgnet_core::{
+    LocalEndpoint, LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Subnet,
+};
 use wgnet_driver::journal::{Journal, JournalError, LINGER, Random, State, sweep};
 use wgnet_proto::{DockerNetworkId, EndpointId, HostId, MacAddr, NetworkKey, PrivateKey};
 
@@ -34,18 +37,41 @@ fn id(text: &str) -> DockerNetworkId {
 fn network(id: &DockerNetworkId) -> LocalNetwork {
     let definition = NetworkDefinition {
         docker_id: id.clone(),
-        key: if id.is_swarm() { NetworkKey::swarm(id) } else { NetworkKey::local(id) },
-        subnets: vec![Subnet { pool: "10.0.0.0/8".parse().unwrap(), gateway: Some("10.0.0.1".parse().unwrap()) }],
+        key: if id.is_swarm() {
+            NetworkKey::swarm(id)
+        } else {
+            NetworkKey::local(id)
+        },
+        subnets: vec![Subnet {
+            pool: "10.0.0.0/8".parse().unwrap(),
+            gateway: Some("10.0.0.1".parse().unwrap()),
+        }],
         internal: false,
-        options: NetworkOptions { port: Some(51900), ..NetworkOptions::default() },
+        options: NetworkOptions {
+            port: Some(51900),
+            ..NetworkOptions::default()
+        },
         raw_options: BTreeMap::from([("port".to_owned(), "51900".to_owned())]),
         mtu: 1420,
     };
     let slots = vec![
-        LocalSlot { generation: 0, private_key: PrivateKey::from_random([7; 32]), port: 51900 },
-        LocalSlot { generation: 1, private_key: PrivateKey::from_random([8; 32]), port: 51901 },
+        LocalSlot {
+            generation: 0,
+            private_key: PrivateKey::from_random([7; 32]),
+            port: 51900,
+        },
+        LocalSlot {
+            generation: 1,
+            private_key: PrivateKey::from_random([8; 32]),
+            port: 51901,
+        },
     ];
-    LocalNetwork { definition, slots, endpoints: BTreeMap::new(), lingering: false }
+    LocalNetwork {
+        definition,
+        slots,
+        endpoints: BTreeMap::new(),
+        lingering: false,
+    }
 }
 
 fn endpoint_id(n: u64) -> EndpointId {
@@ -72,7 +98,11 @@ fn add_network(state: &mut State, id: &str) {
 }
 
 fn add_endpoint(state: &mut State, n: u64) {
-    state.network_mut(&id(SWARM_NETWORK)).unwrap().endpoints.insert(endpoint_id(n), endpoint(n));
+    state
+        .network_mut(&id(SWARM_NETWORK))
+        .unwrap()
+        .endpoints
+        .insert(endpoint_id(n), endpoint(n));
 }
 
 /// The durable part: what counts or measures this process's own time is left out.
@@ -80,8 +110,17 @@ fn durable(state: &State) -> State {
     let mut state = state.clone();
     state.revision = 0;
     state.changed.clear();
-    state.lingers_until.values_mut().for_each(|until| *until = LINGER);
-    state.deleted = Arc::new(state.deleted.keys().map(|id| (id.clone(), LINGER)).collect());
+    state
+        .lingers_until
+        .values_mut()
+        .for_each(|until| *until = LINGER);
+    state.deleted = Arc::new(
+        state
+            .deleted
+            .keys()
+            .map(|id| (id.clone(), LINGER))
+            .collect(),
+    );
     state
 }
 
@@ -108,7 +147,11 @@ async fn everything_comes_back_as_it_was() {
     };
     journal.update(change).await.unwrap();
     let rotate = move |state: &mut State| {
-        state.network_mut(&id(SWARM_NETWORK)).unwrap().slots.remove(0);
+        state
+            .network_mut(&id(SWARM_NETWORK))
+            .unwrap()
+            .slots
+            .remove(0);
         state.delete_endpoint(&id(SWARM_NETWORK), &endpoint_id(3), Duration::ZERO);
         state.supersede(&id(SWARM_NETWORK), &endpoint_id(4));
         state.linger(&lingering, Duration::ZERO);
@@ -117,11 +160,17 @@ async fn everything_comes_back_as_it_was() {
     let before = durable(&journal.state());
     drop(journal);
     let journal = open(dir.path());
-    assert_eq!((journal.host_id(), journal.host_key().expose()), (host, &key));
+    assert_eq!(
+        (journal.host_id(), journal.host_key().expose()),
+        (host, &key)
+    );
     assert_eq!(durable(&journal.state()), before);
     assert_eq!(before.networks[&id(SWARM_NETWORK)].endpoints.len(), 29);
     assert!(before.networks[&id(SWARM_NETWORK)].endpoints[&endpoint_id(4)].superseded);
-    assert_eq!(before.floor(&NetworkKey::swarm(&id(SWARM_NETWORK)), other), 5);
+    assert_eq!(
+        before.floor(&NetworkKey::swarm(&id(SWARM_NETWORK)), other),
+        5
+    );
 }
 
 #[tokio::test]
@@ -143,10 +192,17 @@ fn hex(bytes: &[u8]) -> String {
 async fn a_second_driver_is_refused_in_words() {
     let dir = TempDir::new().unwrap();
     let journal = open(dir.path());
-    let error = Journal::open(dir.path(), "boot-1", &random()).err().unwrap();
+    let error = Journal::open(dir.path(), "boot-1", &random())
+        .err()
+        .unwrap();
     assert!(matches!(error, JournalError::Busy { .. }));
     let sentence = error.sentence();
-    assert!(sentence.contains("journal.redb") && sentence.contains("another wgnet-driver") && sentence.contains("stop"), "{sentence}");
+    assert!(
+        sentence.contains("journal.redb")
+            && sentence.contains("another wgnet-driver")
+            && sentence.contains("stop"),
+        "{sentence}"
+    );
     drop(journal);
     open(dir.path());
 }
@@ -155,11 +211,16 @@ async fn a_second_driver_is_refused_in_words() {
 async fn a_refused_update_leaves_no_trace_and_harms_no_other() {
     let dir = TempDir::new().unwrap();
     let journal = open(dir.path());
-    journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
+    journal
+        .update(|state| add_network(state, SWARM_NETWORK))
+        .await
+        .unwrap();
     let before = journal.state();
     let refuse = |state: &mut State| {
         add_endpoint(state, 1);
-        Err::<(), JournalError>(JournalError::Aborted { path: PathBuf::new() })
+        Err::<(), JournalError>(JournalError::Aborted {
+            path: PathBuf::new(),
+        })
     };
     let panic = |state: &mut State| {
         add_endpoint(state, 2);
@@ -167,12 +228,20 @@ async fn a_refused_update_leaves_no_trace_and_harms_no_other() {
             std::panic::resume_unwind(Box::new("a bug"));
         }
     };
-    let (refused, panicked, kept) =
-        tokio::join!(journal.try_update(refuse), journal.update(panic), journal.update(|state| add_endpoint(state, 3)));
+    let (refused, panicked, kept) = tokio::join!(
+        journal.try_update(refuse),
+        journal.update(panic),
+        journal.update(|state| add_endpoint(state, 3))
+    );
     assert!(refused.is_err() && matches!(panicked, Err(JournalError::Aborted { .. })));
     kept.unwrap();
-    let endpoints = journal.state().networks[&id(SWARM_NETWORK)].endpoints.clone();
-    assert_eq!(endpoints.keys().cloned().collect::<Vec<_>>(), [endpoint_id(3)]);
+    let endpoints = journal.state().networks[&id(SWARM_NETWORK)]
+        .endpoints
+        .clone();
+    assert_eq!(
+        endpoints.keys().cloned().collect::<Vec<_>>(),
+        [endpoint_id(3)]
+    );
     assert_eq!(journal.state().revision, before.revision + 1);
     // A change that changes nothing is no revision.
     let ((), revision) = journal.update(|_| {}).await.unwrap();
@@ -185,10 +254,16 @@ async fn followers_see_every_revision_and_when_each_network_changed() {
     let journal = open(dir.path());
     let mut watch = journal.watch();
     let plain = id(&"ab".repeat(32));
-    journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
+    journal
+        .update(|state| add_network(state, SWARM_NETWORK))
+        .await
+        .unwrap();
     watch.changed().await.unwrap();
     let other = plain.clone();
-    let ((), revision) = journal.update(move |state| add_network(state, other.as_str())).await.unwrap();
+    let ((), revision) = journal
+        .update(move |state| add_network(state, other.as_str()))
+        .await
+        .unwrap();
     watch.changed().await.unwrap();
     let state = watch.borrow().clone();
     assert_eq!(state.revision, revision);
@@ -200,24 +275,38 @@ async fn followers_see_every_revision_and_when_each_network_changed() {
 async fn fifty_updates_at_once_share_their_syncs() {
     let dir = TempDir::new().unwrap();
     let journal = open(dir.path());
-    journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
+    journal
+        .update(|state| add_network(state, SWARM_NETWORK))
+        .await
+        .unwrap();
     let one = Instant::now();
     for n in 1000..1020 {
-        journal.update(move |state| add_endpoint(state, n)).await.unwrap();
+        journal
+            .update(move |state| add_endpoint(state, n))
+            .await
+            .unwrap();
     }
     let one = one.elapsed() / 20;
     let before = journal.state().revision;
     let all = Instant::now();
     let updates = (0..50).map(|n| {
         let journal = journal.clone();
-        async move { journal.update(move |state| add_endpoint(state, n)).await.unwrap() }
+        async move {
+            journal
+                .update(move |state| add_endpoint(state, n))
+                .await
+                .unwrap()
+        }
     });
     futures::future::join_all(updates).await;
     let all = all.elapsed();
     let commits = journal.state().revision - before;
     println!("one update: {one:?}; 50 at once: {all:?} in {commits} commits");
     assert!((1..=25).contains(&commits), "{commits} commits");
-    assert_eq!(journal.state().networks[&id(SWARM_NETWORK)].endpoints.len(), 70);
+    assert_eq!(
+        journal.state().networks[&id(SWARM_NETWORK)].endpoints.len(),
+        70
+    );
 }
 
 #[tokio::test]
@@ -283,12 +372,29 @@ async fn records_are_kept_without_an_update_and_forgotten_on_request() {
     let dir = TempDir::new().unwrap();
     let journal = open(dir.path());
     let record = |n: u8| (format!("hosts/{n}"), Some(vec![n; 300]));
-    journal.keep_records((0..100).map(record).collect()).await.unwrap();
-    journal.keep_records(vec![("hosts/7".to_owned(), None), ("hosts/8".to_owned(), Some(vec![1]))]).await.unwrap();
+    journal
+        .keep_records((0..100).map(record).collect())
+        .await
+        .unwrap();
+    journal
+        .keep_records(vec![
+            ("hosts/7".to_owned(), None),
+            ("hosts/8".to_owned(), Some(vec![1])),
+        ])
+        .await
+        .unwrap();
     assert_eq!(journal.state().revision, 0, "they are no intent");
     drop(journal);
-    let records: BTreeMap<_, _> = open(dir.path()).records().await.unwrap().into_iter().collect();
-    assert_eq!((records.len(), records.get("hosts/7"), &records["hosts/8"]), (99, None, &vec![1]));
+    let records: BTreeMap<_, _> = open(dir.path())
+        .records()
+        .await
+        .unwrap()
+        .into_iter()
+        .collect();
+    assert_eq!(
+        (records.len(), records.get("hosts/7"), &records["hosts/8"]),
+        (99, None, &vec![1])
+    );
     assert_eq!(records["hosts/99"], vec![99; 300]);
 }
 
@@ -306,15 +412,24 @@ async fn lingering_networks_and_deleted_ids_are_forgotten_when_their_time_is_ove
         state.linger(&id(SWARM_NETWORK), uptime);
         assert_eq!(state.lingers_until[&id(SWARM_NETWORK)], uptime + LINGER);
         // As if that had been long ago.
-        state.lingers_until.insert(id(SWARM_NETWORK), uptime + Duration::from_millis(300));
-        let long_ago = state.deleted.keys().map(|id| (id.clone(), uptime + Duration::from_millis(300))).collect();
+        state
+            .lingers_until
+            .insert(id(SWARM_NETWORK), uptime + Duration::from_millis(300));
+        let long_ago = state
+            .deleted
+            .keys()
+            .map(|id| (id.clone(), uptime + Duration::from_millis(300)))
+            .collect();
         state.deleted = Arc::new(long_ago);
     };
     journal.update(fill).await.unwrap();
     assert_eq!(journal.state().deleted.len(), 1);
     let mut states = journal.watch();
     let swept = states.wait_for(|state| state.networks.is_empty() && state.deleted.is_empty());
-    tokio::time::timeout(Duration::from_secs(10), swept).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), swept)
+        .await
+        .unwrap()
+        .unwrap();
     stop.cancel();
     sweeper.await.unwrap();
     drop((journal, states));
@@ -335,182 +450,33 @@ async fn a_network_the_cluster_knows_to_be_freed_does_not_linger() {
     };
     journal.update(fill).await.unwrap();
     let mut cluster = wgnet_core::ClusterView::default();
-    let record = wgnet_proto::record::NetworkRecord { subnets: Vec::new(), options: BTreeMap::new(), freed: true };
-    let seen = wgnet_core::NetworkView { record: Some(record), ..Default::default() };
-    cluster.networks.insert(NetworkKey::swarm(&id(SWARM_NETWORK)), seen);
+    let record = wgnet_proto::record::NetworkRecord {
+        subnets: Vec::new(),
+        options: BTreeMap::new(),
+        freed: true,
+    };
+    let seen = wgnet_core::NetworkView {
+        record: Some(record),
+        ..Default::default()
+    };
+    cluster
+        .networks
+        .insert(NetworkKey::swarm(&id(SWARM_NETWORK)), seen);
     view.send_replace(Arc::new(cluster));
     let mut states = journal.watch();
     let swept = states.wait_for(|state| state.networks.is_empty());
-    tokio::time::timeout(Duration::from_secs(30), swept).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(30), swept)
+        .await
+        .unwrap()
+        .unwrap();
     stop.cancel();
     sweeper.await.unwrap();
 }
 
-#[test]
-fn a_damaged_file_is_named_with_what_to_do() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("journal.redb");
-    std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
-    let sentence = Journal::open(dir.path(), "boot-1", &random()).err().unwrap().sentence();
-    assert!(sentence.contains("journal.redb") && sentence.contains(';'), "{sentence}");
-}
-
-// What the disk can do to it: in a mount namespace of the test's own thread.
-
-/// Runs with a small file system of its own at the path.
-fn with_small_disk(size: &str, run: impl FnOnce(&Path) + Send + 'static) {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().to_owned();
-    let options = format!("size={size},mode=700");
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNS).expect("needs root");
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        mount(Some("wgnett"), &path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
-        run(&path);
-        umount2(&path, MntFlags::MNT_DETACH).unwrap();
-    });
-    thread.join().unwrap();
-}
-
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
-}
-
-#[test]
-fn a_full_disk_refuses_updates_in_words_and_memory_and_disk_agree() {
-    with_small_disk("8m", |dir| {
-        let journal = open(dir);
-        let ballast = dir.join("ballast");
-        let fill = |size: u64| {
-            let bytes = vec![1; size as usize];
-            let _ = std::fs::write(&ballast, bytes);
-        };
-        block_on(async {
-            journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
-            fill(8 << 20);
-            let mut acknowledged = 0;
-            let error = loop {
-                let first = acknowledged * 100;
-                let more = move |state: &mut State| (first..first + 100).for_each(|n| add_endpoint(state, n));
-                match journal.update(more).await {
-                    Ok(_) => acknowledged += 1,
-                    Err(error) => break error,
-                }
-                assert!(acknowledged < 1000, "the disk never fills");
-            };
-            let sentence = error.sentence();
-            println!("{sentence}");
-            assert!(sentence.contains("journal.redb") && sentence.contains("No space left") && sentence.contains("free some space"), "{sentence}");
-            let count = || journal.state().networks[&id(SWARM_NETWORK)].endpoints.len() as u64;
-            assert_eq!(count(), acknowledged * 100);
-            // It goes on refusing, and goes on answering what it knows.
-            let more = |state: &mut State| (900_000..900_100).for_each(|n| add_endpoint(state, n));
-            assert!(journal.update(more).await.is_err());
-            assert_eq!(count(), acknowledged * 100);
-            std::fs::remove_file(&ballast).unwrap();
-            journal.update(|state| add_endpoint(state, 999_999)).await.unwrap();
-            assert_eq!(count(), acknowledged * 100 + 1);
-        });
-        let before = durable(&journal.state());
-        drop(journal);
-        assert_eq!(durable(&open(dir).state()), before);
-    });
-}
-
-#[test]
-fn a_full_disk_at_the_first_start_is_named() {
-    with_small_disk("64k", |dir| {
-        let _ = std::fs::write(dir.join("ballast"), vec![1; 64 << 10]);
-        let sentence = Journal::open(dir, "boot-1", &random()).err().unwrap().sentence();
-        assert!(sentence.contains("journal.redb") && sentence.contains("free some space"), "{sentence}");
-    });
-}
-
-#[test]
-fn a_read_only_directory_is_named() {
-    with_small_disk("8m", |dir| {
-        let none = None::<&str>;
-        mount(none, dir, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
-        let sentence = Journal::open(dir, "boot-1", &random()).err().unwrap().sentence();
-        println!("{sentence}");
-        assert!(sentence.contains("Read-only file system") && sentence.contains("writable"), "{sentence}");
-    });
-}
-
-// What the end of the process can do to it.
-
-const CHILD_DIR: &str = "WGNET_JOURNAL_CHILD";
-
-/// Not a test: the process that `every_acknowledged_update_survives_a_kill` kills.
-#[test]
-#[ignore = "started and killed by another test"]
-fn child_that_updates_until_killed() {
-    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
-    let journal = open(Path::new(&dir));
-    block_on(async {
-        journal.update(|state| {
-            if state.networks.is_empty() {
-                add_network(state, SWARM_NETWORK);
-            }
-        }).await.unwrap();
-        let first = journal.state().networks[&id(SWARM_NETWORK)].endpoints.len() as u64;
-        for n in (first..).step_by(4) {
-            let some = (n..n + 4).map(|n| journal.update(move |state| add_endpoint(state, n)));
-            let (seq, updates) = tokio::join!(journal.next_seq(), futures::future::join_all(some));
-            assert!(updates.iter().all(Result::is_ok));
-            journal.keep_records(vec![(format!("hosts/{}", n % 50), Some(vec![1; 500]))]).await.unwrap();
-            println!("acknowledged {} {}", n + 3, seq.unwrap());
-        }
-    });
-}
-
-#[test]
-fn every_acknowledged_update_survives_a_kill() {
-    let dir = TempDir::new().unwrap();
-    let (mut acknowledged, mut last_seq, mut killed_at_start) = (None, 0, 0);
-    for round in 0..30u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_updates_until_killed", "--ignored", "--nocapture"])
-            .env(CHILD_DIR, dir.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        // Every sixth dies somewhere on its way to the first acknowledgement.
-        let enough = if round % 6 == 5 { 0 } else { 1 + round * 7 % 40 };
-        if enough == 0 {
-            killed_at_start += 1;
-            std::thread::sleep(Duration::from_millis(round));
-        }
-        let mut seen = 0;
-        while seen < enough {
-            let line = lines.next().expect("the child works until it is killed");
-            let Some(at) = line.find("acknowledged ") else { continue };
-            let mut words = line[at..].split(' ').skip(1).map(|word| word.parse::<u64>().unwrap());
-            acknowledged = words.next();
-            let seq = words.next().unwrap();
-            assert!(seq > last_seq, "round {round}: {seq} after {last_seq}");
-            (last_seq, seen) = (seq, seen + 1);
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // What it acknowledged between our last look and its end counts too.
-        for line in lines {
-            let words: Option<Vec<u64>> = line.split(' ').skip(1).map(|word| word.parse().ok()).collect();
-            if let (true, Some(words)) = (line.starts_with("acknowledged "), words)
-                && words.len() == 2
-            {
-                (acknowledged, last_seq) = (Some(words[0]), words[1]);
-            }
-        }
-        let journal = open(dir.path());
-        let state = journal.state();
-        let endpoints = state.networks.get(&id(SWARM_NETWORK)).map(|network| &network.endpoints);
-        for n in 0..acknowledged.map_or(0, |n: u64| n + 1) {
-            assert_eq!(endpoints.unwrap().get(&endpoint_id(n)), Some(&endpoint(n)), "round {round}: update {n} is lost");
-        }
-    }
-    assert!(killed_at_start == 5 && acknowledged > Some(300), "{acknowledged:?}");
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
 }

@@ -3,11 +3,13 @@
 #[path = "protocol/support.rs"]
 mod support;
 
-#[path = "protocol/calls.rs"]
-mod calls;
 #[path = "protocol/delivery.rs"]
 mod delivery;
+#[path = "protocol/endpoints.rs"]
+mod endpoints;
 #[path = "protocol/http.rs"]
 mod http;
+#[path = "protocol/networks.rs"]
+mod networks;
 #[path = "protocol/restarts.rs"]
 mod restarts;

@@ -54,14 +54,22 @@ impl Call {
                 arguments::<wire::Anything>(path, body)?;
                 Self::Nothing
             }
-            _ => return Err(CallError::UnknownCall { path: path.chars().take(80).collect() }),
+            _ => {
+                return Err(CallError::UnknownCall {
+                    path: path.chars().take(80).collect(),
+                });
+            }
         })
     }
 
     /// The object whose calls run one after the other; none for what changes nothing.
     pub(super) fn object(&self) -> Option<&str> {
         match self {
-            Self::Activate | Self::GetCapabilities | Self::GwAllocCheck | Self::EndpointOperInfo | Self::Nothing => None,
+            Self::Activate
+            | Self::GetCapabilities
+            | Self::GwAllocCheck
+            | Self::EndpointOperInfo
+            | Self::Nothing => None,
             Self::AllocateNetwork(call) => Some(&call.network),
             Self::CreateNetwork(call) => Some(&call.network),
             Self::FreeNetwork(call) | Self::DeleteNetwork(call) => Some(&call.network),
@@ -71,21 +79,34 @@ impl Call {
         }
     }
 
-    pub(super) async fn run(self, api: &Api, scope: Scope, delivery: &Delivery) -> Result<Bytes, CallError> {
+    pub(super) async fn run(
+        self,
+        api: &Api,
+        scope: Scope,
+        delivery: &Delivery,
+    ) -> Result<Bytes, CallError> {
         let context = &api.context;
         Ok(match self {
-            Self::Activate => json(&wire::Activated { implements: ["NetworkDriver"] }),
-            Self::GetCapabilities => {
-                json(&wire::Capabilities { scope: scope.as_str(), connectivity_scope: Scope::Global.as_str() })
-            }
-            Self::GwAllocCheck => json(&wire::GatewayAllocation { skip_ipv4: false, skip_ipv6: false }),
+            Self::Activate => json(&wire::Activated {
+                implements: ["NetworkDriver"],
+            }),
+            Self::GetCapabilities => json(&wire::Capabilities {
+                scope: scope.as_str(),
+                connectivity_scope: Scope::Global.as_str(),
+            }),
+            Self::GwAllocCheck => json(&wire::GatewayAllocation {
+                skip_ipv4: false,
+                skip_ipv6: false,
+            }),
             Self::AllocateNetwork(call) => json(&network::allocate(context, call)?),
             Self::FreeNetwork(call) => json(&network::free(context, call).await?),
             Self::CreateNetwork(call) => json(&network::create(api, call, delivery).await?),
             Self::DeleteNetwork(call) => json(&network::delete(context, call, delivery).await?),
             Self::CreateEndpoint(call) => json(&endpoint::create(context, call).await?),
             Self::DeleteEndpoint(call) => json(&endpoint::delete(context, call, delivery).await?),
-            Self::EndpointOperInfo => json(&wire::OperInfo { value: wire::Empty {} }),
+            Self::EndpointOperInfo => json(&wire::OperInfo {
+                value: wire::Empty {},
+            }),
             Self::Join(call) => json(&endpoint::join(context, call, delivery).await?),
             Self::Leave(call) => json(&endpoint::leave(context, call).await?),
             Self::Nothing => json(&wire::Empty {}),
@@ -101,14 +122,24 @@ pub(super) fn name(path: &str) -> &str {
 fn arguments<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, CallError> {
     let call = || name(path).to_owned();
     let body = body.trim_ascii();
-    let Some(first) = body.first() else { return Err(CallError::EmptyBody { call: call() }) };
+    let Some(first) = body.first() else {
+        return Err(CallError::EmptyBody { call: call() });
+    };
     // serde would take an array for a struct.
     if *first != b'{' {
-        return Err(CallError::Undecodable { call: call(), reason: "not a JSON object".to_owned() });
+        return Err(CallError::Undecodable {
+            call: call(),
+            reason: "not a JSON object".to_owned(),
+        });
     }
-    serde_json::from_slice(body).map_err(|error| CallError::Undecodable { call: call(), reason: error.to_string() })
+    serde_json::from_slice(body).map_err(|error| CallError::Undecodable {
+        call: call(),
+        reason: error.to_string(),
+    })
 }
 
 pub(super) fn json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value).expect("the answers have text keys and no fallible serializer").into()
+    serde_json::to_vec(value)
+        .expect("the answers have text keys and no fallible serializer")
+        .into()
 }

@@ -26,10 +26,15 @@ pub(super) async fn create(
     let new = NewEndpoint::parse(&request)?;
     let view = context.view.borrow().clone();
     let (me, now) = (context.me, context.journal.uptime());
-    let (endpoint, _) = context.journal.try_update(move |state| put(state, new, &view, me, now)).await?;
+    let (endpoint, _) = context
+        .journal
+        .try_update(move |state| put(state, new, &view, me, now))
+        .await?;
     // dockerd refuses an answer that repeats what it gave.
     let mac = (!endpoint.mac_given).then(|| endpoint.mac.to_string());
-    Ok(wire::EndpointCreated { interface: wire::AnsweredInterface { mac } })
+    Ok(wire::EndpointCreated {
+        interface: wire::AnsweredInterface { mac },
+    })
 }
 
 fn put(
@@ -39,37 +44,80 @@ fn put(
     me: HostId,
     now: Uptime,
 ) -> Result<LocalEndpoint, CallError> {
-    let NewEndpoint { of: EndpointOf { network: id, endpoint: endpoint_id }, addresses, mac } = new;
-    let network = state.live(&id).cloned().ok_or_else(|| CallError::NoNetwork(id.clone()))?;
+    let NewEndpoint {
+        of: EndpointOf {
+            network: id,
+            endpoint: endpoint_id,
+        },
+        addresses,
+        mac,
+    } = new;
+    let network = state
+        .live(&id)
+        .cloned()
+        .ok_or_else(|| CallError::NoNetwork(id.clone()))?;
     if let Some(old) = network.endpoints.get(&endpoint_id) {
-        let agrees = old.addresses == addresses && old.mac_given == mac.is_some() && mac.is_none_or(|mac| mac == old.mac);
-        let differs = || CallError::EndpointDiffers { network: id, endpoint: endpoint_id };
+        let agrees = old.addresses == addresses
+            && old.mac_given == mac.is_some()
+            && mac.is_none_or(|mac| mac == old.mac);
+        let differs = || CallError::EndpointDiffers {
+            network: id,
+            endpoint: endpoint_id,
+        };
         return agrees.then(|| old.clone()).ok_or_else(differs);
     }
     if state.deleted.contains_key(&endpoint_id) {
         return Err(CallError::Deleted(endpoint_id));
     }
     for address in &addresses {
-        let subnet = network.definition.subnets.iter().find(|subnet| subnet.pool.contains(&address.addr()));
+        let subnet = network
+            .definition
+            .subnets
+            .iter()
+            .find(|subnet| subnet.pool.contains(&address.addr()));
         let Some(subnet) = subnet else {
-            return Err(CallError::Address { network: id, endpoint: endpoint_id, text: address.to_string() });
+            return Err(CallError::Address {
+                network: id,
+                endpoint: endpoint_id,
+                text: address.to_string(),
+            });
         };
         if subnet.gateway == Some(address.addr()) {
-            return Err(CallError::GatewayAddress { network: id, endpoint: endpoint_id, address: address.addr() });
+            return Err(CallError::GatewayAddress {
+                network: id,
+                endpoint: endpoint_id,
+                address: address.addr(),
+            });
         }
     }
     let hosts: Vec<IpAddr> = addresses.iter().map(|address| address.addr()).collect();
     if let Some((address, holder)) = foreign_holder(&network, &hosts, view, me) {
-        return Err(CallError::AddressTaken { network: id, address, holder });
+        return Err(CallError::AddressTaken {
+            network: id,
+            address,
+            holder,
+        });
     }
     // Docker's address management is right: whoever had the address before is gone.
-    let stale = network.endpoints.values().filter(|old| old.addresses.iter().any(|a| hosts.contains(&a.addr())));
+    let stale = network
+        .endpoints
+        .values()
+        .filter(|old| old.addresses.iter().any(|a| hosts.contains(&a.addr())));
     for old in stale {
-        warn!(network = id.short(), endpoint = old.id.short(), "Docker gave this endpoint's address to another; it is removed");
+        warn!(
+            network = id.short(),
+            endpoint = old.id.short(),
+            "Docker gave this endpoint's address to another; it is removed"
+        );
         state.delete_endpoint(&id, &old.id, now);
     }
     let key = &network.definition.key;
-    let claim = 1 + state.claims.get(key).copied().unwrap_or(0).max(highest_claim(view, key));
+    let claim = 1 + state
+        .claims
+        .get(key)
+        .copied()
+        .unwrap_or(0)
+        .max(highest_claim(view, key));
     state.raise_claim(key, claim);
     let endpoint = LocalEndpoint {
         id: endpoint_id.clone(),
@@ -87,30 +135,56 @@ fn put(
 
 /// Another host that holds one of the addresses now. Between plain engines nobody coordinates
 /// addresses; in a swarm its leader does, and what it gave last is right.
-fn foreign_holder(network: &LocalNetwork, addresses: &[IpAddr], view: &ClusterView, me: HostId) -> Option<(IpAddr, String)> {
+fn foreign_holder(
+    network: &LocalNetwork,
+    addresses: &[IpAddr],
+    view: &ClusterView,
+    me: HostId,
+) -> Option<(IpAddr, String)> {
     if network.definition.docker_id.is_swarm() {
         return None;
     }
     let seen = view.networks.get(&network.definition.key)?;
     addresses.iter().find_map(|address| {
         let host = seen.endpoints.get(address)?.host;
-        let there = host != me && view.alive.contains(&host) && !view.revoked.contains(&host) && seen.members.contains_key(&host);
-        let name = || view.hosts.get(&host).map_or_else(|| host.short(), |record| record.name.clone());
+        let there = host != me
+            && view.alive.contains(&host)
+            && !view.revoked.contains(&host)
+            && seen.members.contains_key(&host);
+        let name = || {
+            view.hosts
+                .get(&host)
+                .map_or_else(|| host.short(), |record| record.name.clone())
+        };
         there.then(|| (*address, name()))
     })
 }
 
 fn highest_claim(view: &ClusterView, key: &wgnet_proto::NetworkKey) -> u64 {
-    let endpoints = view.networks.get(key).into_iter().flat_map(|network| network.endpoints.values());
+    let endpoints = view
+        .networks
+        .get(key)
+        .into_iter()
+        .flat_map(|network| network.endpoints.values());
     // Leaves room for one more, whatever somebody with the secret wrote.
-    endpoints.map(|endpoint| endpoint.claim).max().unwrap_or(0).min(u64::MAX - 1)
+    endpoints
+        .map(|endpoint| endpoint.claim)
+        .max()
+        .unwrap_or(0)
+        .min(u64::MAX - 1)
 }
 
-pub(super) async fn join(context: &Context, request: wire::Join, delivery: &Delivery) -> Result<wire::Joined, CallError> {
+pub(super) async fn join(
+    context: &Context,
+    request: wire::Join,
+    delivery: &Delivery,
+) -> Result<wire::Joined, CallError> {
     let NewJoin { of, sandbox } = NewJoin::parse(request)?;
     let EndpointOf { network, endpoint } = of.clone();
     let change = move |state: &mut State| {
-        let found = state.live(&network).ok_or_else(|| CallError::NoNetwork(network.clone()))?;
+        let found = state
+            .live(&network)
+            .ok_or_else(|| CallError::NoNetwork(network.clone()))?;
         let Some(joined) = found.endpoints.get(&endpoint) else {
             return Err(CallError::NoEndpoint { network, endpoint });
         };
@@ -126,7 +200,10 @@ pub(super) async fn join(context: &Context, request: wire::Join, delivery: &Deli
     let within = delivery.remaining(context.apply_within);
     if let Err(source) = context.applied.wait(&of.network, needed, within).await {
         let network = of.network.clone();
-        context.journal.update(move |state| set_sandbox(state, &of, before)).await?;
+        context
+            .journal
+            .update(move |state| set_sandbox(state, &of, before))
+            .await?;
         return Err(CallError::NotApplied { network, source });
     }
     let route = |(destination, gateway): &(ipnet::IpNet, IpAddr)| wire::StaticRoute {
@@ -146,18 +223,31 @@ pub(super) async fn join(context: &Context, request: wire::Join, delivery: &Deli
 
 /// Docker takes the interface out of the container after this; the link itself goes with
 /// DeleteEndpoint.
-pub(super) async fn leave(context: &Context, request: wire::EndpointOnly) -> Result<wire::Empty, CallError> {
+pub(super) async fn leave(
+    context: &Context,
+    request: wire::EndpointOnly,
+) -> Result<wire::Empty, CallError> {
     if let Ok(of) = EndpointOf::parse(&request.network, &request.endpoint) {
-        context.journal.update(move |state| set_sandbox(state, &of, None)).await?;
+        context
+            .journal
+            .update(move |state| set_sandbox(state, &of, None))
+            .await?;
     }
     Ok(wire::Empty {})
 }
 
 fn set_sandbox(state: &mut State, of: &EndpointOf, sandbox: Option<std::path::PathBuf>) {
-    let known = state.networks.get(&of.network).is_some_and(|network| network.endpoints.contains_key(&of.endpoint));
+    let known = state
+        .networks
+        .get(&of.network)
+        .is_some_and(|network| network.endpoints.contains_key(&of.endpoint));
     if known {
         let network = state.network_mut(&of.network).expect("just found");
-        network.endpoints.get_mut(&of.endpoint).expect("just found").sandbox = sandbox;
+        network
+            .endpoints
+            .get_mut(&of.endpoint)
+            .expect("just found")
+            .sandbox = sandbox;
     }
 }
 
@@ -166,10 +256,15 @@ pub(super) async fn delete(
     request: wire::EndpointOnly,
     delivery: &Delivery,
 ) -> Result<wire::Empty, CallError> {
-    let Ok(of) = EndpointOf::parse(&request.network, &request.endpoint) else { return Ok(wire::Empty {}) };
+    let Ok(of) = EndpointOf::parse(&request.network, &request.endpoint) else {
+        return Ok(wire::Empty {});
+    };
     let (now, network) = (context.journal.uptime(), of.network.clone());
     let change = move |state: &mut State| {
-        let known = state.networks.get(&of.network).is_some_and(|network| network.endpoints.contains_key(&of.endpoint));
+        let known = state
+            .networks
+            .get(&of.network)
+            .is_some_and(|network| network.endpoints.contains_key(&of.endpoint));
         // An unknown one too: its CreateEndpoint may still be on its way.
         state.delete_endpoint(&of.network, &of.endpoint, now);
         known
@@ -182,7 +277,12 @@ pub(super) async fn delete(
 }
 
 /// Waits a little for the kernel to follow; a removal succeeds all the same, and is tried again.
-pub(super) async fn wait_for_removal(context: &Context, network: &DockerNetworkId, revision: u64, delivery: &Delivery) {
+pub(super) async fn wait_for_removal(
+    context: &Context,
+    network: &DockerNetworkId,
+    revision: u64,
+    delivery: &Delivery,
+) {
     let within = delivery.remaining(REMOVE_WITHIN.min(context.apply_within));
     if let Err(error) = context.applied.wait(network, revision, within).await {
         warn!(network = network.short(), %error, "Removed for Docker, not yet in the kernel");

@@ -25,13 +25,19 @@ pub(super) fn object(network: &DockerNetworkId) -> String {
 /// to see of the options, on every leader, so it depends on nothing but the request. An error would
 /// leave a network that looks created and never works, with the reason in a log: CreateNetwork tells
 /// it where people see it.
-pub(super) fn allocate(context: &Context, request: wire::AllocateNetwork) -> Result<wire::Allocated, CallError> {
+pub(super) fn allocate(
+    context: &Context,
+    request: wire::AllocateNetwork,
+) -> Result<wire::Allocated, CallError> {
     let network: DockerNetworkId = request.network.parse()?;
     let options = parse::texts(request.options);
     let outcome = match parse::network_options(&options, false) {
         Ok(parsed) if parsed.id.is_some() => Err(CallError::IdInSwarm(network.clone())),
         Ok(_) => Ok(()),
-        Err(source) => Err(CallError::Option { network: network.clone(), source }),
+        Err(source) => Err(CallError::Option {
+            network: network.clone(),
+            source,
+        }),
     };
     note_options(context, &network, outcome.as_ref().err());
     Ok(wire::Allocated { options })
@@ -51,8 +57,13 @@ fn note_options(context: &Context, network: &DockerNetworkId, error: Option<&Cal
 }
 
 /// The cluster forgets the network; this host when its last container is gone.
-pub(super) async fn free(context: &Context, request: wire::NetworkOnly) -> Result<wire::Empty, CallError> {
-    let Ok(network) = request.network.parse::<DockerNetworkId>() else { return Ok(wire::Empty {}) };
+pub(super) async fn free(
+    context: &Context,
+    request: wire::NetworkOnly,
+) -> Result<wire::Empty, CallError> {
+    let Ok(network) = request.network.parse::<DockerNetworkId>() else {
+        return Ok(wire::Empty {});
+    };
     let now = context.journal.uptime();
     context.problems.clear(BAD_OPTION, &object(&network));
     let change = move |state: &mut State| {
@@ -74,7 +85,10 @@ pub(super) async fn create(
     let id = request.network.parse().ok();
     let new = NewNetwork::parse(request);
     if let Some(id) = &id {
-        let options = new.as_ref().err().filter(|e| matches!(e, CallError::Option { .. } | CallError::IdInSwarm(_)));
+        let options = new
+            .as_ref()
+            .err()
+            .filter(|e| matches!(e, CallError::Option { .. } | CallError::IdInSwarm(_)));
         note_options(context, id, options);
     }
     let definition = new?.into_definition((context.underlay_mtu)());
@@ -86,11 +100,19 @@ pub(super) async fn create(
         return Ok(wire::Empty {});
     }
     let within = delivery.remaining(context.apply_within);
-    let Err(source) = context.applied.wait(&id, revision, within).await else { return Ok(wire::Empty {}) };
+    let Err(source) = context.applied.wait(&id, revision, within).await else {
+        return Ok(wire::Empty {});
+    };
     // After an error Docker knows no such network and never deletes it.
     let (now, network) = (context.journal.uptime(), id.clone());
-    context.journal.update(move |state| state.linger(&network, now)).await?;
-    Err(CallError::NotApplied { network: id, source })
+    context
+        .journal
+        .update(move |state| state.linger(&network, now))
+        .await?;
+    Err(CallError::NotApplied {
+        network: id,
+        source,
+    })
 }
 
 /// What CreateNetwork came to.
@@ -120,20 +142,32 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
     let id = definition.docker_id.clone();
     let generation = {
         let view = context.view.borrow();
-        view.networks.get(&definition.key).map_or(0, |network| network.generation)
+        view.networks
+            .get(&definition.key)
+            .map_or(0, |network| network.generation)
     };
     let mut secret = Zeroizing::new([0; 32]);
     (context.random)(secret.as_mut());
     let private_key = PrivateKey::from_random(*secret);
     for _ in 0..PICKS {
         let state = context.journal.state();
-        if state.live(&id).is_some_and(|network| same(&network.definition, &definition)) {
+        if state
+            .live(&id)
+            .is_some_and(|network| same(&network.definition, &definition))
+        {
             return Ok((Made::Same, state.revision_of(&id)));
         }
         let wanted = definition.options.port;
         let picked = (context.ports)(wanted, state.ports(Some(&id))).await;
-        let port = picked.map_err(|reason| CallError::NoPort { network: id.clone(), reason })?;
-        let fresh = LocalSlot { generation, private_key: private_key.clone(), port };
+        let port = picked.map_err(|reason| CallError::NoPort {
+            network: id.clone(),
+            reason,
+        })?;
+        let fresh = LocalSlot {
+            generation,
+            private_key: private_key.clone(),
+            port,
+        };
         let arrival = Arrival {
             me: context.me,
             now: context.journal.uptime(),
@@ -141,7 +175,11 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
             definition: definition.clone(),
             fresh,
         };
-        match context.journal.try_update(move |state| put(state, arrival)).await {
+        match context
+            .journal
+            .try_update(move |state| put(state, arrival))
+            .await
+        {
             Ok(((made, port), revision)) => {
                 note_port(context, &id, wanted, port);
                 return Ok((made, revision));
@@ -150,7 +188,10 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
             Err(Refused::Call(error)) => return Err(error),
         }
     }
-    Err(CallError::NoPort { network: id, reason: "other networks took every port that was picked; try again".to_owned() })
+    Err(CallError::NoPort {
+        network: id,
+        reason: "other networks took every port that was picked; try again".to_owned(),
+    })
 }
 
 fn note_port(context: &Context, network: &DockerNetworkId, wanted: Option<u16>, port: u16) {
@@ -177,13 +218,24 @@ struct Arrival {
 }
 
 fn put(state: &mut State, arrival: Arrival) -> Result<(Made, u16), Refused> {
-    let Arrival { me, now, floor, definition, fresh } = arrival;
+    let Arrival {
+        me,
+        now,
+        floor,
+        definition,
+        fresh,
+    } = arrival;
     let id = definition.docker_id.clone();
     let slots = match state.networks.get(&id) {
-        Some(old) if !old.lingering && same(&old.definition, &definition) => return Ok((Made::Same, port_of(old))),
+        Some(old) if !old.lingering && same(&old.definition, &definition) => {
+            return Ok((Made::Same, port_of(old)));
+        }
         Some(old) if !old.lingering && !old.endpoints.is_empty() => {
             let endpoints = old.endpoints.len();
-            return Err(Refused::Call(CallError::Differs { network: id, endpoints }));
+            return Err(Refused::Call(CallError::Differs {
+                network: id,
+                endpoints,
+            }));
         }
         Some(old) => kept_slots(old, &definition, &fresh),
         None => slots_of_namesake(state, &definition, &fresh, now)?,
@@ -193,7 +245,12 @@ fn put(state: &mut State, arrival: Arrival) -> Result<(Made, u16), Refused> {
         return Err(Refused::PortGone);
     }
     state.raise_floor(&definition.key, me, floor);
-    let network = LocalNetwork { definition, slots, endpoints: Default::default(), lingering: false };
+    let network = LocalNetwork {
+        definition,
+        slots,
+        endpoints: Default::default(),
+        lingering: false,
+    };
     let port = port_of(&network);
     state.networks.insert(id, std::sync::Arc::new(network));
     Ok((Made::New, port))
@@ -207,11 +264,17 @@ fn slots_of_namesake(
     fresh: &LocalSlot,
     now: Uptime,
 ) -> Result<Vec<LocalSlot>, Refused> {
-    let Some(namesake) = state.by_key(&definition.key).cloned() else { return Ok(vec![fresh.clone()]) };
+    let Some(namesake) = state.by_key(&definition.key).cloned() else {
+        return Ok(vec![fresh.clone()]);
+    };
     let other = namesake.definition.docker_id.clone();
     if !namesake.lingering {
         let id = definition.options.id.clone().unwrap_or_default();
-        return Err(Refused::Call(CallError::IdTaken { network: definition.docker_id.clone(), id, other }));
+        return Err(Refused::Call(CallError::IdTaken {
+            network: definition.docker_id.clone(),
+            id,
+            other,
+        }));
     }
     let slots = kept_slots(&namesake, definition, fresh);
     // Its namespace is still to be taken down; only its slots go over.
@@ -224,13 +287,20 @@ fn slots_of_namesake(
 }
 
 /// The slots of an earlier life, on the port that is wanted now.
-fn kept_slots(old: &LocalNetwork, definition: &NetworkDefinition, fresh: &LocalSlot) -> Vec<LocalSlot> {
+fn kept_slots(
+    old: &LocalNetwork,
+    definition: &NetworkDefinition,
+    fresh: &LocalSlot,
+) -> Vec<LocalSlot> {
     let mut slots = old.slots.clone();
     if slots.is_empty() {
         return vec![fresh.clone()];
     }
     if definition.options.port.is_some() && definition.options.port != old.definition.options.port {
-        let newest = slots.iter_mut().max_by_key(|slot| slot.generation).expect("not empty");
+        let newest = slots
+            .iter_mut()
+            .max_by_key(|slot| slot.generation)
+            .expect("not empty");
         newest.port = fresh.port;
     }
     slots
@@ -238,11 +308,17 @@ fn kept_slots(old: &LocalNetwork, definition: &NetworkDefinition, fresh: &LocalS
 
 /// Whether Docker asks for what is there. The MTU follows the underlay and is kept as it was.
 fn same(old: &NetworkDefinition, new: &NetworkDefinition) -> bool {
-    NetworkDefinition { mtu: old.mtu, ..new.clone() } == *old
+    NetworkDefinition {
+        mtu: old.mtu,
+        ..new.clone()
+    } == *old
 }
 
 fn port_of(network: &LocalNetwork) -> u16 {
-    let newest = network.slots.iter().max_by_key(|slot| slot.generation as Generation);
+    let newest = network
+        .slots
+        .iter()
+        .max_by_key(|slot| slot.generation as Generation);
     newest.map_or(0, |slot| slot.port)
 }
 
@@ -251,7 +327,9 @@ pub(super) async fn delete(
     request: wire::NetworkOnly,
     delivery: &Delivery,
 ) -> Result<wire::Empty, CallError> {
-    let Ok(network) = request.network.parse::<DockerNetworkId>() else { return Ok(wire::Empty {}) };
+    let Ok(network) = request.network.parse::<DockerNetworkId>() else {
+        return Ok(wire::Empty {});
+    };
     context.problems.clear_object(&object(&network));
     let (now, id) = (context.journal.uptime(), network.clone());
     let change = move |state: &mut State| {

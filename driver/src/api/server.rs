@@ -49,7 +49,12 @@ pub struct Api {
 
 impl Api {
     pub fn new(context: Context) -> Self {
-        Self { context, picking: Arc::default(), turns: Turns::default(), answers: Answers::default() }
+        Self {
+            context,
+            picking: Arc::default(),
+            turns: Turns::default(),
+            answers: Answers::default(),
+        }
     }
 }
 
@@ -63,10 +68,18 @@ pub(super) struct Answer {
 impl Answer {
     fn of(outcome: Result<Bytes, CallError>) -> Self {
         match outcome {
-            Ok(body) => Self { status: StatusCode::OK, body },
+            Ok(body) => Self {
+                status: StatusCode::OK,
+                body,
+            },
             Err(error) => {
                 let status = StatusCode::from_u16(error.status()).expect("the statuses are HTTP's");
-                Self { status, body: call::json(&wire::Failed { err: error.to_string() }) }
+                Self {
+                    status,
+                    body: call::json(&wire::Failed {
+                        err: error.to_string(),
+                    }),
+                }
             }
         }
     }
@@ -74,14 +87,22 @@ impl Answer {
     fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(CONTENT_TYPE, MEDIA_TYPE.parse().expect("it is a header value"));
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            MEDIA_TYPE.parse().expect("it is a header value"),
+        );
         response
     }
 }
 
 /// Serves until cancelled; then accepts no more and gives running calls two seconds.
 pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: CancellationToken) {
-    let server = Server { api, scope, calls: TaskTracker::new(), abandon: CancellationToken::new() };
+    let server = Server {
+        api,
+        scope,
+        calls: TaskTracker::new(),
+        abandon: CancellationToken::new(),
+    };
     let connections = TaskTracker::new();
     // Also when this future is dropped half way.
     let _abandon = server.abandon.clone().drop_guard();
@@ -108,7 +129,10 @@ pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: Cance
         server.calls.wait().await;
     };
     if tokio::time::timeout(STOP_WITHIN, finished).await.is_err() {
-        warn!(calls = server.calls.len(), "Calls were still running when the driver had to stop");
+        warn!(
+            calls = server.calls.len(),
+            "Calls were still running when the driver had to stop"
+        );
     }
     server.abandon.cancel();
     connections.wait().await;
@@ -130,7 +154,8 @@ impl Server {
         let service = service_fn(|request| self.answer(request));
         // No timer, so no header timeout either: dockerd keeps idle connections, and one that closes
         // under its next request makes it repeat that request without its body.
-        let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        let mut connection =
+            pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.abandon.cancelled() => return,
@@ -149,13 +174,20 @@ impl Server {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
         let (head, body) = request.into_parts();
         if head.method != Method::POST {
-            let error = CallError::UnknownCall { path: format!("{} {}", head.method, head.uri.path()) };
+            let error = CallError::UnknownCall {
+                path: format!("{} {}", head.method, head.uri.path()),
+            };
             let mut response = Answer::of(Err(error)).into_response();
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            response.headers_mut().insert(ALLOW, "POST".parse().expect("it is a header value"));
+            response
+                .headers_mut()
+                .insert(ALLOW, "POST".parse().expect("it is a header value"));
             return Ok(response);
         }
         let path = head.uri.path();
@@ -164,7 +196,10 @@ impl Server {
             Ok(body) => body.to_bytes(),
             Err(error) => {
                 let call = call::name(path).to_owned();
-                let answer = Answer::of(Err(CallError::Undecodable { call, reason: error.to_string() }));
+                let answer = Answer::of(Err(CallError::Undecodable {
+                    call,
+                    reason: error.to_string(),
+                }));
                 return Ok(answer.into_response());
             }
         };
@@ -176,12 +211,21 @@ impl Server {
         let stopping = || Answer::of(Err(CallError::Stopping));
         // A task that panicked has no answer either.
         let Some(id) = delivery.id.clone() else {
-            return self.spawn(path, body, delivery, |_| {}).await.ok().flatten().unwrap_or_else(stopping);
+            return self
+                .spawn(path, body, delivery, |_| {})
+                .await
+                .ok()
+                .flatten()
+                .unwrap_or_else(stopping);
         };
         match self.api.answers.look_up(&id) {
             Known::New(answering) => {
                 let finish = move |answer: &Answer| answering.finish(answer.clone());
-                self.spawn(path, body, delivery, finish).await.ok().flatten().unwrap_or_else(stopping)
+                self.spawn(path, body, delivery, finish)
+                    .await
+                    .ok()
+                    .flatten()
+                    .unwrap_or_else(stopping)
             }
             Known::Repeated(mut answer) => match answer.wait_for(Option::is_some).await {
                 Ok(answer) => answer.clone().expect("waited for it"),
@@ -199,10 +243,18 @@ impl Server {
         finish: impl FnOnce(&Answer) + Send + 'static,
     ) -> JoinHandle<Option<Answer>> {
         let decoded = Call::decode(path, body);
-        let object = decoded.as_ref().ok().and_then(Call::object).filter(|object| !object.is_empty());
+        let object = decoded
+            .as_ref()
+            .ok()
+            .and_then(Call::object)
+            .filter(|object| !object.is_empty());
         let turn = object.map(|object| self.api.turns.queue(object));
         let name = call::name(path).chars().take(40).collect::<String>();
-        let span = info_span!("call", name, object = object.map(|object| object.get(..12).unwrap_or(object)));
+        let span = info_span!(
+            "call",
+            name,
+            object = object.map(|object| object.get(..12).unwrap_or(object))
+        );
         let (api, scope, abandon) = (self.api.clone(), self.scope, self.abandon.clone());
         let arrived = Instant::now();
         let run = async move {
@@ -211,7 +263,10 @@ impl Server {
                 None => None,
             };
             let outcome = match decoded {
-                Ok(_) if delivery.expired() => Err(CallError::Expired { call: name, waited: arrived.elapsed() }),
+                Ok(_) if delivery.expired() => Err(CallError::Expired {
+                    call: name,
+                    waited: arrived.elapsed(),
+                }),
                 Ok(call) => call.run(&api, scope, &delivery).await,
                 Err(error) => Err(error),
             };
@@ -238,8 +293,15 @@ impl Server {
 
 fn delivery(headers: &HeaderMap) -> Delivery {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let expires = text(EXPIRES).and_then(|ms| ms.trim().parse().ok()).map(Duration::from_millis);
-    let id = text(REQUEST_ID).filter(|id| (1..=128).contains(&id.len())).map(str::to_owned);
+    let expires = text(EXPIRES)
+        .and_then(|ms| ms.trim().parse().ok())
+        .map(Duration::from_millis);
+    let id = text(REQUEST_ID)
+        .filter(|id| (1..=128).contains(&id.len()))
+        .map(str::to_owned);
     // A time too far to be told apart from never is never.
-    Delivery { id, expires: expires.and_then(|wait| Instant::now().checked_add(wait)) }
+    Delivery {
+        id,
+        expires: expires.and_then(|wait| Instant::now().checked_add(wait)),
+    }
 }

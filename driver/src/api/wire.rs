@@ -9,7 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// Null is as good as missing.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -40,9 +42,17 @@ pub(super) struct CreateNetwork {
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct NetworkOptions {
-    #[serde(rename = "com.docker.network.internal", default, deserialize_with = "or_default")]
+    #[serde(
+        rename = "com.docker.network.internal",
+        default,
+        deserialize_with = "or_default"
+    )]
     pub(super) internal: bool,
-    #[serde(rename = "com.docker.network.generic", default, deserialize_with = "or_default")]
+    #[serde(
+        rename = "com.docker.network.generic",
+        default,
+        deserialize_with = "or_default"
+    )]
     pub(super) generic: Options,
 }
 

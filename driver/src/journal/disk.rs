@@ -5,7 +5,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
+};
 use wgnet_core::{LocalNetwork, LocalSlot};
 use wgnet_proto::seal::HostKey;
 use wgnet_proto::{DockerNetworkId, PrivateKey};
@@ -51,7 +54,10 @@ impl Disk {
         let dir = path.parent().expect("the path was joined from a directory");
         make_private_directory(dir)?;
         let database = open_database(path)?;
-        let disk = Self { path: path.to_owned(), open: Some(database) };
+        let disk = Self {
+            path: path.to_owned(),
+            open: Some(database),
+        };
         disk.initialise(random)?;
         sync_directory(dir)?;
         let loaded = disk.load()?;
@@ -73,11 +79,16 @@ impl Disk {
 
     /// Makes durable what differs between the two.
     pub(super) fn write(&mut self, old: &State, new: &State) -> Result<(), JournalError> {
-        self.transact(Durability::Immediate, |transaction| rows::write_changes(transaction, old, new))
+        self.transact(Durability::Immediate, |transaction| {
+            rows::write_changes(transaction, old, new)
+        })
     }
 
     /// Keeps sealed records; durable with the next write or [`Disk::flush`].
-    pub(super) fn keep(&mut self, changes: &[(String, Option<Vec<u8>>)]) -> Result<(), JournalError> {
+    pub(super) fn keep(
+        &mut self,
+        changes: &[(String, Option<Vec<u8>>)],
+    ) -> Result<(), JournalError> {
         self.transact(Durability::None, |transaction| {
             let mut table = transaction.open_table(RECORDS)?;
             for (path, record) in changes {
@@ -98,9 +109,11 @@ impl Disk {
         self.read(|transaction| {
             let table = transaction.open_table(RECORDS)?;
             let rows = table.range::<&str>(..)?;
-            rows.map(|row| row.map(|(path, record)| (path.value().to_owned(), record.value().to_vec())))
-                .collect::<Result<_, _>>()
-                .map_err(redb::Error::from)
+            rows.map(|row| {
+                row.map(|(path, record)| (path.value().to_owned(), record.value().to_vec()))
+            })
+            .collect::<Result<_, _>>()
+            .map_err(redb::Error::from)
         })
     }
 
@@ -133,7 +146,9 @@ impl Disk {
     }
 
     fn closed(&self) -> JournalError {
-        JournalError::Aborted { path: self.path.clone() }
+        JournalError::Aborted {
+            path: self.path.clone(),
+        }
     }
 
     /// Makes the tables and the identity where they are missing.
@@ -167,29 +182,50 @@ impl Disk {
             transaction.commit()?;
             Ok(())
         })();
-        outcome.map_err(|source: redb::Error| JournalError::file("write journal", &self.path, source))
+        outcome
+            .map_err(|source: redb::Error| JournalError::file("write journal", &self.path, source))
     }
 
     fn load(&self) -> Result<Loaded, JournalError> {
         let loaded = self.read(|transaction| Ok(rows::load(transaction)))?;
         loaded.map_err(|problem| match problem {
-            rows::Unreadable::Storage(source) => JournalError::file("read journal", &self.path, source),
-            rows::Unreadable::Newer(found) => JournalError::Newer { path: self.path.clone(), found },
-            rows::Unreadable::Damaged(what) => JournalError::Damaged { path: self.path.clone(), what },
+            rows::Unreadable::Storage(source) => {
+                JournalError::file("read journal", &self.path, source)
+            }
+            rows::Unreadable::Newer(found) => JournalError::Newer {
+                path: self.path.clone(),
+                found,
+            },
+            rows::Unreadable::Damaged(what) => JournalError::Damaged {
+                path: self.path.clone(),
+                what,
+            },
         })
     }
 }
 
 fn open_database(path: &Path) -> Result<Database, JournalError> {
-    let file = open_private_file(path).map_err(|source| JournalError::file("open journal", path, source))?;
-    Database::builder().set_cache_size(CACHE).create_file(file).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => JournalError::Busy { path: path.to_owned() },
-        error => JournalError::file("open journal", path, redb::Error::from(error)),
-    })
+    let file = open_private_file(path)
+        .map_err(|source| JournalError::file("open journal", path, source))?;
+    Database::builder()
+        .set_cache_size(CACHE)
+        .create_file(file)
+        .map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => JournalError::Busy {
+                path: path.to_owned(),
+            },
+            error => JournalError::file("open journal", path, redb::Error::from(error)),
+        })
 }
 
 fn open_private_file(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
         file.set_permissions(Permissions::from_mode(0o600))?;
     }

@@ -38,21 +38,37 @@ impl JournalError {
 
     fn next_step(&self) -> &'static str {
         match self {
-            Self::Busy { .. } => "stop the other one first, `systemctl status wgnet-driver` shows it",
+            Self::Busy { .. } => {
+                "stop the other one first, `systemctl status wgnet-driver` shows it"
+            }
             Self::Newer { .. } => "install that version again",
             Self::Damaged { .. } => "move the file away to start anew as another host",
             Self::Aborted { .. } => "see wgnet-driver's log",
             Self::File { source, .. } => match io_kind(source.as_ref()) {
-                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => "free some space on its disk",
-                Some(io::ErrorKind::ReadOnlyFilesystem) => "mount its file system writable, or set another state directory",
-                Some(io::ErrorKind::PermissionDenied) => "run wgnet-driver as root, or set another state directory",
+                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                    "free some space on its disk"
+                }
+                Some(io::ErrorKind::ReadOnlyFilesystem) => {
+                    "mount its file system writable, or set another state directory"
+                }
+                Some(io::ErrorKind::PermissionDenied) => {
+                    "run wgnet-driver as root, or set another state directory"
+                }
                 _ => "check the disk and its file system",
             },
         }
     }
 
-    pub(super) fn file(operation: &'static str, path: impl Into<PathBuf>, source: impl Error + Send + Sync + 'static) -> Self {
-        Self::File { operation, path: path.into(), source: Arc::new(source) }
+    pub(super) fn file(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::File {
+            operation,
+            path: path.into(),
+            source: Arc::new(source),
+        }
     }
 }
 

@@ -46,7 +46,9 @@ pub struct State {
 impl State {
     /// A network Docker has on this host now.
     pub fn live(&self, network: &DockerNetworkId) -> Option<&Arc<LocalNetwork>> {
-        self.networks.get(network).filter(|network| !network.lingering)
+        self.networks
+            .get(network)
+            .filter(|network| !network.lingering)
     }
 
     /// The network, to be changed.
@@ -61,19 +63,35 @@ impl State {
 
     /// The network of this key, lingering or not.
     pub fn by_key(&self, key: &NetworkKey) -> Option<&Arc<LocalNetwork>> {
-        self.networks.values().find(|network| network.definition.key == *key)
+        self.networks
+            .values()
+            .find(|network| network.definition.key == *key)
     }
 
     /// Every UDP port that belongs to a network here, except `but`'s.
     pub fn ports(&self, but: Option<&DockerNetworkId>) -> BTreeSet<u16> {
         let others = self.networks.iter().filter(|(id, _)| Some(*id) != but);
-        others.flat_map(|(_, network)| network.slots.iter().map(|slot| slot.port)).collect()
+        others
+            .flat_map(|(_, network)| network.slots.iter().map(|slot| slot.port))
+            .collect()
     }
 
     /// Forgets endpoints and remembers their ids, so that a late CreateEndpoint is refused.
-    pub fn delete_endpoint(&mut self, network: &DockerNetworkId, endpoint: &EndpointId, now: Uptime) {
-        if self.networks.get(network).is_some_and(|network| network.endpoints.contains_key(endpoint)) {
-            self.network_mut(network).expect("just found").endpoints.remove(endpoint);
+    pub fn delete_endpoint(
+        &mut self,
+        network: &DockerNetworkId,
+        endpoint: &EndpointId,
+        now: Uptime,
+    ) {
+        if self
+            .networks
+            .get(network)
+            .is_some_and(|network| network.endpoints.contains_key(endpoint))
+        {
+            self.network_mut(network)
+                .expect("just found")
+                .endpoints
+                .remove(endpoint);
         }
         self.remember_deleted(endpoint, now);
     }
@@ -84,7 +102,10 @@ impl State {
         }
         let deleted = Arc::make_mut(&mut self.deleted);
         if deleted.len() >= DELETED_MOST {
-            let oldest = deleted.iter().min_by_key(|(_, until)| **until).map(|(id, _)| id.clone());
+            let oldest = deleted
+                .iter()
+                .min_by_key(|(_, until)| **until)
+                .map(|(id, _)| id.clone());
             oldest.map(|id| deleted.remove(&id));
         }
         deleted.insert(endpoint.clone(), now + super::DELETED_KEPT);
@@ -92,7 +113,9 @@ impl State {
 
     /// DeleteNetwork: the endpoints go, key and port stay for a while.
     pub fn linger(&mut self, network: &DockerNetworkId, now: Uptime) {
-        let Some(found) = self.networks.get(network) else { return };
+        let Some(found) = self.networks.get(network) else {
+            return;
+        };
         let endpoints: Vec<_> = found.endpoints.keys().cloned().collect();
         let key = found.definition.key.clone();
         for endpoint in &endpoints {
@@ -117,7 +140,9 @@ impl State {
 
     /// Forgets a network altogether, its keys too.
     pub fn forget(&mut self, network: &DockerNetworkId) {
-        let Some(gone) = self.networks.remove(network) else { return };
+        let Some(gone) = self.networks.remove(network) else {
+            return;
+        };
         self.lingers_until.remove(network);
         let key = &gone.definition.key;
         if !key.is_shared() {
@@ -143,12 +168,17 @@ impl State {
     }
 
     pub fn floor(&self, key: &NetworkKey, member: HostId) -> u64 {
-        self.floors.get(&(key.clone(), member)).copied().unwrap_or(0)
+        self.floors
+            .get(&(key.clone(), member))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// A remote claim won this endpoint's address: it is never published again.
     pub fn supersede(&mut self, network: &DockerNetworkId, endpoint: &EndpointId) {
-        let endpoint = self.network_mut(network).and_then(|network| network.endpoints.get_mut(endpoint));
+        let endpoint = self
+            .network_mut(network)
+            .and_then(|network| network.endpoints.get_mut(endpoint));
         if let Some(endpoint) = endpoint {
             endpoint.superseded = true;
         }
@@ -177,9 +207,13 @@ impl State {
         self.revision = before.revision + 1;
         let (revision, networks) = (self.revision, &self.networks);
         self.changed.retain(|id, _| networks.contains_key(id));
-        self.lingers_until.retain(|id, _| networks.get(id).is_some_and(|network| network.lingering));
+        self.lingers_until
+            .retain(|id, _| networks.get(id).is_some_and(|network| network.lingering));
         for (id, network) in networks {
-            let same = before.networks.get(id).is_some_and(|old| Arc::ptr_eq(old, network) || old == network);
+            let same = before
+                .networks
+                .get(id)
+                .is_some_and(|old| Arc::ptr_eq(old, network) || old == network);
             if !same {
                 self.changed.insert(id.clone(), revision);
             }

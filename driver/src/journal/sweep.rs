@@ -22,7 +22,11 @@ pub(super) const DELETED_MOST: usize = 4096;
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(10);
 
 /// Forgets what has lingered long enough, until cancelled.
-pub async fn sweep(journal: Journal, mut view: watch::Receiver<Arc<ClusterView>>, cancel: CancellationToken) {
+pub async fn sweep(
+    journal: Journal,
+    mut view: watch::Receiver<Arc<ClusterView>>,
+    cancel: CancellationToken,
+) {
     let mut states = journal.watch();
     loop {
         let state = states.borrow_and_update().clone();
@@ -32,7 +36,9 @@ pub async fn sweep(journal: Journal, mut view: watch::Receiver<Arc<ClusterView>>
         if !freed.is_empty() || due.is_some_and(|wait| wait.is_zero()) {
             let swept = journal
                 .update(move |state| {
-                    freed.iter().for_each(|network| state.forget_soon(network, now));
+                    freed
+                        .iter()
+                        .for_each(|network| state.forget_soon(network, now));
                     state.expire(now)
                 })
                 .await;
@@ -65,24 +71,47 @@ pub async fn sweep(journal: Journal, mut view: watch::Receiver<Arc<ClusterView>>
 }
 
 /// Lingering networks that the cluster knows to be freed and that are not hurried yet.
-fn freed_elsewhere(state: &State, view: &ClusterView, now: Uptime) -> Vec<wgnet_proto::DockerNetworkId> {
-    let lingering = state.networks.iter().filter(|(_, network)| network.lingering);
+fn freed_elsewhere(
+    state: &State,
+    view: &ClusterView,
+    now: Uptime,
+) -> Vec<wgnet_proto::DockerNetworkId> {
+    let lingering = state
+        .networks
+        .iter()
+        .filter(|(_, network)| network.lingering);
     let freed = lingering.filter(|(id, network)| {
-        let record = view.networks.get(&network.definition.key).and_then(|network| network.record.as_ref());
-        let hurried = state.lingers_until.get(*id).is_some_and(|until| *until <= now + FREED_LINGER);
+        let record = view
+            .networks
+            .get(&network.definition.key)
+            .and_then(|network| network.record.as_ref());
+        let hurried = state
+            .lingers_until
+            .get(*id)
+            .is_some_and(|until| *until <= now + FREED_LINGER);
         record.is_some_and(|record| record.freed) && !hurried
     });
     freed.map(|(id, _)| id.clone()).collect()
 }
 
 fn due_at(state: &State) -> Option<Uptime> {
-    state.lingers_until.values().chain(state.deleted.values()).min().copied()
+    state
+        .lingers_until
+        .values()
+        .chain(state.deleted.values())
+        .min()
+        .copied()
 }
 
 impl State {
     /// Drops everything whose time is over; returns how many networks went.
     fn expire(&mut self, now: Uptime) -> usize {
-        let over: Vec<_> = self.lingers_until.iter().filter(|(_, until)| **until <= now).map(|(id, _)| id.clone()).collect();
+        let over: Vec<_> = self
+            .lingers_until
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
         over.iter().for_each(|network| self.forget(network));
         if self.deleted.values().any(|until| *until <= now) {
             Arc::make_mut(&mut self.deleted).retain(|_, until| *until > now);

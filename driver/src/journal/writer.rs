@@ -1,8 +1,8 @@
 //! The thread that changes the journal: takes all updates that wait, applies them in order, syncs once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,7 +25,10 @@ type KeptRecords = Result<Vec<(String, Vec<u8>)>, JournalError>;
 
 pub(super) enum Job {
     Update(Change),
-    Keep(Vec<(String, Option<Vec<u8>>)>, oneshot::Sender<Result<(), JournalError>>),
+    Keep(
+        Vec<(String, Option<Vec<u8>>)>,
+        oneshot::Sender<Result<(), JournalError>>,
+    ),
     Records(oneshot::Sender<KeptRecords>),
 }
 
@@ -61,9 +64,22 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(disk: Disk, states: watch::Sender<Arc<State>>) -> Self {
         let (jobs, queue) = channel();
-        let run = move || Loop { disk, states, unsynced: false }.run(&queue);
-        let thread = std::thread::Builder::new().name("journal".to_owned()).spawn(run).expect("a thread can be started");
-        Self { jobs: Some(jobs), thread: Some(thread) }
+        let run = move || {
+            Loop {
+                disk,
+                states,
+                unsynced: false,
+            }
+            .run(&queue)
+        };
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(run)
+            .expect("a thread can be started");
+        Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        }
     }
 
     pub(super) fn send(&self, job: Job) {
@@ -167,15 +183,29 @@ impl Loop {
 
     /// After a failed write the file is the truth, whatever of the write it holds.
     fn reopen(&mut self) -> Result<(), JournalError> {
-        let Some(mut found) = self.disk.reopen_if_closed()? else { return Ok(()) };
+        let Some(mut found) = self.disk.reopen_if_closed()? else {
+            return Ok(());
+        };
         let before = self.states.borrow().clone();
         found.revision = before.revision;
         found.changed = before.changed.clone();
         for (id, until) in &before.lingers_until {
-            found.lingers_until.entry(id.clone()).and_modify(|found| *found = *until);
+            found
+                .lingers_until
+                .entry(id.clone())
+                .and_modify(|found| *found = *until);
         }
         found.deleted = Arc::new(
-            found.deleted.iter().map(|(id, until)| (id.clone(), before.deleted.get(id).copied().unwrap_or(*until))).collect(),
+            found
+                .deleted
+                .iter()
+                .map(|(id, until)| {
+                    (
+                        id.clone(),
+                        before.deleted.get(id).copied().unwrap_or(*until),
+                    )
+                })
+                .collect(),
         );
         if found != *before {
             found.stamp(&before);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -43,7 +44,12 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { scope: Scope::Global, boot: "boot-1".to_owned(), apply_within: WITHIN, foreign_ports: Vec::new() }
+        Self {
+            scope: Scope::Global,
+            boot: "boot-1".to_owned(),
+            apply_within: WITHIN,
+            foreign_ports: Vec::new(),
+        }
     }
 }
 
@@ -84,16 +90,33 @@ impl Driver {
             random,
             ports: Arc::new(move |wanted, taken| {
                 let mut candidates = wanted.into_iter().chain(51820..=52819);
-                let picked = candidates.find(|port| !taken.contains(port) && !foreign.contains(port));
-                Box::pin(std::future::ready(picked.ok_or_else(|| "every port is taken".to_owned())))
+                let picked =
+                    candidates.find(|port| !taken.contains(port) && !foreign.contains(port));
+                Box::pin(std::future::ready(
+                    picked.ok_or_else(|| "every port is taken".to_owned()),
+                ))
             }),
             problems: problems.clone(),
             apply_within: options.apply_within,
         };
         let cancel = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, options.scope, Api::new(context), cancel.clone()));
+        let server = tokio::spawn(serve(
+            listener,
+            options.scope,
+            Api::new(context),
+            cancel.clone(),
+        ));
         let reconcile = tokio::spawn(follow(journal.watch(), kernels, applied));
-        Self { journal, problems, kernel, view, socket, cancel, server, reconcile }
+        Self {
+            journal,
+            problems,
+            kernel,
+            view,
+            socket,
+            cancel,
+            server,
+            reconcile,
+        }
     }
 
     /// SIGTERM: whatever runs is finished.
@@ -113,12 +136,30 @@ impl Driver {
     }
 
     pub(crate) async fn connect(&self) -> Client {
-        Client { stream: UnixStream::connect(&self.socket).await.unwrap() }
+        Client {
+            stream: UnixStream::connect(&self.socket).await.unwrap(),
+        }
     }
 
     /// One call on a connection of its own.
     pub(crate) async fn call(&self, method: &str, body: &Value) -> Reply {
         self.connect().await.post(method, body).await
+    }
+
+    /// Waits until a Join is noted, whether or not it is answered yet.
+    pub(crate) async fn noted_join(&self) {
+        let joined = |state: &Arc<State>| {
+            let mut endpoints = state
+                .networks
+                .values()
+                .flat_map(|network| network.endpoints.values());
+            endpoints.any(|endpoint| endpoint.sandbox.is_some())
+        };
+        let mut states = self.journal.watch();
+        tokio::time::timeout(WITHIN, states.wait_for(joined))
+            .await
+            .expect("a Join")
+            .unwrap();
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
@@ -131,7 +172,9 @@ fn open_journal(dir: &Path, boot: &str, random: &Random) -> Journal {
     let until = std::time::Instant::now() + WITHIN;
     loop {
         match Journal::open(&dir.join("state"), boot, random) {
-            Err(JournalError::Busy { .. }) if std::time::Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Err(JournalError::Busy { .. }) if std::time::Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5))
+            }
             opened => return opened.unwrap(),
         }
     }
@@ -143,23 +186,37 @@ pub(crate) fn counting_random() -> Random {
     Arc::new(move |bytes| {
         let mut seed = count.fetch_add(1, Ordering::Relaxed);
         for byte in bytes {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             *byte = (seed >> 56) as u8;
         }
     })
 }
 
-async fn follow(mut states: watch::Receiver<Arc<State>>, mut kernels: watch::Receiver<Kernel>, applied: Applied) {
+async fn follow(
+    mut states: watch::Receiver<Arc<State>>,
+    mut kernels: watch::Receiver<Kernel>,
+    applied: Applied,
+) {
     let mut reported: BTreeMap<DockerNetworkId, u64> = BTreeMap::new();
     loop {
         let state = states.borrow_and_update().clone();
         let kernel = kernels.borrow_and_update().clone();
         for network in state.networks.keys() {
             let report = match &kernel {
-                Kernel::Follows => Report { applied: state.revision, tried: state.revision, error: None },
+                Kernel::Follows => Report {
+                    applied: state.revision,
+                    tried: state.revision,
+                    error: None,
+                },
                 Kernel::Fails(error) => {
                     let applied = reported.get(network).copied().unwrap_or(0);
-                    Report { applied, tried: state.revision, error: Some(error.clone()) }
+                    Report {
+                        applied,
+                        tried: state.revision,
+                        error: Some(error.clone()),
+                    }
                 }
                 Kernel::Hangs => continue,
             };
@@ -199,7 +256,11 @@ impl Reply {
     #[track_caller]
     pub(crate) fn fails_with(&self, part: &str) {
         assert_eq!(self.status, 200, "{self:?}");
-        assert!(self.err().contains(part), "{:?} does not contain {part:?}", self.err());
+        assert!(
+            self.err().contains(part),
+            "{:?} does not contain {part:?}",
+            self.err()
+        );
         assert_eq!(self.body.get("Error"), None, "Error is the IPAM driver's");
     }
 }
@@ -221,7 +282,11 @@ impl Client {
     }
 
     pub(crate) async fn send(&mut self, method: &str, body: &str, headers: &str) {
-        let path = if method.starts_with('/') { method.to_owned() } else { format!("/NetworkDriver.{method}") };
+        let path = if method.starts_with('/') {
+            method.to_owned()
+        } else {
+            format!("/NetworkDriver.{method}")
+        };
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: plugin.moby.localhost\r\nUser-Agent: Go-http-client/1.1\r\n\
              Content-Length: {}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n{headers}\r\n",
@@ -235,7 +300,9 @@ impl Client {
     }
 
     pub(crate) async fn reply(&mut self) -> Reply {
-        tokio::time::timeout(WITHIN * 2, self.read_reply()).await.expect("an answer in time")
+        tokio::time::timeout(WITHIN * 2, self.read_reply())
+            .await
+            .expect("an answer in time")
     }
 
     /// Whether the other side has closed; waits for it to say anything at all.
@@ -246,18 +313,39 @@ impl Client {
     async fn read_reply(&mut self) -> Reply {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(self.stream.read_u8().await.expect("the connection stays open"));
+            head.push(
+                self.stream
+                    .read_u8()
+                    .await
+                    .expect("the connection stays open"),
+            );
         }
         let head = String::from_utf8(head).unwrap();
         let mut lines = head.lines();
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let status = lines
+            .next()
+            .unwrap()
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap();
         let headers = lines.filter_map(|line| line.split_once(": "));
-        let headers: BTreeMap<_, _> = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+        let headers: BTreeMap<_, _> = headers
+            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+            .collect();
         // dockerd's client keeps a connection only when it knows where the answer ends.
         let mut body = vec![0; headers["content-length"].parse().unwrap()];
         self.stream.read_exact(&mut body).await.unwrap();
-        let headers = headers.into_iter().filter(|(name, _)| name != "date").collect();
-        Reply { status, headers, body: serde_json::from_slice(&body).unwrap() }
+        let headers = headers
+            .into_iter()
+            .filter(|(name, _)| name != "date")
+            .collect();
+        Reply {
+            status,
+            headers,
+            body: serde_json::from_slice(&body).unwrap(),
+        }
     }
 }
 
@@ -304,4 +392,16 @@ pub(crate) fn of(network: &str, endpoint: &str) -> Value {
 
 pub(crate) fn only(network: &str) -> Value {
     json!({"NetworkID": network})
+}
+
+pub(crate) fn id(text: &str) -> DockerNetworkId {
+    text.parse().unwrap()
+}
+
+/// A driver with one network of a swarm.
+pub(crate) async fn with_network(dir: &TempDir) -> Driver {
+    let driver = Driver::start(dir.path());
+    let create = create_network(SWARM_NETWORK, &json!({}));
+    driver.call("CreateNetwork", &create).await.succeeds();
+    driver
 }

@@ -29,11 +29,16 @@ impl<E: Into<redb::Error>> From<E> for Unreadable {
 }
 
 pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("the journal's types have text keys and no fallible serializer")
+    serde_json::to_vec(value)
+        .expect("the journal's types have text keys and no fallible serializer")
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8], what: impl FnOnce() -> String) -> Result<T, Unreadable> {
-    serde_json::from_slice(bytes).map_err(|error| Unreadable::Damaged(format!("{}: {error}", what())))
+fn parse<T: DeserializeOwned>(
+    bytes: &[u8],
+    what: impl FnOnce() -> String,
+) -> Result<T, Unreadable> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Unreadable::Damaged(format!("{}: {error}", what())))
 }
 
 pub(super) fn load(transaction: &ReadTransaction) -> Result<Loaded, Unreadable> {
@@ -46,8 +51,12 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<Loaded, Unreadable> 
         return Err(Unreadable::Newer(schema));
     }
     let key = meta.get("host_key")?;
-    let key = key.as_ref().and_then(|bytes| <[u8; 32]>::try_from(bytes.value()).ok());
-    let key = Zeroizing::new(key.ok_or_else(|| Unreadable::Damaged("the host's key is missing".to_owned()))?);
+    let key = key
+        .as_ref()
+        .and_then(|bytes| <[u8; 32]>::try_from(bytes.value()).ok());
+    let key = Zeroizing::new(
+        key.ok_or_else(|| Unreadable::Damaged("the host's key is missing".to_owned()))?,
+    );
 
     let mut state = State::default();
     if let Some(value) = meta.get("boot")? {
@@ -64,7 +73,10 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<Loaded, Unreadable> 
     }
     load_networks(transaction, &mut state)?;
     load_marks(transaction, &mut state)?;
-    Ok(Loaded { key: HostKey::from_bytes(*key), state })
+    Ok(Loaded {
+        key: HostKey::from_bytes(*key),
+        state,
+    })
 }
 
 fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(), Unreadable> {
@@ -85,19 +97,34 @@ fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(),
         let (key, port) = row?;
         let (id, generation) = key.value();
         let private_key = keys.get((id, generation))?;
-        let private_key = private_key.as_ref().and_then(|bytes| <[u8; 32]>::try_from(bytes.value()).ok());
-        let (Some(private_key), Some(network)) = (private_key, network_of(&mut networks, id)) else {
-            return Err(Unreadable::Damaged(format!("network {id} has no key of generation {generation}")));
+        let private_key = private_key
+            .as_ref()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes.value()).ok());
+        let (Some(private_key), Some(network)) = (private_key, network_of(&mut networks, id))
+        else {
+            return Err(Unreadable::Damaged(format!(
+                "network {id} has no key of generation {generation}"
+            )));
         };
         let private_key = PrivateKey::from_bytes(private_key);
-        network.slots.push(LocalSlot { generation, private_key, port: port.value() });
+        network.slots.push(LocalSlot {
+            generation,
+            private_key,
+            port: port.value(),
+        });
     }
-    for row in transaction.open_table(ENDPOINTS)?.range::<(&str, &str)>(..)? {
+    for row in transaction
+        .open_table(ENDPOINTS)?
+        .range::<(&str, &str)>(..)?
+    {
         let (key, value) = row?;
         let (id, endpoint_id) = key.value();
-        let endpoint: wgnet_core::LocalEndpoint = parse(value.value(), || format!("endpoint {endpoint_id}"))?;
+        let endpoint: wgnet_core::LocalEndpoint =
+            parse(value.value(), || format!("endpoint {endpoint_id}"))?;
         let Some(network) = network_of(&mut networks, id) else {
-            return Err(Unreadable::Damaged(format!("endpoint {endpoint_id} has no network")));
+            return Err(Unreadable::Damaged(format!(
+                "endpoint {endpoint_id} has no network"
+            )));
         };
         network.endpoints.insert(endpoint.id.clone(), endpoint);
     }
@@ -110,13 +137,17 @@ fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(),
     Ok(())
 }
 
-fn network_of<'a>(networks: &'a mut BTreeMap<DockerNetworkId, LocalNetwork>, id: &str) -> Option<&'a mut LocalNetwork> {
+fn network_of<'a>(
+    networks: &'a mut BTreeMap<DockerNetworkId, LocalNetwork>,
+    id: &str,
+) -> Option<&'a mut LocalNetwork> {
     networks.get_mut(&id.parse().ok()?)
 }
 
 fn load_marks(transaction: &ReadTransaction, state: &mut State) -> Result<(), Unreadable> {
     fn id<T: std::str::FromStr<Err = wgnet_proto::IdError>>(text: &str) -> Result<T, Unreadable> {
-        text.parse().map_err(|error: wgnet_proto::IdError| Unreadable::Damaged(error.to_string()))
+        text.parse()
+            .map_err(|error: wgnet_proto::IdError| Unreadable::Damaged(error.to_string()))
     }
     for row in transaction.open_table(FREED)?.range::<&str>(..)? {
         state.freed.insert(id(row?.0.value())?);
@@ -141,7 +172,11 @@ fn load_marks(transaction: &ReadTransaction, state: &mut State) -> Result<(), Un
 }
 
 /// Writes every row that differs between the two states.
-pub(super) fn write_changes(transaction: &WriteTransaction, old: &State, new: &State) -> Result<(), redb::Error> {
+pub(super) fn write_changes(
+    transaction: &WriteTransaction,
+    old: &State,
+    new: &State,
+) -> Result<(), redb::Error> {
     let mut meta = transaction.open_table(META)?;
     let mut put = |changed: bool, name: &str, value: Vec<u8>| -> Result<(), redb::Error> {
         if changed {
@@ -152,8 +187,16 @@ pub(super) fn write_changes(transaction: &WriteTransaction, old: &State, new: &S
     put(old.boot != new.boot, "boot", json(&new.boot))?;
     put(old.cluster != new.cluster, "cluster", json(&new.cluster))?;
     let history = (old.incarnation, old.store_revision) != (new.incarnation, new.store_revision);
-    put(history, "history", json(&(new.incarnation, new.store_revision)))?;
-    put(old.reserved_seq != new.reserved_seq, "seq", json(&new.reserved_seq))?;
+    put(
+        history,
+        "history",
+        json(&(new.incarnation, new.store_revision)),
+    )?;
+    put(
+        old.reserved_seq != new.reserved_seq,
+        "seq",
+        json(&new.reserved_seq),
+    )?;
 
     for (id, before, after) in differences(&old.networks, &new.networks) {
         if let (Some(before), Some(after)) = (before, after)
@@ -161,7 +204,12 @@ pub(super) fn write_changes(transaction: &WriteTransaction, old: &State, new: &S
         {
             continue;
         }
-        write_network(transaction, id, before.map(Arc::as_ref), after.map(Arc::as_ref))?;
+        write_network(
+            transaction,
+            id,
+            before.map(Arc::as_ref),
+            after.map(Arc::as_ref),
+        )?;
     }
 
     let mut freed = transaction.open_table(FREED)?;
@@ -208,7 +256,12 @@ fn write_network(
     new: Option<&LocalNetwork>,
 ) -> Result<(), redb::Error> {
     let id = id.as_str();
-    let row = |network: &LocalNetwork| json(&NetworkRow { definition: network.definition.clone(), lingering: network.lingering });
+    let row = |network: &LocalNetwork| {
+        json(&NetworkRow {
+            definition: network.definition.clone(),
+            lingering: network.lingering,
+        })
+    };
     let (before, after) = (old.map(row), new.map(row));
     if before != after {
         let mut networks = transaction.open_table(NETWORKS)?;
@@ -218,10 +271,17 @@ fn write_network(
         }
     }
     let slots = |network: Option<&LocalNetwork>| -> BTreeMap<u32, LocalSlot> {
-        network.into_iter().flat_map(|network| &network.slots).map(|slot| (slot.generation, slot.clone())).collect()
+        network
+            .into_iter()
+            .flat_map(|network| &network.slots)
+            .map(|slot| (slot.generation, slot.clone()))
+            .collect()
     };
     let (before, after) = (slots(old), slots(new));
-    let (mut ports, mut keys) = (transaction.open_table(SLOTS)?, transaction.open_table(KEYS)?);
+    let (mut ports, mut keys) = (
+        transaction.open_table(SLOTS)?,
+        transaction.open_table(KEYS)?,
+    );
     for (generation, _, slot) in differences(&before, &after) {
         let Some(slot) = slot else {
             ports.remove((id, *generation))?;
@@ -232,11 +292,16 @@ fn write_network(
         keys.insert((id, *generation), slot.private_key.expose().as_slice())?;
     }
     let none = BTreeMap::new();
-    let (before, after) = (old.map_or(&none, |n| &n.endpoints), new.map_or(&none, |n| &n.endpoints));
+    let (before, after) = (
+        old.map_or(&none, |n| &n.endpoints),
+        new.map_or(&none, |n| &n.endpoints),
+    );
     let mut endpoints = transaction.open_table(ENDPOINTS)?;
     for (endpoint_id, _, endpoint) in differences(before, after) {
         match endpoint {
-            Some(endpoint) => drop(endpoints.insert((id, endpoint_id.as_str()), json(endpoint).as_slice())?),
+            Some(endpoint) => {
+                drop(endpoints.insert((id, endpoint_id.as_str()), json(endpoint).as_slice())?)
+            }
             None => drop(endpoints.remove((id, endpoint_id.as_str()))?),
         }
     }
@@ -248,7 +313,12 @@ fn differences<'a, K: Ord, V: PartialEq>(
     old: &'a BTreeMap<K, V>,
     new: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = (&'a K, Option<&'a V>, Option<&'a V>)> {
-    let gone = old.iter().filter(|(key, _)| !new.contains_key(*key)).map(|(key, value)| (key, Some(value), None));
-    let now = new.iter().map(|(key, value)| (key, old.get(key), Some(value)));
+    let gone = old
+        .iter()
+        .filter(|(key, _)| !new.contains_key(*key))
+        .map(|(key, value)| (key, Some(value), None));
+    let now = new
+        .iter()
+        .map(|(key, value)| (key, old.get(key), Some(value)));
     gone.chain(now.filter(|(_, before, after)| before != after))
 }

@@ -1,0 +1,141 @@
+//! What the disk can do to the journal: in a mount namespace of the test's own thread.
+
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
+use wgnet_driver::journal::{Journal, State};
+
+use crate::{SWARM_NETWORK, add_endpoint, add_network, block_on, durable, id, open, random};
+
+#[test]
+fn a_damaged_file_is_named_with_what_to_do() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.redb");
+    std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
+    let sentence = Journal::open(dir.path(), "boot-1", &random())
+        .err()
+        .unwrap()
+        .sentence();
+    assert!(
+        sentence.contains("journal.redb") && sentence.contains(';'),
+        "{sentence}"
+    );
+}
+
+/// Runs with a small file system of its own at the path.
+fn with_small_disk(size: &str, run: impl FnOnce(&Path) + Send + 'static) {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().to_owned();
+    let options = format!("size={size},mode=700");
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("needs root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(
+            Some("wgnett"),
+            &path,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )
+        .unwrap();
+        run(&path);
+        umount2(&path, MntFlags::MNT_DETACH).unwrap();
+    });
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_full_disk_refuses_updates_in_words_and_memory_and_disk_agree() {
+    with_small_disk("8m", |dir| {
+        let journal = open(dir);
+        let ballast = dir.join("ballast");
+        let fill = |size: u64| {
+            let bytes = vec![1; size as usize];
+            let _ = std::fs::write(&ballast, bytes);
+        };
+        block_on(async {
+            journal
+                .update(|state| add_network(state, SWARM_NETWORK))
+                .await
+                .unwrap();
+            fill(8 << 20);
+            let mut acknowledged = 0;
+            let error = loop {
+                let first = acknowledged * 100;
+                let more = move |state: &mut State| {
+                    (first..first + 100).for_each(|n| add_endpoint(state, n))
+                };
+                match journal.update(more).await {
+                    Ok(_) => acknowledged += 1,
+                    Err(error) => break error,
+                }
+                assert!(acknowledged < 1000, "the disk never fills");
+            };
+            let sentence = error.sentence();
+            println!("{sentence}");
+            assert!(
+                sentence.contains("journal.redb")
+                    && sentence.contains("No space left")
+                    && sentence.contains("free some space"),
+                "{sentence}"
+            );
+            let count = || journal.state().networks[&id(SWARM_NETWORK)].endpoints.len() as u64;
+            assert_eq!(count(), acknowledged * 100);
+            // It goes on refusing, and goes on answering what it knows.
+            let more = |state: &mut State| (900_000..900_100).for_each(|n| add_endpoint(state, n));
+            assert!(journal.update(more).await.is_err());
+            assert_eq!(count(), acknowledged * 100);
+            std::fs::remove_file(&ballast).unwrap();
+            journal
+                .update(|state| add_endpoint(state, 999_999))
+                .await
+                .unwrap();
+            assert_eq!(count(), acknowledged * 100 + 1);
+        });
+        let before = durable(&journal.state());
+        drop(journal);
+        assert_eq!(durable(&open(dir).state()), before);
+    });
+}
+
+#[test]
+fn a_full_disk_at_the_first_start_is_named() {
+    with_small_disk("64k", |dir| {
+        let _ = std::fs::write(dir.join("ballast"), vec![1; 64 << 10]);
+        let sentence = Journal::open(dir, "boot-1", &random())
+            .err()
+            .unwrap()
+            .sentence();
+        assert!(
+            sentence.contains("journal.redb") && sentence.contains("free some space"),
+            "{sentence}"
+        );
+    });
+}
+
+#[test]
+fn a_read_only_directory_is_named() {
+    with_small_disk("8m", |dir| {
+        let none = None::<&str>;
+        mount(
+            none,
+            dir,
+            none,
+            MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+            none,
+        )
+        .unwrap();
+        let sentence = Journal::open(dir, "boot-1", &random())
+            .err()
+            .unwrap()
+            .sentence();
+        println!("{sentence}");
+        assert!(
+            sentence.contains("Read-only file system") && sentence.contains("writable"),
+            "{sentence}"
+        );
+    });
+}
