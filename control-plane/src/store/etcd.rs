@@ -1,44 +1,38 @@
 //! etcd as the store. A scope becomes one key range; what the range holds beyond the scope
 //! (`networks/blue-2` in that of `networks/blue`) is left out here.
 
+mod line;
 mod watch;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, Identity, KeyValue,
-    PutOptions, SortOrder, SortTarget, TlsOptions, TxnOp,
+    Certificate, Compare, CompareOp, GetOptions, GetResponse, Identity, KeyValue, PutOptions,
+    ResponseHeader, SortOrder, SortTarget, TlsOptions, TxnOp, TxnOpResponse,
 };
-use tokio::sync::OnceCell;
-use tokio::time::timeout;
 
 use super::{
-    CALL_DEADLINE, Committed, Condition, Entry, LeaseId, Listing, MAX_OPS, Op, Revision, Store,
-    StoreError, Txn, covers,
+    Committed, Condition, Entry, LeaseId, Listing, MAX_OPS, Op, Revision, Store, StoreError, Txn,
+    covers,
 };
+use line::{Fault, Line, Repeat, code};
 pub use watch::EtcdWatch;
+use watch::Wish;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
-const PING_EVERY: Duration = Duration::from_secs(5);
-const PING_WITHIN: Duration = Duration::from_secs(3);
-
-/// So that one answer stays far below gRPC's limit of 4 MiB, whatever the records.
 const PAGE: i64 = 1000;
 
-/// gRPC's codes (<https://grpc.io/docs/guides/status-codes/>).
-const DEADLINE_EXCEEDED: i32 = 4;
-const NOT_FOUND: i32 = 5;
-const OUT_OF_RANGE: i32 = 11;
-const UNAVAILABLE: i32 = 14;
-const UNAUTHENTICATED: i32 = 16;
+/// Above what a page of the largest records can hold.
+const LARGEST_ANSWER: usize = 256 << 20;
+
+/// How often a listing whose revision is compacted under it begins again.
+const LISTINGS: usize = 5;
 
 /// Where etcd is and how to speak to it.
 #[derive(Clone)]
 pub struct EtcdOptions {
     pub endpoints: Vec<String>,
-    /// Without a slash at the end.
+    /// Below which all keys of the cluster are.
     pub prefix: String,
     pub tls: Option<EtcdTls>,
 }
@@ -53,249 +47,325 @@ pub struct EtcdTls {
     pub domain: Option<String>,
 }
 
-/// A client of etcd; clones share its connections.
+/// A client of etcd; clones share its connection.
 #[derive(Clone)]
 pub struct EtcdStore {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    options: ConnectOptions,
-    endpoints: Vec<String>,
-    prefix: String,
-    client: OnceCell<Client>,
+    line: Arc<Line>,
+    prefix: Arc<str>,
 }
 
 impl EtcdStore {
-    /// Prepares the client; connects with the first call, so that it may be made while etcd is down.
+    /// Connects with the first call, so that it can be made while etcd is down.
     ///
     /// # Errors
     ///
-    /// When there is no endpoint.
+    /// When the options cannot work with any etcd.
     pub fn new(options: EtcdOptions) -> Result<Self, StoreError> {
-        if options.endpoints.is_empty() {
-            return Err(StoreError::Config { what: "no endpoint is named".to_owned(), source: "at least one is needed".into() });
-        }
-        let mut connect = ConnectOptions::new()
-            .with_require_leader(true)
-            .with_connect_timeout(CONNECT_WITHIN)
-            .with_keep_alive(PING_EVERY, PING_WITHIN)
-            .with_keep_alive_while_idle(true);
+        check(&options)?;
+        let mut connect = line::connect_options();
         if let Some(tls) = options.tls {
             connect = connect.with_tls(tls_options(tls));
         }
-        let prefix = format!("{}/", options.prefix.trim_end_matches('/'));
-        let shared = Shared { options: connect, endpoints: options.endpoints, prefix, client: OnceCell::new() };
-        Ok(Self { shared: Arc::new(shared) })
-    }
-
-    async fn client(&self) -> Result<Client, StoreError> {
-        let shared = &self.shared;
-        let connect = || Client::connect(&shared.endpoints, Some(shared.options.clone()));
-        let client = shared.client.get_or_try_init(connect).await;
-        client.cloned().map_err(|error| self.failed("connect", error))
-    }
-
-    /// One call under the deadline.
-    async fn call<T, F>(&self, operation: &'static str, call: impl FnOnce(Client) -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        let called = async { call(self.client().await?).await.map_err(|error| self.failed(operation, error)) };
-        timeout(CALL_DEADLINE, called).await.unwrap_or(Err(StoreError::Deadline { operation }))
-    }
-
-    fn failed(&self, operation: &'static str, error: Error) -> StoreError {
-        let endpoints = self.shared.endpoints.join(", ");
-        if error.to_string().contains("no leader") {
-            return StoreError::NoLeader { endpoints };
-        }
-        match code(&error) {
-            Some(DEADLINE_EXCEEDED | UNAVAILABLE | UNAUTHENTICATED) => StoreError::Unreachable { operation, endpoints, source: error.into() },
-            Some(_) => StoreError::Refused { operation, source: error.into() },
-            None => StoreError::Unreachable { operation, endpoints, source: error.into() },
-        }
+        let prefix = format!("{}/", options.prefix.trim_end_matches('/')).into();
+        Ok(Self {
+            line: Arc::new(Line::new(connect, options.endpoints)),
+            prefix,
+        })
     }
 
     fn full(&self, key: &str) -> String {
-        format!("{}{key}", self.shared.prefix)
+        format!("{}{key}", self.prefix)
     }
 
-    /// The first key of a scope, and the first one after it.
+    /// The first key of a scope's range, and the first one after it.
     fn range(&self, scope: &str) -> (Vec<u8>, Vec<u8>) {
         let start = self.full(scope).into_bytes();
         let mut end = start.clone();
-        if scope.is_empty() || scope.ends_with('/') {
-            // '0' follows '/'.
-            *end.last_mut().expect("it ends with a slash") = b'0';
-        } else {
-            end.push(b'0');
+        // '0' follows '/'.
+        match end.last_mut() {
+            Some(last) if *last == b'/' => *last = b'0',
+            _ => end.push(b'0'),
         }
         (start, end)
     }
 
-    /// The entry, if it belongs to the scope.
-    fn entry(&self, scope: &str, pair: &KeyValue) -> Option<Entry> {
-        let key = self.key(pair.key())?;
-        let belongs = covers(scope, &key);
-        belongs.then(|| Entry { key, value: pair.value().to_vec(), mod_revision: pair.mod_revision() })
+    /// What a key of etcd is called here; keys that are no text are nobody's of ours.
+    fn name(&self, scope: &str, key: &[u8]) -> Option<String> {
+        let name = std::str::from_utf8(key).ok()?.strip_prefix(&*self.prefix)?;
+        covers(scope, name).then(|| name.to_owned())
     }
 
-    /// Keys that are no text are nobody's of ours.
-    fn key(&self, full: &[u8]) -> Option<String> {
-        let text = std::str::from_utf8(full).ok()?;
-        text.strip_prefix(&self.shared.prefix).map(str::to_owned)
-    }
-
-    /// One page of a listing, at a revision once it is known.
-    async fn page(&self, from: Vec<u8>, end: Vec<u8>, at: Revision, keys_only: bool) -> Result<Page, StoreError> {
-        let mut options = GetOptions::new().with_range(end).with_limit(PAGE).with_sort(SortTarget::Key, SortOrder::Ascend);
-        if at > 0 {
-            options = options.with_revision(at);
-        }
-        if keys_only {
-            options = options.with_keys_only();
-        }
-        let got = self.call("a listing", |mut client| async move { client.get(from, Some(options)).await });
-        match got.await {
-            Ok(mut got) => {
-                let revision = got.header().map_or(0, |header| header.revision());
-                let more = got.more();
-                Ok(Page::Got { pairs: got.take_kvs(), revision, more })
-            }
-            Err(StoreError::Refused { source, .. }) if at > 0 && is_compacted(source.as_ref()) => Ok(Page::Compacted),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// All pairs of a scope's range at one revision; begins again when that is compacted meanwhile.
-    async fn pages(&self, scope: &str, keys_only: bool) -> Result<(Vec<KeyValue>, Revision), StoreError> {
-        'again: loop {
-            let (mut from, end) = self.range(scope);
-            let (mut all, mut at) = (Vec::new(), 0);
-            loop {
-                match self.page(from, end.clone(), at, keys_only).await? {
-                    Page::Compacted => continue 'again,
-                    Page::Got { pairs, revision, more } => {
-                        if at == 0 {
-                            at = revision;
-                        }
-                        let last = pairs.last().map(|pair| pair.key().to_vec());
-                        all.extend(pairs);
-                        let (true, Some(mut next)) = (more, last) else { return Ok((all, at)) };
-                        next.push(0);
-                        from = next;
-                    }
+    async fn get(&self, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, StoreError> {
+        self.line
+            .call("a listing", Repeat::Harmless, |connection| {
+                let (key, options) = (key.clone(), options.clone());
+                async move {
+                    let kv = connection.client.kv_client();
+                    let mut kv = kv.max_decoding_message_size(LARGEST_ANSWER);
+                    kv.get(key, Some(options)).await.map_err(Fault::from)
                 }
+            })
+            .await
+    }
+
+    /// All pairs of a scope's range at one revision.
+    async fn pages(&self, scope: &str) -> Result<(Vec<KeyValue>, Revision), StoreError> {
+        let (mut start, end) = self.range(scope);
+        let (mut pairs, mut at) = (Vec::new(), 0);
+        loop {
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            let mut page = self.get(start, options.with_revision(at)).await?;
+            if at == 0 {
+                at = revision(page.header());
+            }
+            pairs.extend(page.take_kvs());
+            match pairs.last() {
+                Some(last) if page.more() => start = [last.key(), &[0]].concat(),
+                Some(_) | None => return Ok((pairs, at)),
             }
         }
     }
-}
 
-enum Page {
-    Got { pairs: Vec<KeyValue>, revision: Revision, more: bool },
-    Compacted,
-}
-
-impl Store for EtcdStore {
-    type Watch = EtcdWatch;
-
-    async fn list(&self, scope: &str) -> Result<Listing, StoreError> {
-        let (pairs, revision) = self.pages(scope, false).await?;
-        let entries = pairs.iter().filter_map(|pair| self.entry(scope, pair)).collect();
-        Ok(Listing { revision, entries })
-    }
-
-    async fn watch(&self, scope: &str, from: Revision) -> Result<EtcdWatch, StoreError> {
-        let opened = timeout(CALL_DEADLINE, watch::open(self.clone(), scope.to_owned(), from)).await;
-        opened.unwrap_or(Err(StoreError::Deadline { operation: "the start of a watch" }))
-    }
-
-    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
-        if txn.ops.len() > MAX_OPS || txn.conditions.len() > MAX_OPS {
-            return Err(StoreError::TooManyOps(txn.ops.len().max(txn.conditions.len())));
-        }
-        let lease = txn.ops.iter().find_map(|op| match op {
-            Op::PutLeased { lease, .. } => Some(*lease),
-            Op::Put { .. } | Op::Delete { .. } => None,
-        });
-        let compares: Vec<Compare> = txn.conditions.iter().map(|condition| self.compare(condition)).collect();
-        let ops: Vec<TxnOp> = txn.ops.into_iter().map(|op| self.op(op)).collect();
-        let request = etcd_client::Txn::new().when(compares).and_then(ops);
-        let committed = self.call("a transaction", |mut client| async move { client.txn(request).await });
-        match committed.await {
-            Ok(answer) => {
-                let revision = answer.header().map_or(0, |header| header.revision());
-                Ok(if answer.succeeded() { Committed::Done { revision } } else { Committed::Refused { revision } })
-            }
-            Err(StoreError::Refused { source, .. }) if is_lease_lost(source.as_ref()) => Err(StoreError::LeaseLost(lease.unwrap_or(0))),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {
-        let (pairs, _) = self.pages(scope, true).await?;
-        let entries = pairs.iter().filter_map(|pair| self.entry(scope, pair));
-        Ok(entries.fold((0, 0), |(count, newest), entry| (count + 1, newest.max(entry.mod_revision))))
-    }
-
-    async fn revision(&self) -> Result<Revision, StoreError> {
-        let key = self.full("cluster");
-        let options = GetOptions::new().with_count_only();
-        let got = self.call("a look at the revision", |mut client| async move { client.get(key, Some(options)).await }).await?;
-        Ok(got.header().map_or(0, |header| header.revision()))
-    }
-
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
-        let granted = self.call("a lease", |mut client| async move { client.lease_grant(seconds, None).await }).await?;
-        Ok(granted.id())
-    }
-
-    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let kept = self.call("a lease's renewal", |mut client| async move {
-            let (mut keeper, mut answers) = client.lease_keep_alive(lease).await?;
-            keeper.keep_alive().await?;
-            answers.message().await
-        });
-        match kept.await {
-            Ok(Some(answer)) if answer.ttl() > 0 => Ok(()),
-            // A lease that is gone is answered with ttl 0; the client library may make that an error.
-            Ok(_) => Err(StoreError::LeaseLost(lease)),
-            Err(StoreError::Refused { source, .. } | StoreError::Unreachable { source, .. }) if is_lease_lost(source.as_ref()) => {
-                Err(StoreError::LeaseLost(lease))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let revoked = self.call("a lease's end", |mut client| async move { client.lease_revoke(lease).await });
-        match revoked.await {
-            Ok(_) => Ok(()),
-            Err(StoreError::Refused { source, .. }) if is_lease_lost(source.as_ref()) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-impl EtcdStore {
     fn compare(&self, condition: &Condition) -> Compare {
         match condition {
             Condition::Absent(key) => Compare::create_revision(self.full(key), CompareOp::Equal, 0),
-            Condition::Unchanged { key, mod_revision } => Compare::mod_revision(self.full(key), CompareOp::Equal, *mod_revision),
-            // Over a range the comparison holds if it does for every key in it: none has this one.
-            Condition::NonePrefixed(prefix) => Compare::create_revision(self.full(prefix), CompareOp::Equal, 0).with_prefix(),
+            Condition::Unchanged { key, mod_revision } => {
+                Compare::mod_revision(self.full(key), CompareOp::Equal, *mod_revision)
+            }
+            // Of a range it holds if it does for every key in it: that none has been created.
+            Condition::NonePrefixed(prefix) => {
+                Compare::create_revision(self.full(prefix), CompareOp::Equal, 0).with_prefix()
+            }
         }
     }
 
     fn op(&self, op: Op) -> TxnOp {
         match op {
             Op::Put { key, value } => TxnOp::put(self.full(&key), value, None),
-            Op::PutLeased { key, value, lease } => TxnOp::put(self.full(&key), value, Some(PutOptions::new().with_lease(lease))),
+            Op::PutLeased { key, value, lease } => {
+                let leased = PutOptions::new().with_lease(lease);
+                TxnOp::put(self.full(&key), value, Some(leased))
+            }
             Op::Delete { key } => TxnOp::delete(self.full(&key), None),
         }
     }
+}
+
+impl Store for EtcdStore {
+    type Watch = EtcdWatch;
+
+    async fn list(&self, scope: &str) -> Result<Listing, StoreError> {
+        let mut tries = 0;
+        let (pairs, revision) = loop {
+            tries += 1;
+            match self.pages(scope).await {
+                // Its revision was compacted between two pages.
+                Err(StoreError::Refused { source, .. })
+                    if tries < LISTINGS && answered(source.as_ref(), code::OUT_OF_RANGE) => {}
+                other => break other?,
+            }
+        };
+        let entries = pairs.into_iter().filter_map(|pair| {
+            let (key, mod_revision) = (self.name(scope, pair.key())?, pair.mod_revision());
+            let (_, value) = pair.into_key_value();
+            Some(Entry {
+                key,
+                value,
+                mod_revision,
+            })
+        });
+        Ok(Listing {
+            revision,
+            entries: entries.collect(),
+        })
+    }
+
+    async fn watch(&self, scope: &str, from: Revision) -> Result<EtcdWatch, StoreError> {
+        let (start, end) = self.range(scope);
+        self.line
+            .call("the start of a watch", Repeat::Harmless, |connection| {
+                let (store, scope) = (self.clone(), scope.to_owned());
+                let name = Box::new(move |key: &[u8]| store.name(&scope, key));
+                let wish = Wish {
+                    start: start.clone(),
+                    end: end.clone(),
+                    from,
+                    name,
+                };
+                let endpoints = self.line.endpoints();
+                async move { connection.streams.open(wish, endpoints).await }
+            })
+            .await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        let size = txn.ops.len().max(txn.conditions.len());
+        if size > MAX_OPS {
+            return Err(StoreError::TooManyOps(size));
+        }
+        let lease = txn.ops.iter().find_map(|op| match op {
+            Op::PutLeased { lease, .. } => Some(*lease),
+            Op::Put { .. } | Op::Delete { .. } => None,
+        });
+        let compares: Vec<_> = txn.conditions.iter().map(|it| self.compare(it)).collect();
+        let ops: Vec<_> = txn.ops.into_iter().map(|op| self.op(op)).collect();
+        let txn = etcd_client::Txn::new().when(compares).and_then(ops);
+        let committed = self
+            .line
+            .call("a transaction", Repeat::OnlyIfUnsent, |mut connection| {
+                let txn = txn.clone();
+                async move { connection.client.txn(txn).await.map_err(Fault::from) }
+            });
+        let answer = committed.await.map_err(|error| lease_lost(error, lease))?;
+        let revision = revision(answer.header());
+        Ok(if answer.succeeded() {
+            Committed::Done { revision }
+        } else {
+            Committed::Refused { revision }
+        })
+    }
+
+    async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {
+        let newest = GetOptions::new()
+            .with_sort(SortTarget::Mod, SortOrder::Descend)
+            .with_limit(1)
+            .with_keys_only();
+        let below = if scope.is_empty() || scope.ends_with('/') {
+            self.full(scope)
+        } else {
+            self.full(&format!("{scope}/"))
+        };
+        let mut gets = vec![TxnOp::get(
+            below.clone(),
+            Some(newest.clone().with_prefix()),
+        )];
+        if below != self.full(scope) {
+            gets.push(TxnOp::get(self.full(scope), Some(newest)));
+        }
+        let txn = etcd_client::Txn::new().and_then(gets);
+        let counted = self
+            .line
+            .call("a count", Repeat::Harmless, |mut connection| {
+                let txn = txn.clone();
+                async move { connection.client.txn(txn).await.map_err(Fault::from) }
+            });
+        let (mut count, mut newest) = (0, 0);
+        for response in counted.await?.op_responses() {
+            if let TxnOpResponse::Get(got) = response {
+                count += u64::try_from(got.count()).unwrap_or(0);
+                newest = got
+                    .kvs()
+                    .iter()
+                    .map(KeyValue::mod_revision)
+                    .max()
+                    .unwrap_or(0)
+                    .max(newest);
+            }
+        }
+        Ok((count, newest))
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        let options = GetOptions::new().with_count_only();
+        let got = self.get(self.full("cluster").into_bytes(), options).await?;
+        Ok(revision(got.header()))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
+        let granted = self.line.call(
+            "a lease",
+            Repeat::OnlyIfUnsent,
+            |mut connection| async move {
+                connection
+                    .client
+                    .lease_grant(seconds, None)
+                    .await
+                    .map_err(Fault::from)
+            },
+        );
+        Ok(granted.await?.id())
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let kept = self.line.call(
+            "a lease's renewal",
+            Repeat::Harmless,
+            |mut connection| async move {
+                match connection.client.lease_keep_alive(lease).await {
+                    Ok(_) => Ok(()),
+                    // etcd answers with a time of 0, the client with this.
+                    Err(etcd_client::Error::LeaseKeepAliveError(message)) => Err(Fault::Answered {
+                        code: code::NOT_FOUND,
+                        message,
+                    }),
+                    Err(error) => Err(error.into()),
+                }
+            },
+        );
+        kept.await.map_err(|error| lease_lost(error, Some(lease)))
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        let revoked = self.line.call(
+            "a lease's end",
+            Repeat::OnlyIfUnsent,
+            |mut connection| async move {
+                connection
+                    .client
+                    .lease_revoke(lease)
+                    .await
+                    .map(|_| ())
+                    .map_err(Fault::from)
+            },
+        );
+        revoked
+            .await
+            .map_err(|error| lease_lost(error, Some(lease)))
+    }
+}
+
+fn check(options: &EtcdOptions) -> Result<(), StoreError> {
+    let config = |what: String, source: &'static str| {
+        Err(StoreError::Config {
+            what,
+            source: source.into(),
+        })
+    };
+    if options.endpoints.is_empty() {
+        return config("no endpoint is named".to_owned(), "at least one is needed");
+    }
+    let has_ca = options.tls.as_ref().is_some_and(|tls| tls.ca.is_some());
+    for endpoint in &options.endpoints {
+        let (is_https, rest) = match (
+            endpoint.strip_prefix("https://"),
+            endpoint.strip_prefix("http://"),
+        ) {
+            (Some(rest), _) => (true, rest),
+            (None, Some(rest)) => (false, rest),
+            (None, None) => (options.tls.is_some(), endpoint.as_str()),
+        };
+        let is_address = !rest.is_empty()
+            && rest
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b".:-_[]%/".contains(&byte));
+        if !is_address {
+            return config(format!("{endpoint:?}"), "it is no http or https address");
+        }
+        if is_https && !has_ca {
+            return config(
+                endpoint.clone(),
+                "https needs the certificate of the authority to trust",
+            );
+        }
+        if !is_https && options.tls.is_some() {
+            return config(
+                endpoint.clone(),
+                "certificates are given, so it must be https",
+            );
+        }
+    }
+    Ok(())
 }
 
 fn tls_options(tls: EtcdTls) -> TlsOptions {
@@ -312,18 +382,32 @@ fn tls_options(tls: EtcdTls) -> TlsOptions {
     options
 }
 
-fn code(error: &Error) -> Option<i32> {
-    match error {
-        Error::GRpcStatus(status) => Some(status.code() as i32),
-        _ => None,
+fn revision(header: Option<&ResponseHeader>) -> Revision {
+    header.map_or(0, ResponseHeader::revision)
+}
+
+/// What etcd itself answered, for those who ask for its code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Answer {
+    code: i32,
+    message: String,
+}
+
+fn answered(source: &(dyn std::error::Error + Send + Sync + 'static), code: i32) -> bool {
+    source
+        .downcast_ref::<Answer>()
+        .is_some_and(|answer| answer.code == code)
+}
+
+/// Tells a lease that is gone from other refusals.
+fn lease_lost(error: StoreError, lease: Option<LeaseId>) -> StoreError {
+    match (error, lease) {
+        (StoreError::Refused { source, .. }, Some(lease))
+            if answered(source.as_ref(), code::NOT_FOUND) =>
+        {
+            StoreError::LeaseLost(lease)
+        }
+        (error, _) => error,
     }
-}
-
-fn is_compacted(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    error.downcast_ref::<Error>().and_then(code) == Some(OUT_OF_RANGE)
-}
-
-fn is_lease_lost(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    let Some(error) = error.downcast_ref::<Error>() else { return false };
-    matches!(error, Error::LeaseKeepAliveError(_)) || (code(error) == Some(NOT_FOUND) && error.to_string().contains("lease"))
 }
