@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use wgnet_engine::{Operation, PeerUpdate, PresharedKey};
@@ -163,8 +163,32 @@ async fn a_preshared_key_changes_without_ending_the_session() {
 #[tokio::test]
 async fn streams_arrive_whole_through_all_offloads() {
     let lab = Lab::connected("stream", Underlay::V4).await;
-    transfer(&lab, 64 << 20);
-    transfer_v6(&lab, 16 << 20);
+    let bytes = 64 << 20;
+    let packets = |namespace: &str, link: &str, counter: &str| -> usize {
+        let path = format!("/sys/class/net/{link}/statistics/{counter}");
+        let shown = Command::new("ip")
+            .args(["netns", "exec", namespace, "cat", &path])
+            .output()
+            .unwrap();
+        String::from_utf8(shown.stdout)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    stream(&lab, lab.b.inner_v4(), bytes);
+    // Each link sees several segments as one packet where the offload next to it works.
+    let segments = bytes / 1420;
+    for (host, link, counter) in [
+        (&lab.a.inner, "wg0", "tx_packets"),
+        (&lab.a.host, "wgnett0", "tx_packets"),
+        (&lab.b.inner, "wg0", "rx_packets"),
+    ] {
+        let seen = packets(host, link, counter);
+        println!("{segments} segments are {seen} packets on {link} of {host}");
+        assert!(seen < segments / 2, "{seen} packets on {link} of {host}");
+    }
+    stream(&lab, lab.b.inner_v6(), 16 << 20);
 }
 
 /// With an underlay narrower than the packets the kernel refuses to send them segmented.
@@ -175,18 +199,10 @@ async fn streams_arrive_where_the_kernel_refuses_segmentation() {
         for host in [&lab.a, &lab.b] {
             ip(&format!("-n {} link set wgnett0 mtu 1300", host.host));
         }
-        transfer(&lab, 4 << 20);
+        stream(&lab, lab.b.inner_v4(), 4 << 20);
         let log = std::fs::read_to_string(&lab.a.log).unwrap();
         assert!(log.contains("Sending without segmentation offload"));
     }
-}
-
-fn transfer(lab: &Lab, bytes: usize) {
-    stream(lab, lab.b.inner_v4(), bytes);
-}
-
-fn transfer_v6(lab: &Lab, bytes: usize) {
-    stream(lab, lab.b.inner_v6(), bytes);
 }
 
 /// Sends a stream from A to B, whose every byte tells its place.

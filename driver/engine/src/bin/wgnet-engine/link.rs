@@ -277,7 +277,10 @@ async fn write(tun: Arc<AsyncDevice>, mut queue: mpsc::Receiver<Packet<Ip>>, _ho
     while queue.recv_many(&mut packets, IDEAL_BATCH_SIZE).await > 0 {
         for packet in packets.drain(..) {
             let packet = packet.into_bytes();
-            let mut buffer = spare.pop().unwrap_or_default();
+            // Packets are joined only as far as the first one's buffer has room for the others.
+            let mut buffer = spare
+                .pop()
+                .unwrap_or_else(|| BytesMut::with_capacity(2 * VIRTIO_NET_HDR_LEN + MAX_PACKET));
             buffer.clear();
             buffer.resize(VIRTIO_NET_HDR_LEN, 0);
             buffer.extend_from_slice(&packet);
