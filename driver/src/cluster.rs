@@ -209,6 +209,9 @@ impl<S: Store> Task<S> {
         for path in &gone {
             self.judge.delete(&path.to_string());
         }
+        for path in &kept {
+            self.judge.keep_without_store(path);
+        }
         if !kept.is_empty() {
             info!(scope, records = kept.len(), "Keeping records that are missing from another history");
         }

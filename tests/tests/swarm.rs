@@ -140,8 +140,9 @@ fn nothing_remains(
         let mut left = Vec::new();
         let clean = eventually("nothing to be left", SOON, || {
             left = host.inventory().map(|now| now.changes_since(before)).unwrap_or_default();
-            // Docker keeps its bridge of all swarm networks, and overlay its module's sockets.
-            left.retain(|line| !line.contains("docker_gwbridge") && !line.contains("172.1") && !line.contains(":4789"));
+            // Docker keeps its bridge of all swarm networks, its ingress, and overlay its module's sockets.
+            let dockers = ["docker_gwbridge", "docker/ingress_sbox", "172.1", ":4789"];
+            left.retain(|line| !dockers.iter().any(|known| line.contains(known)));
             left.is_empty()
         });
         assert!(clean.is_ok(), "{}: {left:#?}", host.name());

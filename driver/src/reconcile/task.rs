@@ -1,7 +1,6 @@
 //! One network's loop: derive, look, plan, apply, report.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 use wgnet_core::watchdog::Watchdog;
 use wgnet_core::{Desired, Hints, LocalNetwork, Namespace, NetworkView, Observed, Seen, Step, model};
 use wgnet_proto::status::Problem;
-use wgnet_proto::{DockerNetworkId, IfName, PublicKey};
+use wgnet_proto::{DockerNetworkId, EndpointId, IfName};
 
 use super::Context;
 use super::runtime::Runtime;
@@ -34,6 +33,9 @@ const RETRY_LAST: Duration = Duration::from_secs(15);
 /// Events come in bursts (one removed link is several): look once after the burst.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// After Join dockerd moves and configures the interface; helping it would only be in its way.
+const DOCKER_AT_WORK: Duration = Duration::from_secs(10);
+
 pub(super) struct NetworkTask<D> {
     context: Context<D>,
     network: DockerNetworkId,
@@ -48,8 +50,10 @@ struct Memory {
     believed: Seen<Observed>,
     /// The picture may be wrong: look before planning.
     stale: bool,
-    told: BTreeMap<(IfName, PublicKey), SocketAddr>,
+    hints: Hints,
     watchdog: Watchdog,
+    /// Since when each veth is known to be joined.
+    joined_since: BTreeMap<IfName, Instant>,
     /// The intent and cluster records of the last pass that ended in sync.
     settled: Option<(Option<Arc<LocalNetwork>>, NetworkView)>,
     failures: u32,
@@ -72,8 +76,9 @@ impl<D: Dataplane> NetworkTask<D> {
         let memory = Memory {
             believed: Seen::Unknown,
             stale: true,
-            told: BTreeMap::new(),
+            hints: Hints::default(),
             watchdog: Watchdog::default(),
+            joined_since: BTreeMap::new(),
             settled: None,
             failures: 0,
             look_due: None,
@@ -101,7 +106,7 @@ impl<D: Dataplane> NetworkTask<D> {
                 if outcome.absent && !self.context.journal.state().networks.contains_key(&self.network) {
                     break;
                 }
-                let pause = self.pause(&outcome);
+                let pause = self.pause(&outcome, started.elapsed().as_secs());
                 let regular = Instant::now() + pause;
                 let mut look = self.memory.look_due.map_or(regular, |due| regular.min(due));
                 // All arms are cancel-safe; nothing is awaited inside an arm.
@@ -146,19 +151,19 @@ impl<D: Dataplane> NetworkTask<D> {
         let looked = self.memory.stale;
         if looked {
             self.memory.look_due = None;
-            let joined = desired.as_ref().map(joined).unwrap_or_default();
+            let joined = self.joined(desired.as_ref());
             self.memory.believed = self.context.dataplane.observe(&self.namespace, &joined).await;
             self.memory.stale = matches!(self.memory.believed, Seen::Unknown);
         }
-        let mut hints = Hints { told: self.memory.told.clone(), ..Hints::default() };
         if let (true, Seen::Present(observed)) = (looked, &self.memory.believed) {
-            hints.remake = self.memory.watchdog.feed(started.elapsed().as_secs(), observed);
+            self.memory.hints.remake = self.memory.watchdog.feed(started.elapsed().as_secs(), observed);
         }
-        let steps = wgnet_core::plan(desired.as_ref(), &self.memory.believed, &hints);
+        let remade = !self.memory.hints.remake.is_empty();
+        let steps = wgnet_core::plan(desired.as_ref(), &self.memory.believed, &self.memory.hints);
 
         let unchanged = self.memory.settled.as_ref().is_some_and(|(l, n)| *l == local && n == network);
         let repairs = steps.iter().filter(|step| !is_upkeep(step)).count() as u64;
-        if unchanged && repairs > 0 && self.memory.failures == 0 && hints.remake.is_empty() {
+        if unchanged && repairs > 0 && self.memory.failures == 0 && !remade {
             self.memory.repairs += repairs;
             info!(steps = repairs, first = name(&steps[0]), "Putting right what was changed from outside");
         }
@@ -181,7 +186,7 @@ impl<D: Dataplane> NetworkTask<D> {
 
     /// Carries the steps out; goes on past failures, so that one bad object harms no other.
     async fn apply(&mut self, steps: Vec<Step>) -> Option<DataplaneError> {
-        let mut first = None;
+        let (mut first, mut gone) = (None, BTreeSet::new());
         for step in steps {
             // What a failed step should have made is missing: the step that needs it would fail, too.
             if first.is_some() && model::apply(&mut self.memory.believed.clone(), &step).is_err() {
@@ -191,12 +196,18 @@ impl<D: Dataplane> NetworkTask<D> {
             match self.context.dataplane.apply(&self.namespace, &step).await {
                 Ok(()) => self.applied(&step),
                 Err(error) => {
-                    warn!(step = name(&step), error = crate::chain(&error), "A step failed");
                     self.memory.stale = true;
+                    if let (ErrorKind::ContainerGone, Step::RestoreVeth { veth, .. } | Step::FixContainer { veth, .. }) = (error.kind, &step) {
+                        info!(endpoint = veth.endpoint.short(), "The container is gone");
+                        gone.insert(veth.endpoint.clone());
+                        continue;
+                    }
+                    warn!(step = name(&step), error = crate::chain(&error), "A step failed");
                     first.get_or_insert(error);
                 }
             }
         }
+        self.forget_sandboxes(gone).await;
         first
     }
 
@@ -204,23 +215,35 @@ impl<D: Dataplane> NetworkTask<D> {
         if model::apply(&mut self.memory.believed, step).is_err() {
             self.memory.stale = true;
         }
-        match step {
-            Step::AddPeer { wireguard, peer, config } => {
-                if let Some(underlay) = config.underlay {
-                    self.memory.told.insert((wireguard.clone(), *peer), underlay);
-                }
+        self.memory.hints.applied(step);
+    }
+
+    /// Where the containers are that may be looked into: not of those that dockerd is still at work on.
+    fn joined(&mut self, desired: Option<&Desired>) -> Joined {
+        let veths = desired.iter().flat_map(|desired| &desired.veths);
+        let joined: Joined = veths.filter_map(|(name, veth)| Some((name.clone(), veth.sandbox.clone()?))).collect();
+        let since = &mut self.memory.joined_since;
+        since.retain(|name, _| joined.contains_key(name));
+        for name in joined.keys() {
+            since.entry(name.clone()).or_insert_with(Instant::now);
+        }
+        joined.into_iter().filter(|(name, _)| since[name].elapsed() >= DOCKER_AT_WORK).collect()
+    }
+
+    /// Containers that are gone are not repaired any more; Docker's DeleteEndpoint may never come.
+    async fn forget_sandboxes(&self, gone: BTreeSet<EndpointId>) {
+        if gone.is_empty() {
+            return;
+        }
+        let network = self.network.clone();
+        let forgotten = self.context.journal.update(move |state| {
+            let Some(network) = state.network_mut(&network) else { return };
+            for endpoint in network.endpoints.values_mut().filter(|endpoint| gone.contains(&endpoint.id)) {
+                endpoint.sandbox = None;
             }
-            Step::UpdatePeer { wireguard, peer, underlay: Some(underlay), .. } => {
-                self.memory.told.insert((wireguard.clone(), *peer), *underlay);
-            }
-            Step::RemovePeer { wireguard, peer } => {
-                self.memory.told.remove(&(wireguard.clone(), *peer));
-            }
-            Step::CreateWireguard { name, .. } | Step::RemoveWireguard { name } => {
-                self.memory.told.retain(|(wireguard, _), _| wireguard != name);
-            }
-            Step::DeleteNamespace => self.memory.told.clear(),
-            _ => {}
+        });
+        if let Err(error) = forgotten.await {
+            warn!(error = crate::chain(&error), "Cannot note that a container is gone");
         }
     }
 
@@ -278,23 +301,19 @@ impl<D: Dataplane> NetworkTask<D> {
     }
 
     /// How long until the next look, if nothing happens.
-    fn pause(&mut self, outcome: &Outcome) -> Duration {
+    fn pause(&mut self, outcome: &Outcome, now: u64) -> Duration {
         if self.memory.failures > 0 {
             let doublings = (self.memory.failures - 1).min(10);
             return (RETRY_FIRST * 2u32.pow(doublings)).min(RETRY_LAST);
         }
         if !outcome.awaiting_handshakes {
             self.memory.young_peers_since = None;
-            return LOOK_EVERY;
+            let suspect = self.memory.watchdog.due().map(|due| Duration::from_secs(due.saturating_sub(now).max(1)));
+            return suspect.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY));
         }
         let since = *self.memory.young_peers_since.get_or_insert_with(Instant::now);
         if since.elapsed() < HANDSHAKES_WITHIN { LOOK_FOR_HANDSHAKES_EVERY } else { LOOK_EVERY / 4 }
     }
-}
-
-fn joined(desired: &Desired) -> Joined {
-    let joined = desired.veths.iter().filter_map(|(name, veth)| Some((name.clone(), veth.sandbox.clone()?)));
-    joined.collect()
 }
 
 fn awaiting_handshakes(observed: &Seen<Observed>) -> bool {
