@@ -4,6 +4,8 @@
 mod disk;
 #[path = "journal/kill.rs"]
 mod kill;
+#[path = "protocol/support.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -85,10 +87,12 @@ fn endpoint(n: u64) -> LocalEndpoint {
         id: endpoint_id(n),
         addresses: vec![address],
         mac: MacAddr::GATEWAY,
-        mac_given: n % 2 == 0,
+        mac_given: n.is_multiple_of(2),
         claim: n,
-        sandbox: (n % 3 == 0).then(|| PathBuf::from("/run/docker/netns/x")),
-        superseded: n % 5 == 0,
+        sandbox: n
+            .is_multiple_of(3)
+            .then(|| PathBuf::from("/run/docker/netns/x")),
+        superseded: n.is_multiple_of(5),
     }
 }
 

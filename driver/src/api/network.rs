@@ -2,7 +2,7 @@
 
 use wgnet_core::{LocalNetwork, LocalSlot, NetworkDefinition};
 use wgnet_proto::status::Problem;
-use wgnet_proto::{DockerNetworkId, Generation, HostId, NetworkKey, PrivateKey};
+use wgnet_proto::{DockerNetworkId, HostId, NetworkKey, PrivateKey};
 use zeroize::Zeroizing;
 
 use super::error::CallError;
@@ -226,7 +226,7 @@ fn put(state: &mut State, arrival: Arrival) -> Result<(Made, u16), Refused> {
         fresh,
     } = arrival;
     let id = definition.docker_id.clone();
-    let slots = match state.networks.get(&id) {
+    let mut slots = match state.networks.get(&id) {
         Some(old) if !old.lingering && same(&old.definition, &definition) => {
             return Ok((Made::Same, port_of(old)));
         }
@@ -241,8 +241,11 @@ fn put(state: &mut State, arrival: Arrival) -> Result<(Made, u16), Refused> {
         None => slots_of_namesake(state, &definition, &fresh, now)?,
     };
     let others = state.ports(Some(&id));
-    if slots.iter().any(|slot| others.contains(&slot.port)) {
-        return Err(Refused::PortGone);
+    for slot in slots.iter_mut().filter(|slot| others.contains(&slot.port)) {
+        if others.contains(&fresh.port) {
+            return Err(Refused::PortGone);
+        }
+        slot.port = fresh.port;
     }
     state.raise_floor(&definition.key, me, floor);
     let network = LocalNetwork {
@@ -315,10 +318,7 @@ fn same(old: &NetworkDefinition, new: &NetworkDefinition) -> bool {
 }
 
 fn port_of(network: &LocalNetwork) -> u16 {
-    let newest = network
-        .slots
-        .iter()
-        .max_by_key(|slot| slot.generation as Generation);
+    let newest = network.slots.iter().max_by_key(|slot| slot.generation);
     newest.map_or(0, |slot| slot.port)
 }
 

@@ -61,8 +61,8 @@ impl Api {
 /// A finished answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
-    status: StatusCode,
-    body: Bytes,
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
 }
 
 impl Answer {

@@ -7,6 +7,7 @@ use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 use wgnet_driver::journal::{Journal, State};
 
+use crate::support::{self, Driver, create_endpoint, create_network, join};
 use crate::{SWARM_NETWORK, add_endpoint, add_network, block_on, durable, id, open, random};
 
 #[test]
@@ -98,6 +99,49 @@ fn a_full_disk_refuses_updates_in_words_and_memory_and_disk_agree() {
         let before = durable(&journal.state());
         drop(journal);
         assert_eq!(durable(&open(dir).state()), before);
+    });
+}
+
+#[test]
+fn docker_is_told_of_a_full_disk_and_served_again_when_it_has_room() {
+    with_small_disk("8m", |dir| {
+        let dir = dir.to_owned();
+        block_on(async {
+            let driver = Driver::start(&dir);
+            let network = create_network(SWARM_NETWORK, &serde_json::json!({}));
+            driver.call("CreateNetwork", &network).await.succeeds();
+            let _ = std::fs::write(dir.join("ballast"), vec![1; 8 << 20]);
+            let mut next = 0;
+            // Until not even one more fits into the room the file has.
+            for size in [100, 10, 1] {
+                let more = |first| {
+                    move |state: &mut State| {
+                        (first..first + size).for_each(|n| add_endpoint(state, n))
+                    }
+                };
+                while driver.journal.update(more(next)).await.is_ok() {
+                    next += size;
+                }
+            }
+            let create = create_endpoint(SWARM_NETWORK, &support::endpoint(1), "10.0.9.5/24");
+            let reply = driver.call("CreateEndpoint", &create).await;
+            for part in ["journal.redb", "No space left", "free some space"] {
+                reply.fails_with(part);
+            }
+            driver
+                .connect()
+                .await
+                .post_empty("GetCapabilities")
+                .await
+                .succeeds();
+            std::fs::remove_file(dir.join("ballast")).unwrap();
+            driver.call("CreateEndpoint", &create).await.succeeds();
+            driver
+                .call("Join", &join(SWARM_NETWORK, &support::endpoint(1)))
+                .await
+                .succeeds();
+            driver.stop().await;
+        });
     });
 }
 
