@@ -76,6 +76,13 @@ fn containers_of_a_swarm_on_three_hosts_reach_each_other_and_the_capture_sees_it
 
     lab.host(3).power_off()?;
     assert!(lab.host(3).exec(&["true"]).is_err());
+    // A host that is back before its manager missed it may wait in vain for its network: Docker 20.10 loses the request.
+    wait_until("the manager's notice that h3 is down", SOON, || {
+        let state = lab
+            .host(1)
+            .docker(&["node", "inspect", "h3", "-f", "{{.Status.State}}"]);
+        state.is_ok_and(|state| state == "down")
+    })?;
     lab.host(3).boot()?;
     lab.host(3).engine_start()?;
     wait_until(
