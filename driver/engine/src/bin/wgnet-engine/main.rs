@@ -105,10 +105,10 @@ async fn serve(cli: &Cli) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let mut listening = Listening::open(&cli.socket)?;
-    info!(socket = %cli.socket.display(), pid = std::process::id(), "Serving");
     if cli.detached || cli.log_file.is_some() {
         daemon::redirect_output(cli.log_file.as_deref()).context("cannot redirect the output")?;
     }
+    info!(socket = %cli.socket.display(), pid = std::process::id(), "Serving");
 
     let devices = Devices::default();
     // All arms are cancel-safe; nothing is awaited inside an arm.
