@@ -1,5 +1,10 @@
 //! The journal keeps its word: what was acknowledged is there, whatever happens to the process or disk.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests may unwrap as tests do"
+)]
+
 #[path = "journal/disk.rs"]
 mod disk;
 #[path = "journal/kill.rs"]

@@ -1,5 +1,10 @@
 //! The plugin protocol as dockerd speaks it, byte by byte, against the real server.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests may unwrap as tests do"
+)]
+
 #[path = "protocol/support.rs"]
 mod support;
 

@@ -1,6 +1,11 @@
 //! Calls in any order, repeated, late, empty and senseless: never a panic, never success for a creation
 //! on what is unknown, always success for removals, and the same answer to the same call.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests may unwrap as tests do"
+)]
+
 #[path = "protocol/support.rs"]
 mod support;
 

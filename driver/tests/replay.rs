@@ -1,5 +1,10 @@
 //! What real engines sent to a plugin, sent to the driver's socket again in the same order.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests may unwrap as tests do"
+)]
+
 #[path = "protocol/support.rs"]
 mod support;
 
