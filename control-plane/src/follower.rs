@@ -3,15 +3,19 @@
 
 mod scope;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::store::{Change, Entry, Revision, Store};
-use scope::ScopeTask;
+use scope::{Report, ScopeTask, Told};
 
 /// What the follower tells, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,9 +86,29 @@ impl Follower {
     pub fn start<S: Store>(store: S, options: FollowerOptions, cancel: &CancellationToken) -> Self {
         let cancel = cancel.child_token();
         let (commands, received) = mpsc::unbounded_channel();
-        let (events_in, events) = mpsc::channel(EVENTS);
-        tokio::spawn(run(store, options, received, events_in, cancel.clone()));
-        Self { events, scopes: Scopes { commands }, _stop: cancel.drop_guard() }
+        let (telling, events) = mpsc::channel(EVENTS);
+        let (reporting, reports) = mpsc::channel(EVENTS);
+        let owner = Owner {
+            store,
+            options,
+            cancel: cancel.clone(),
+            events: telling,
+            reporting,
+            scopes: BTreeMap::new(),
+            highest: Arc::default(),
+            tasks: 0,
+            told: None,
+        };
+        tokio::spawn(
+            cancel
+                .clone()
+                .run_until_cancelled_owned(owner.run(received, reports)),
+        );
+        Self {
+            events,
+            scopes: Scopes { commands },
+            _stop: cancel.drop_guard(),
+        }
     }
 
     /// The next event; `None` once cancelled. Cancel-safe.
@@ -116,115 +140,161 @@ impl Scopes {
     }
 }
 
-/// What a scope's task tells the follower.
-enum Told {
-    Event(Followed),
-    /// Listed and watched.
-    Healthy(String),
-    Failing(String, String),
-}
-
-/// What all scopes share: where the history is.
-#[derive(Clone)]
-struct History {
-    highest: Arc<Mutex<Revision>>,
-    /// Counts the orders to list again.
-    listings: watch::Sender<u64>,
-}
-
-impl History {
-    /// Takes a revision in that a linearizable answer showed; the former highest one, if it fell.
-    fn reached(&self, revision: Revision) -> Option<Revision> {
-        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        let former = std::mem::replace(&mut *highest, revision);
-        if revision >= former {
-            return None;
-        }
-        self.listings.send_modify(|listings| *listings += 1);
-        Some(former)
-    }
-
-    /// Takes a revision in that a watch showed, which may come late.
-    fn heard(&self, revision: Revision) {
-        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        *highest = revision.max(*highest);
-    }
-}
-
-async fn run<S: Store>(
+/// Owns the tasks of the scopes and hands on what they report.
+struct Owner<S> {
     store: S,
     options: FollowerOptions,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-    events: mpsc::Sender<Followed>,
     cancel: CancellationToken,
-) {
-    let history = History { highest: Arc::default(), listings: watch::Sender::new(0) };
-    let (told, mut telling) = mpsc::channel(EVENTS);
-    let mut scopes: BTreeMap<String, Following> = BTreeMap::new();
-    let mut connected = None;
-    loop {
-        // All arms are cancel-safe; what they lead to is awaited after the select.
-        let event = tokio::select! {
-            () = cancel.cancelled() => return,
-            command = commands.recv() => {
-                match command {
-                    Some(Command::Follow(scope)) => {
-                        scopes.entry(scope.clone()).or_insert_with(|| {
-                            let stop = cancel.child_token();
-                            let task = ScopeTask::new(store.clone(), scope, history.clone(), told.clone(), options.audit);
-                            tokio::spawn(stop.clone().run_until_cancelled_owned(task.run()));
-                            Following { _stop: stop.drop_guard(), health: None }
-                        });
-                    }
-                    Some(Command::Unfollow(scope)) => _ = scopes.remove(&scope),
-                    Some(Command::ListAgain) => history.listings.send_modify(|listings| *listings += 1),
-                    None => return,
-                }
-                None
-            }
-            Some(told) = telling.recv() => match told {
-                Told::Event(event) => Some(event),
-                Told::Healthy(scope) => { note(&mut scopes, &scope, Ok(())); None }
-                Told::Failing(scope, error) => { note(&mut scopes, &scope, Err(error)); None }
-            },
-        };
-        let changed = health(&scopes).filter(|now| connected.as_ref() != Some(now));
-        for event in event.into_iter().chain(changed.clone().map(|health| match health {
-            Ok(()) => Followed::Connected,
-            Err(error) => Followed::Disconnected { error },
-        })) {
-            let sent = tokio::select! {
-                () = cancel.cancelled() => return,
-                sent = events.send(event) => sent,
-            };
-            if sent.is_err() {
-                return;
-            }
-        }
-        connected = changed.or(connected);
-    }
+    events: mpsc::Sender<Followed>,
+    reporting: mpsc::Sender<Report>,
+    scopes: BTreeMap<String, Following>,
+    /// The highest revision that any answer of this history has shown.
+    highest: Arc<AtomicI64>,
+    /// Counts the tasks ever started.
+    tasks: u64,
+    /// What was last said about the connection.
+    told: Option<Result<(), String>>,
 }
 
 struct Following {
-    _stop: DropGuard,
+    /// Only the newest task of a scope is heard.
+    task: u64,
     health: Option<Result<(), String>>,
+    _stop: DropGuard,
 }
 
-fn note(scopes: &mut BTreeMap<String, Following>, scope: &str, health: Result<(), String>) {
-    if let Some(following) = scopes.get_mut(scope) {
-        following.health = Some(health);
-    }
-}
+/// Whoever reads the events has gone.
+struct Deaf;
 
-/// Failing if one scope does, well if all are; `None` while some scope has not said yet.
-fn health(scopes: &BTreeMap<String, Following>) -> Option<Result<(), String>> {
-    let failing = scopes.values().find_map(|following| match &following.health {
-        Some(Err(error)) => Some(error.clone()),
-        Some(Ok(())) | None => None,
-    });
-    if let Some(error) = failing {
-        return Some(Err(error));
+impl<S: Store> Owner<S> {
+    async fn run(
+        mut self,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        mut reports: mpsc::Receiver<Report>,
+    ) {
+        loop {
+            // Both arms are cancel-safe; what they lead to is awaited after the select.
+            let report = tokio::select! {
+                command = commands.recv() => {
+                    // The follower itself holds a sender.
+                    let Some(command) = command else { return };
+                    self.obey(command);
+                    None
+                }
+                report = reports.recv() => report,
+            };
+            let heard = match report {
+                Some(report) => self.hear(report).await,
+                None => Ok(()),
+            };
+            if heard.is_err() || self.tell_health().await.is_err() {
+                return;
+            }
+        }
     }
-    let all = !scopes.is_empty() && scopes.values().all(|following| following.health.is_some());
-    all.then_some(Ok(()))
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Follow(scope) if self.scopes.contains_key(&scope) => {}
+            Command::Follow(scope) => self.start(scope),
+            Command::Unfollow(scope) => _ = self.scopes.remove(&scope),
+            Command::ListAgain => self.start_all(),
+        }
+    }
+
+    /// Starts a task that lists the scope, in place of one that there may be.
+    fn start(&mut self, scope: String) {
+        self.tasks += 1;
+        let stop = self.cancel.child_token();
+        let task = ScopeTask::new(
+            self.tasks,
+            scope.clone(),
+            self.store.clone(),
+            self.options.audit,
+            Arc::clone(&self.highest),
+            self.reporting.clone(),
+        );
+        tokio::spawn(stop.clone().run_until_cancelled_owned(task.run()));
+        let following = Following {
+            task: self.tasks,
+            health: None,
+            _stop: stop.drop_guard(),
+        };
+        self.scopes.insert(scope, following);
+    }
+
+    fn start_all(&mut self) {
+        let scopes: Vec<_> = self.scopes.keys().cloned().collect();
+        scopes.into_iter().for_each(|scope| self.start(scope));
+    }
+
+    async fn hear(&mut self, report: Report) -> Result<(), Deaf> {
+        let scope = report.scope;
+        let following = self
+            .scopes
+            .get_mut(&scope)
+            .filter(|it| it.task == report.task);
+        let Some(following) = following else {
+            return Ok(());
+        };
+        match report.told {
+            Told::Watching => following.health = Some(Ok(())),
+            Told::Failing(error) => following.health = Some(Err(error)),
+            Told::Listed { revision, entries } => {
+                self.tell(Followed::Listed {
+                    scope,
+                    revision,
+                    entries,
+                })
+                .await?;
+            }
+            Told::Changed { revision, changes } => {
+                self.tell(Followed::Changed {
+                    scope,
+                    revision,
+                    changes,
+                })
+                .await?;
+            }
+            Told::Fell { revision, highest } => {
+                // Tasks that still run hold the old history's highest revision.
+                self.highest = Arc::new(AtomicI64::new(revision));
+                self.start_all();
+                self.tell(Followed::History { revision, highest }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_health(&mut self) -> Result<(), Deaf> {
+        let Some(health) = self.health() else {
+            return Ok(());
+        };
+        if self.told.as_ref() == Some(&health) {
+            return Ok(());
+        }
+        self.told = Some(health.clone());
+        self.tell(match health {
+            Ok(()) => Followed::Connected,
+            Err(error) => Followed::Disconnected { error },
+        })
+        .await
+    }
+
+    /// Failing if one scope does, well if all are; `None` while some scope has not said yet.
+    fn health(&self) -> Option<Result<(), String>> {
+        let all = || {
+            self.scopes
+                .values()
+                .map(|following| following.health.as_ref())
+        };
+        if let Some(error) = all().find_map(|health| health?.as_ref().err()) {
+            return Some(Err(error.clone()));
+        }
+        (!self.scopes.is_empty() && all().all(|health| health.is_some())).then_some(Ok(()))
+    }
+
+    async fn tell(&self, event: Followed) -> Result<(), Deaf> {
+        self.events.send(event).await.map_err(|_| Deaf)
+    }
 }

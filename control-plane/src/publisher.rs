@@ -13,7 +13,9 @@ use wgnet_proto::{Path, Record};
 
 use crate::backoff::Backoff;
 use crate::session::Session;
-use crate::store::{Committed, LeaseId, MAX_OPS, Op, Revision, Source, Store, StoreError, Txn, chain, covers};
+use crate::store::{
+    Committed, LeaseId, MAX_OPS, Op, Revision, Source, Store, StoreError, Txn, chain, covers,
+};
 use diff::{Change, Deed, diff};
 
 /// What this host wants in the store. `networks/<key>` and `cluster` records are created, never
@@ -92,7 +94,10 @@ impl Publisher {
             history: 0,
         };
         tokio::spawn(cancel.clone().run_until_cancelled_owned(loops.run()));
-        Self { publishing, _stop: cancel.drop_guard() }
+        Self {
+            publishing,
+            _stop: cancel.drop_guard(),
+        }
     }
 
     pub fn publishing(&self) -> watch::Receiver<Publishing> {
@@ -140,8 +145,14 @@ impl<S: Store> Loop<S> {
         loop {
             let round = self.round().await;
             let pause = match &round {
-                Round::Progress => { backoff.reset(); continue }
-                Round::Idle => { backoff.reset(); None }
+                Round::Progress => {
+                    backoff.reset();
+                    continue;
+                }
+                Round::Idle => {
+                    backoff.reset();
+                    None
+                }
                 Round::Overtaken | Round::Failed(_) => Some(backoff.wait()),
             };
             let wait = async {
@@ -171,14 +182,23 @@ impl<S: Store> Loop<S> {
             .into_iter()
             .filter(|change| is_seen(&picture, &change.path) && !self.is_under_way(change))
             .collect();
-        let round = if changes.is_empty() { Round::Idle } else { self.publish(&changes, lease).await };
+        let round = if changes.is_empty() {
+            Round::Idle
+        } else {
+            self.publish(&changes, lease).await
+        };
         let error = match &round {
             Round::Failed(error) => Some(error.clone()),
             Round::Idle | Round::Progress | Round::Overtaken => None,
         };
         let unpublished = unpublished(&wanted, &picture);
         let publishing = Publishing { unpublished, error };
-        self.told.send_if_modified(|told| *told != publishing && { *told = publishing; true });
+        self.told.send_if_modified(|told| {
+            *told != publishing && {
+                *told = publishing;
+                true
+            }
+        });
         round
     }
 
@@ -189,7 +209,9 @@ impl<S: Store> Loop<S> {
             self.done.clear();
             self.leases.clear();
         }
-        self.done.retain(|path, done| seen(picture, path).is_none_or(|revision| revision < done.revision));
+        self.done.retain(|path, done| {
+            seen(picture, path).is_none_or(|revision| revision < done.revision)
+        });
     }
 
     /// The picture with what was committed since.
@@ -199,7 +221,14 @@ impl<S: Store> Loop<S> {
             match &done.record {
                 Some(record) => {
                     let record = Some(record.clone());
-                    present.insert(path.clone(), Present { mine: true, record, mod_revision: done.revision });
+                    present.insert(
+                        path.clone(),
+                        Present {
+                            mine: true,
+                            record,
+                            mod_revision: done.revision,
+                        },
+                    );
                 }
                 None => _ = present.remove(path),
             }
@@ -209,10 +238,12 @@ impl<S: Store> Loop<S> {
 
     /// A put that was just committed is not to be repeated because a leased record was asked for again.
     fn is_under_way(&self, change: &Change) -> bool {
-        self.done.get(&change.path).is_some_and(|done| match &change.deed {
-            Deed::Put { record, leased } => done.record.as_ref() == Some(record) && !leased,
-            Deed::Delete => done.record.is_none(),
-        })
+        self.done
+            .get(&change.path)
+            .is_some_and(|done| match &change.deed {
+                Deed::Put { record, leased } => done.record.as_ref() == Some(record) && !leased,
+                Deed::Delete => done.record.is_none(),
+            })
     }
 
     async fn publish(&mut self, changes: &[Change], lease: Option<LeaseId>) -> Round {
@@ -234,7 +265,11 @@ impl<S: Store> Loop<S> {
                 Err(error) => return Round::Failed(error),
             }
         }
-        if overtaken { Round::Overtaken } else { Round::Progress }
+        if overtaken {
+            Round::Overtaken
+        } else {
+            Round::Progress
+        }
     }
 
     /// Whether the batch was committed; not when something in it was changed by others.
@@ -246,7 +281,8 @@ impl<S: Store> Loop<S> {
             txn.ops.push(match &change.deed {
                 Deed::Delete => Op::Delete { key },
                 Deed::Put { record, leased } => {
-                    let value = (self.seal)(&change.path, record).map_err(|error| format!("cannot seal {key}: {error}"))?;
+                    let value = (self.seal)(&change.path, record)
+                        .map_err(|error| format!("cannot seal {key}: {error}"))?;
                     match lease.filter(|_| *leased) {
                         Some(lease) => Op::PutLeased { key, value, lease },
                         None => Op::Put { key, value },
@@ -256,7 +292,9 @@ impl<S: Store> Loop<S> {
         }
         match self.store.commit(txn).await {
             Ok(Committed::Done { revision }) => {
-                batch.iter().for_each(|change| self.committed(change, revision, lease));
+                batch
+                    .iter()
+                    .for_each(|change| self.committed(change, revision, lease));
                 Ok(true)
             }
             Ok(Committed::Refused { .. }) => Ok(false),
@@ -281,7 +319,8 @@ impl<S: Store> Loop<S> {
                 None
             }
         };
-        self.done.insert(change.path.clone(), Done { record, revision });
+        self.done
+            .insert(change.path.clone(), Done { record, revision });
     }
 }
 
@@ -302,6 +341,8 @@ fn unpublished(wanted: &WantedRecords, picture: &Picture) -> usize {
         let present = picture.present.get(path);
         !present.is_some_and(|present| diff::satisfies(path, present, &wanted.record))
     });
-    let left = picture.present.iter().filter(|(path, present)| present.mine && !wanted.contains_key(path) && diff::is_withdrawn(path));
+    let left = picture.present.iter().filter(|(path, present)| {
+        present.mine && !wanted.contains_key(path) && diff::is_withdrawn(path)
+    });
     missing.count() + left.count()
 }

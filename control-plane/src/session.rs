@@ -44,7 +44,12 @@ impl Session {
     }
 }
 
-async fn keep<S: Store>(store: S, ttl: Duration, told: watch::Sender<Option<LeaseId>>, look: Arc<Notify>) {
+async fn keep<S: Store>(
+    store: S,
+    ttl: Duration,
+    told: watch::Sender<Option<LeaseId>>,
+    look: Arc<Notify>,
+) {
     let mut backoff = Backoff::new();
     loop {
         let granted = Instant::now();
@@ -64,7 +69,13 @@ async fn keep<S: Store>(store: S, ttl: Duration, told: watch::Sender<Option<Leas
 }
 
 /// Returns when the lease is lost, or has not been renewed for so long that it must be.
-async fn renew<S: Store>(store: &S, lease: LeaseId, ttl: Duration, granted: Instant, look: &Notify) {
+async fn renew<S: Store>(
+    store: &S,
+    lease: LeaseId,
+    ttl: Duration,
+    granted: Instant,
+    look: &Notify,
+) {
     let mut renewed = granted;
     let mut backoff = Backoff::new();
     let mut pause = ttl / 3;

@@ -139,7 +139,8 @@ impl AsRawFd for Watch {
 fn watch(directory: &Path) -> io::Result<AsyncFd<Watch>> {
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
     inotify.add_watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF)?;
-    AsyncFd::with_interest(Watch(inotify), Interest::READABLE)
+    // SAFETY: `Watch` owns its descriptor, which therefore stays open and the same while it lives.
+    Ok(unsafe { AsyncFd::register_with_interest(Watch(inotify), Interest::READABLE) }?)
 }
 
 /// Waits until something happened; `false` when the watch is of no more use.

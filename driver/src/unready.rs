@@ -28,7 +28,7 @@ pub async fn serve(listener: UnixListener, reason: watch::Receiver<Arc<str>>, re
         };
         let (reason, ready) = (reason.clone(), ready.clone());
         tokio::spawn(async move {
-            let service = service_fn(|_: Request<hyper::body::Incoming>| answer(reason.clone()));
+            let service = service_fn(|_: Request<hyper::body::Incoming>| std::future::ready(Ok::<_, Infallible>(answer(&reason))));
             let connection = hyper::server::conn::http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
             tokio::select! {
                 () = ready.cancelled() => {}
@@ -38,8 +38,8 @@ pub async fn serve(listener: UnixListener, reason: watch::Receiver<Arc<str>>, re
     }
 }
 
-async fn answer(reason: watch::Receiver<Arc<str>>) -> Result<Response<Full<Bytes>>, Infallible> {
+fn answer(reason: &watch::Receiver<Arc<str>>) -> Response<Full<Bytes>> {
     let reason = Arc::clone(&reason.borrow());
     let body = serde_json::json!({ "Err": format!("wgnet-driver cannot work yet: {reason}") });
-    Ok(Response::new(Full::from(body.to_string())))
+    Response::new(Full::from(body.to_string()))
 }

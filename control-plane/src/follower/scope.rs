@@ -1,151 +1,253 @@
-//! One scope's own loop: list, watch, and from the beginning whenever that is needed.
+//! The task of one scope: lists it, watches it, and begins again whenever that is needed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Followed, History, Told};
 use crate::backoff::{Backoff, jitter};
-use crate::store::{Change, Revision, Store, StoreError, Watch as _, WatchEvent, chain};
+use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, WatchEvent, chain};
 
-pub(super) struct ScopeTask<S> {
-    store: S,
-    scope: String,
-    history: History,
-    listings: watch::Receiver<u64>,
-    told: mpsc::Sender<Told>,
-    audit: Duration,
-    /// Up to where this scope is known; `None`: to be listed.
-    known: Option<Revision>,
-    /// Every key of the scope and its mod_revision, for the audit.
-    keys: HashMap<String, Revision>,
+/// After a watch was resumed: in another history whose revision has passed ours, only this tells.
+const AUDIT_AFTER_RESUMING: Duration = Duration::from_secs(2);
+
+/// What is under way while a scope is counted has arrived by then.
+const AUDIT_AGAIN: Duration = Duration::from_secs(1);
+
+/// A scope that is never quiet is listed after so many differing counts.
+const DOUBTS: u32 = 20;
+
+/// After so long a watch was a good one.
+const GOOD: Duration = Duration::from_secs(1);
+
+/// A watch that ends so often before it tells anything is not resumed: a listing gets past what it
+/// stumbles over.
+const FRUITLESS: u32 = 2;
+
+pub(super) struct Report {
+    pub(super) task: u64,
+    pub(super) scope: String,
+    pub(super) told: Told,
 }
 
-/// Why a round ended without an error.
-enum Again {
-    Round,
-    /// Nobody listens any more.
-    Never,
+pub(super) enum Told {
+    Listed {
+        revision: Revision,
+        entries: Vec<Entry>,
+    },
+    Changed {
+        revision: Revision,
+        changes: Vec<Change>,
+    },
+    Watching,
+    Failing(String),
+    /// The store is in another history. This task has ended.
+    Fell {
+        revision: Revision,
+        highest: Revision,
+    },
+}
+
+pub(super) struct ScopeTask<S> {
+    number: u64,
+    scope: String,
+    store: S,
+    audit: Duration,
+    highest: Arc<AtomicI64>,
+    reports: mpsc::Sender<Report>,
+    /// Up to where the scope is known; `None`: to be listed.
+    known: Option<Revision>,
+    /// The keys of the scope, hashed as there may be 100 000, and when they last changed.
+    keys: BTreeMap<u64, Revision>,
+    fruitless: u32,
+}
+
+/// Why a task, or a round of it, ended.
+enum End {
+    Store(StoreError),
+    /// Nobody listens any more, or this task is to be replaced.
+    Task,
+}
+
+impl From<StoreError> for End {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 impl<S: Store> ScopeTask<S> {
-    pub(super) fn new(store: S, scope: String, history: History, told: mpsc::Sender<Told>, audit: Duration) -> Self {
-        let listings = history.listings.subscribe();
-        Self { store, scope, history, listings, told, audit, known: None, keys: HashMap::new() }
+    pub(super) fn new(
+        number: u64,
+        scope: String,
+        store: S,
+        audit: Duration,
+        highest: Arc<AtomicI64>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        let (known, keys, fruitless) = (None, BTreeMap::new(), 0);
+        Self {
+            number,
+            scope,
+            store,
+            audit,
+            highest,
+            reports,
+            known,
+            keys,
+            fruitless,
+        }
     }
 
-    /// Runs until it is dropped.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            match self.round(&mut backoff).await {
-                Ok(Again::Round) => {}
-                Ok(Again::Never) => return,
-                Err(error) => {
-                    if self.told.send(Told::Failing(self.scope.clone(), chain(&error))).await.is_err() {
-                        return;
-                    }
-                    sleep(backoff.wait()).await;
-                }
+            let told = match self.round(&mut backoff).await {
+                Ok(()) => Ok(()),
+                Err(End::Store(error)) => self.tell(Told::Failing(chain(&error))).await,
+                Err(End::Task) => return,
+            };
+            if told.is_err() {
+                return;
             }
+            sleep(backoff.wait()).await;
         }
     }
 
-    async fn round(&mut self, backoff: &mut Backoff) -> Result<Again, StoreError> {
-        if self.listings.has_changed().unwrap_or(false) {
-            self.listings.mark_unchanged();
-            self.known = None;
-        }
-        let resumed = self.known;
-        let known = match resumed {
-            Some(known) if !self.has_fallen().await? => known,
-            _ => match self.list().await? {
-                Some(revision) => revision,
-                None => return Ok(Again::Never),
-            },
+    /// Lists or resumes, and watches until that ends.
+    async fn round(&mut self, backoff: &mut Backoff) -> Result<(), End> {
+        let (known, first_audit) = match self.known {
+            Some(known) => {
+                self.check_history().await?;
+                (known, AUDIT_AFTER_RESUMING)
+            }
+            None => (self.list().await?, self.audit),
         };
-        let mut watch = self.store.watch(&self.scope, known + 1).await?;
-        if self.told.send(Told::Healthy(self.scope.clone())).await.is_err() {
-            return Ok(Again::Never);
+        let watch = self.store.watch(&self.scope, known + 1).await?;
+        self.tell(Told::Watching).await?;
+        let begun = Instant::now();
+        let ended = self
+            .follow(watch, Instant::now() + jitter(first_audit))
+            .await;
+        let is_fruitless = self.known == Some(known);
+        if !is_fruitless || begun.elapsed() > GOOD {
+            backoff.reset();
+            self.fruitless = 0;
+        } else {
+            self.fruitless += 1;
+            if self.fruitless >= FRUITLESS {
+                self.known = None;
+            }
         }
-        backoff.reset();
-        let mut audit = Instant::now() + jitter(self.audit);
+        ended
+    }
+
+    async fn list(&mut self) -> Result<Revision, End> {
+        let highest = self.highest.load(Ordering::SeqCst);
+        let listing = self.store.list(&self.scope).await?;
+        self.reached(listing.revision, highest).await?;
+        let hashed = |entry: &Entry| (hash(&entry.key), entry.mod_revision);
+        self.keys = listing.entries.iter().map(hashed).collect();
+        self.known = Some(listing.revision);
+        let (revision, entries) = (listing.revision, listing.entries);
+        self.tell(Told::Listed { revision, entries }).await?;
+        Ok(revision)
+    }
+
+    async fn check_history(&self) -> Result<(), End> {
+        let highest = self.highest.load(Ordering::SeqCst);
+        let revision = self.store.revision().await?;
+        self.reached(revision, highest).await
+    }
+
+    /// Compares an answer's revision with the highest that was known *before it was asked for*:
+    /// answers overtake each other.
+    async fn reached(&self, revision: Revision, highest: Revision) -> Result<(), End> {
+        if revision < highest {
+            self.tell(Told::Fell { revision, highest }).await?;
+            return Err(End::Task);
+        }
+        self.highest.fetch_max(revision, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Hands changes on until the scope is to be listed again, or the watch fails.
+    async fn follow(&mut self, mut watch: S::Watch, mut audit: Instant) -> Result<(), End> {
+        let mut doubts = 0;
+        let mut is_quiet = true;
         loop {
-            // All arms are cancel-safe; what they lead to is awaited after the select.
+            // Both arms are cancel-safe; what they lead to is awaited after the select.
             let event = tokio::select! {
                 event = watch.next() => Some(event?),
-                _ = self.listings.changed() => { self.known = None; return Ok(Again::Round) }
                 () = sleep_until(audit) => None,
             };
             match event {
                 Some(WatchEvent::Changes { revision, changes }) => {
-                    self.history.heard(revision);
+                    is_quiet = false;
+                    self.highest.fetch_max(revision, Ordering::SeqCst);
                     self.note(&changes);
                     self.known = Some(revision);
-                    let event = Followed::Changed { scope: self.scope.clone(), revision, changes };
-                    if self.told.send(Told::Event(event)).await.is_err() {
-                        return Ok(Again::Never);
-                    }
+                    self.tell(Told::Changed { revision, changes }).await?;
                 }
-                // Some etcds tell of progress ahead of events (etcd#15220): it moves nothing here.
-                Some(WatchEvent::Progress { revision }) => self.history.heard(revision),
+                Some(WatchEvent::Progress { revision }) => {
+                    // Either this member is behind, or it is another history.
+                    if revision < self.highest.load(Ordering::SeqCst) {
+                        self.check_history().await?;
+                    }
+                    self.known = self.known.map(|known| known.max(revision));
+                }
                 Some(WatchEvent::Compacted { .. }) => {
                     self.known = None;
-                    return Ok(Again::Round);
+                    return Ok(());
+                }
+                None if self.differs().await? => {
+                    doubts += 1;
+                    if (is_quiet && doubts > 1) || doubts >= DOUBTS {
+                        self.known = None;
+                        return Ok(());
+                    }
+                    is_quiet = true;
+                    audit = Instant::now() + AUDIT_AGAIN;
                 }
                 None => {
+                    doubts = 0;
                     audit = Instant::now() + jitter(self.audit);
-                    if self.differs().await? {
-                        self.known = None;
-                        return Ok(Again::Round);
-                    }
                 }
             }
         }
-    }
-
-    /// Lists the scope and hands the listing on; its revision, unless nobody listens.
-    async fn list(&mut self) -> Result<Option<Revision>, StoreError> {
-        let listing = self.store.list(&self.scope).await?;
-        self.tell_fall(listing.revision).await;
-        self.listings.mark_unchanged();
-        self.keys = listing.entries.iter().map(|entry| (entry.key.clone(), entry.mod_revision)).collect();
-        self.known = Some(listing.revision);
-        let revision = listing.revision;
-        let event = Followed::Listed { scope: self.scope.clone(), revision, entries: listing.entries };
-        Ok(self.told.send(Told::Event(event)).await.is_ok().then_some(revision))
-    }
-
-    /// Whether the store is in another history than the one this scope was listed in.
-    async fn has_fallen(&self) -> Result<bool, StoreError> {
-        let revision = self.store.revision().await?;
-        Ok(self.tell_fall(revision).await)
-    }
-
-    async fn tell_fall(&self, revision: Revision) -> bool {
-        let Some(highest) = self.history.reached(revision) else { return false };
-        // That nobody listens is noticed with the next event.
-        let _ = self.told.send(Told::Event(Followed::History { revision, highest })).await;
-        true
     }
 
     fn note(&mut self, changes: &[Change]) {
         for change in changes {
             match change {
-                Change::Put(entry) => _ = self.keys.insert(entry.key.clone(), entry.mod_revision),
-                Change::Delete { key, .. } => _ = self.keys.remove(key),
+                Change::Put(entry) => _ = self.keys.insert(hash(&entry.key), entry.mod_revision),
+                Change::Delete { key, .. } => _ = self.keys.remove(&hash(key)),
             }
         }
     }
 
-    /// Whether the scope holds something else than was told (lost events: etcd#17529, #18089).
-    async fn differs(&self) -> Result<bool, StoreError> {
-        let (count, newest) = self.store.count(&self.scope).await?;
-        let known = self.keys.values().copied().max().unwrap_or(0);
-        // What is newer than the last event may still be under way.
-        let is_told = self.known.is_some_and(|told| newest <= told);
-        Ok(is_told && (newest != known || count != self.keys.len() as u64))
+    /// Whether the store holds something else than it told (etcd has lost events: etcd#17529,
+    /// etcd#18089), or has not told yet.
+    async fn differs(&self) -> Result<bool, End> {
+        let newest = self.keys.values().copied().max().unwrap_or(0);
+        Ok(self.store.count(&self.scope).await? != (self.keys.len() as u64, newest))
     }
+
+    async fn tell(&self, told: Told) -> Result<(), End> {
+        let report = Report {
+            task: self.number,
+            scope: self.scope.clone(),
+            told,
+        };
+        self.reports.send(report).await.map_err(|_| End::Task)
+    }
+}
+
+fn hash(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }

@@ -31,7 +31,8 @@ pub(super) fn diff(
     let mut changes = Vec::new();
     for (path, want) in wanted {
         // A leased record waits for a lease, and is put again with each new one.
-        let is_leased_as_wanted = !want.leased || (lease.is_some() && leases.get(path) == lease.as_ref());
+        let is_leased_as_wanted =
+            !want.leased || (lease.is_some() && leases.get(path) == lease.as_ref());
         if want.leased && lease.is_none() {
             continue;
         }
@@ -39,12 +40,23 @@ pub(super) fn diff(
         if there.is_some_and(|there| satisfies(path, there, &want.record)) && is_leased_as_wanted {
             continue;
         }
-        let deed = Deed::Put { record: want.record.clone(), leased: want.leased };
-        changes.push(Change { path: path.clone(), condition: unchanged(path, there), deed });
+        let deed = Deed::Put {
+            record: want.record.clone(),
+            leased: want.leased,
+        };
+        changes.push(Change {
+            path: path.clone(),
+            condition: unchanged(path, there),
+            deed,
+        });
     }
     for (path, there) in present {
         if there.mine && !wanted.contains_key(path) && is_withdrawn(path) {
-            changes.push(Change { path: path.clone(), condition: unchanged(path, Some(there)), deed: Deed::Delete });
+            changes.push(Change {
+                path: path.clone(),
+                condition: unchanged(path, Some(there)),
+                deed: Deed::Delete,
+            });
         }
     }
     changes
@@ -52,11 +64,15 @@ pub(super) fn diff(
 
 /// Whether what is there is as good as what is wanted.
 pub(super) fn satisfies(path: &Path, there: &Present, wanted: &Record) -> bool {
-    let Some(record) = &there.record else { return false };
+    let Some(record) = &there.record else {
+        return false;
+    };
     match (path, record, wanted) {
         (Path::Cluster, ..) => true,
         // The same from every host, whoever wrote it; only that it is freed is still to be said.
-        (Path::Network(_), Record::Network(there), Record::Network(wanted)) => there.freed || !wanted.freed,
+        (Path::Network(_), Record::Network(there), Record::Network(wanted)) => {
+            there.freed || !wanted.freed
+        }
         _ => there.mine && record == wanted,
     }
 }
@@ -65,7 +81,11 @@ pub(super) fn satisfies(path: &Path, there: &Present, wanted: &Record) -> bool {
 /// members share is deleted by whoever leaves last.
 pub(super) fn is_withdrawn(path: &Path) -> bool {
     match path {
-        Path::Host(_) | Path::Alive(_) | Path::Status(_) | Path::Member(..) | Path::Endpoint(..) => true,
+        Path::Host(_)
+        | Path::Alive(_)
+        | Path::Status(_)
+        | Path::Member(..)
+        | Path::Endpoint(..) => true,
         Path::Cluster | Path::Tombstone(_) | Path::Network(_) | Path::Generation(_) => false,
     }
 }
@@ -73,7 +93,10 @@ pub(super) fn is_withdrawn(path: &Path) -> bool {
 fn unchanged(path: &Path, there: Option<&Present>) -> Condition {
     let key = path.to_string();
     match there {
-        Some(there) => Condition::Unchanged { key, mod_revision: there.mod_revision },
+        Some(there) => Condition::Unchanged {
+            key,
+            mod_revision: there.mod_revision,
+        },
         None => Condition::Absent(key),
     }
 }

@@ -154,6 +154,11 @@ impl MemoryStore {
         });
     }
 
+    /// The next change is made and never told, as some etcds did (etcd#17529).
+    pub fn lose_next_change(&self) {
+        self.change(|inner| inner.state.lose_next_change());
+    }
+
     /// Tells every watch how far it is.
     pub fn progress(&self) {
         self.change(|inner| inner.progress += 1);

@@ -23,7 +23,7 @@ pub struct HostFacts {
 }
 
 /// Everything but the host's own record, which is written last.
-pub fn records(facts: &HostFacts, state: &State, view: &ClusterView) -> WantedRecords {
+pub(super) fn records(facts: &HostFacts, state: &State, view: &ClusterView) -> WantedRecords {
     let mut wanted = BTreeMap::new();
     let alive = Record::Alive(AliveRecord { boot: facts.boot.clone() });
     wanted.insert(Path::Alive(facts.me), Wanted { record: alive, leased: true });
@@ -54,7 +54,7 @@ pub fn records(facts: &HostFacts, state: &State, view: &ClusterView) -> WantedRe
 }
 
 /// The record by which this host says that all its others are in this history of the store.
-pub fn host_record(facts: &HostFacts, incarnation: Incarnation) -> Record {
+pub(super) fn host_record(facts: &HostFacts, incarnation: Incarnation) -> Record {
     Record::Host(HostRecord {
         name: facts.name.clone(),
         underlay: facts.underlay.clone(),
@@ -65,20 +65,20 @@ pub fn host_record(facts: &HostFacts, incarnation: Incarnation) -> Record {
 }
 
 /// The record of a cluster that has none.
-pub fn cluster_record(record: ClusterRecord) -> WantedRecords {
+pub(super) fn cluster_record(record: ClusterRecord) -> WantedRecords {
     let record = Record::Cluster(record);
     BTreeMap::from([(Path::Cluster, Wanted { record, leased: false })])
 }
 
 /// Whether the store holds every wanted record as it is wanted.
-pub fn is_complete(wanted: &WantedRecords, judge: &Judge) -> bool {
+pub(super) fn is_complete(wanted: &WantedRecords, judge: &Judge) -> bool {
     wanted.iter().all(|(path, wanted)| {
         let accepted = judge.in_store(path).and_then(|held| held.accepted);
         accepted.is_some_and(|accepted| accepted.record == wanted.record)
     })
 }
 
-pub fn is_freed(view: &ClusterView, key: &NetworkKey) -> bool {
+pub(super) fn is_freed(view: &ClusterView, key: &NetworkKey) -> bool {
     view.networks.get(key).and_then(|network| network.record.as_ref()).is_some_and(|record| record.freed)
 }
 

@@ -12,11 +12,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// Runs and looks into wgnet: networks for Docker whose traffic between hosts is WireGuard.
 ///
 /// First steps on a new cluster:
-///   1. one host:     wgnetctl secret new /etc/wgnet/secret
-///   2. every host:   copy that file there (mode 0600), set `etcd` in /etc/wgnet/driver.toml,
-///                    start wgnet-driver, then: wgnetctl plugin install
-///   3. a manager:    docker network create -d wgnet:latest --attachable blue
-///   4. anywhere:     wgnetctl status
+///
+/// - on one host: `wgnetctl secret new /etc/wgnet/secret`
+/// - on every host: copy that file there (mode 0600), set `etcd` in /etc/wgnet/driver.toml, start
+///   wgnet-driver, then `wgnetctl plugin install`
+/// - on a manager: `docker network create -d wgnet:latest --attachable blue`
+/// - anywhere: `wgnetctl status`
 ///
 /// Exit codes: 0 done, 1 failed (the reason is on stderr), 2 wrong usage.
 #[derive(Debug, Parser)]

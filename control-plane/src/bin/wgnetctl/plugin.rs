@@ -52,7 +52,6 @@ pub(crate) async fn install(options: &Options) -> anyhow::Result<()> {
     }
     let socket = options.docker.to_string_lossy();
     let docker = Docker::connect_with_unix(&socket, PATIENCE.as_secs(), bollard::API_DEFAULT_VERSION)
-        .and_then(|docker| Ok(docker))
         .with_context(|| format!("cannot use Docker's socket {socket}"))?;
     let docker = docker
         .negotiate_version()

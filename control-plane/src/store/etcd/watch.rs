@@ -27,8 +27,10 @@ pub(super) struct Wish {
     pub(super) end: Vec<u8>,
     pub(super) from: Revision,
     /// The key relative to the prefix, if it is to be told.
-    pub(super) name: Box<dyn Fn(&[u8]) -> Option<String> + Send>,
+    pub(super) name: Name,
 }
+
+type Name = Box<dyn Fn(&[u8]) -> Option<String> + Send>;
 
 enum Request {
     Open {

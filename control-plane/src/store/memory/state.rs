@@ -18,6 +18,7 @@ pub(super) struct State {
     log: BTreeMap<Revision, Vec<Change>>,
     leases: BTreeMap<LeaseId, Lease>,
     last_lease: LeaseId,
+    lose_next_change: bool,
 }
 
 #[derive(Clone)]
@@ -49,6 +50,7 @@ impl State {
             log: BTreeMap::new(),
             leases: BTreeMap::new(),
             last_lease: 0,
+            lose_next_change: false,
         }
     }
 
@@ -78,6 +80,10 @@ impl State {
     pub(super) fn compact(&mut self) {
         self.compacted = self.revision;
         self.log = self.log.split_off(&self.compacted);
+    }
+
+    pub(super) fn lose_next_change(&mut self) {
+        self.lose_next_change = true;
     }
 
     pub(super) fn list(&self, scope: &str) -> Listing {
@@ -221,7 +227,9 @@ impl State {
     fn record(&mut self, revision: Revision, changes: Vec<Change>) {
         if !changes.is_empty() {
             self.revision = revision;
-            self.log.insert(revision, changes);
+            if !std::mem::take(&mut self.lose_next_change) {
+                self.log.insert(revision, changes);
+            }
         }
     }
 

@@ -91,9 +91,9 @@ async fn serve(
                     TRIAL if answer.created() => send(sender.cancel(TRIAL)).await,
                     TRIAL => Ok(()),
                     id => match watches.take(id, &answer) {
-                        Taken::ByReader => Ok(()),
-                        Taken::ByNobody => send(sender.cancel(id)).await,
-                        Taken::ByFault(fault) => Err(fault),
+                        Taken::Well => Ok(()),
+                        Taken::Closed => send(sender.cancel(id)).await,
+                        Taken::Fault(fault) => Err(fault),
                     },
                 }
             }
@@ -202,17 +202,17 @@ impl Watches {
     /// Hands an answer to its watch.
     fn take(&mut self, id: i64, answer: &WatchResponse) -> Taken {
         let Some(mut watch) = self.0.remove(&id) else {
-            return Taken::ByReader;
+            return Taken::Well;
         };
         if answer.canceled() {
             return watch.canceled(id, answer);
         }
         if !watch.confirm(id) || !watch.told(answer) {
             watch.finish(&Fault::Lost("its reader fell behind".to_owned()));
-            return Taken::ByNobody;
+            return Taken::Closed;
         }
         self.0.insert(id, watch);
-        Taken::ByReader
+        Taken::Well
     }
 
     fn end_all(self, fault: &Fault) {
@@ -220,13 +220,13 @@ impl Watches {
     }
 }
 
-/// Who took an answer.
+/// How an answer was taken.
 enum Taken {
-    ByReader,
-    /// Its reader has gone, or fell behind.
-    ByNobody,
+    Well,
+    /// Its reader has gone or fell behind: the watch is to be ended.
+    Closed,
     /// It was about the whole stream.
-    ByFault(Fault),
+    Fault(Fault),
 }
 
 impl Watched {
@@ -291,12 +291,12 @@ impl Watched {
                 .events
                 .try_send(WatchEvent::Compacted { compact_revision });
             self.finish(&Fault::Lost("it was compacted".to_owned()));
-            return Taken::ByReader;
+            return Taken::Well;
         }
         let reason = answer.cancel_reason();
         if reason.contains("no leader") {
             self.finish(&Fault::NoLeader);
-            return Taken::ByFault(Fault::NoLeader);
+            return Taken::Fault(Fault::NoLeader);
         }
         let message = if reason.is_empty() {
             "etcd canceled it"
@@ -308,7 +308,7 @@ impl Watched {
             code: CANCELED_WATCH,
             message,
         });
-        Taken::ByReader
+        Taken::Well
     }
 
     /// Tells the reader, after what it has not read yet, why there is no more.
