@@ -360,8 +360,8 @@ fn remove_namespace(name: &str) {
 fn sole_run() {
     static LOCK: OnceLock<Flock<File>> = OnceLock::new();
     LOCK.get_or_init(|| {
-        let path = std::env::temp_dir().join("wgnett-eng.lock");
-        let lock = Flock::lock(File::create(path).unwrap(), FlockArg::LockExclusive).unwrap();
+        let manifest = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+        let lock = Flock::lock(manifest, FlockArg::LockExclusive).unwrap();
         let namespaces = ip("netns list");
         let names = namespaces
             .lines()
