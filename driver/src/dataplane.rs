@@ -26,13 +26,23 @@ pub trait Dataplane: Clone + Send + Sync + 'static {
     fn backend(&self) -> &'static str;
 
     /// The namespaces of ours on this host.
-    fn namespaces(&self) -> impl Future<Output = Result<BTreeSet<Namespace>, DataplaneError>> + Send;
+    fn namespaces(
+        &self,
+    ) -> impl Future<Output = Result<BTreeSet<Namespace>, DataplaneError>> + Send;
 
     /// What the namespace looks like. `joined` names the veths whose container is to be looked into,
     /// with the path of its namespace.
-    fn observe(&self, namespace: &Namespace, joined: &Joined) -> impl Future<Output = Seen<Observed>> + Send;
+    fn observe(
+        &self,
+        namespace: &Namespace,
+        joined: &Joined,
+    ) -> impl Future<Output = Seen<Observed>> + Send;
 
-    fn apply(&self, namespace: &Namespace, step: &Step) -> impl Future<Output = Result<(), DataplaneError>> + Send;
+    fn apply(
+        &self,
+        namespace: &Namespace,
+        step: &Step,
+    ) -> impl Future<Output = Result<(), DataplaneError>> + Send;
 
     /// Applies steps in order, all of them whatever becomes of the others; one result for each.
     fn apply_all(

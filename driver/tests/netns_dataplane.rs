@@ -6,12 +6,17 @@ mod bench;
 mod engine;
 #[path = "dataplane/host.rs"]
 mod host;
+#[path = "dataplane/probe.rs"]
+mod probe;
+#[path = "dataplane/traffic.rs"]
+mod traffic;
 
 use wgnet_driver::dataplane::conformance;
 
 use crate::bench::LinuxBench;
 use crate::engine::Engine;
 use crate::host::Host;
+use crate::traffic::Underlay;
 
 #[test]
 fn linux_with_the_engine_is_a_data_plane() {
@@ -21,4 +26,21 @@ fn linux_with_the_engine_is_a_data_plane() {
     host.run(async move {
         conformance::suite(&mut LinuxBench::new(choice).await).await;
     });
+}
+
+#[test]
+fn containers_of_two_hosts_talk_through_engines_over_ipv4() {
+    let (a, b) = (Engine::new(), Engine::new());
+    traffic::between_two_hosts([a.choice(), b.choice()], Underlay::V4);
+}
+
+#[test]
+fn containers_of_two_hosts_talk_through_engines_over_ipv6() {
+    let (a, b) = (Engine::new(), Engine::new());
+    traffic::between_two_hosts([a.choice(), b.choice()], Underlay::V6);
+}
+
+#[test]
+fn the_backend_is_chosen_by_what_the_kernel_has() {
+    probe::the_choice_follows_the_kernel();
 }

@@ -225,7 +225,12 @@ fn preshared(number: u8) -> PresharedKey {
 }
 
 fn create_wireguard(name: &str, key: u8, port: u16) -> Step {
-    Step::CreateWireguard { name: link(name), private_key: private_key(key), port, mtu: 1420 }
+    Step::CreateWireguard {
+        name: link(name),
+        private_key: private_key(key),
+        port,
+        mtu: 1420,
+    }
 }
 
 fn peer_config(allowed: &[&str]) -> DesiredPeer {
@@ -238,16 +243,28 @@ fn peer_config(allowed: &[&str]) -> DesiredPeer {
 }
 
 fn add_peer(number: u8, config: &DesiredPeer) -> Step {
-    Step::AddPeer { wireguard: link("wg0"), peer: peer(number), config: config.clone() }
+    Step::AddPeer {
+        wireguard: link("wg0"),
+        peer: peer(number),
+        config: config.clone(),
+    }
 }
 
 fn set_route(destination: &str, target: Option<&str>) -> Step {
-    let target = target.map_or(RouteTarget::Unreachable, |name| RouteTarget::Link(link(name)));
-    Step::SetRoute { destination: net(destination), target }
+    let target = target.map_or(RouteTarget::Unreachable, |name| {
+        RouteTarget::Link(link(name))
+    });
+    Step::SetRoute {
+        destination: net(destination),
+        target,
+    }
 }
 
 fn endpoint(number: u8) -> EndpointId {
-    format!("{number:02x}").repeat(32).parse().expect("64 hex digits")
+    format!("{number:02x}")
+        .repeat(32)
+        .parse()
+        .expect("64 hex digits")
 }
 
 fn veth(number: u8, sandbox: Option<&Path>) -> (IfName, DesiredVeth) {
@@ -256,7 +273,10 @@ fn veth(number: u8, sandbox: Option<&Path>) -> (IfName, DesiredVeth) {
     let veth = DesiredVeth {
         container_end: IfName::veth_container(&endpoint),
         mac: MacAddr::of_address(address),
-        addresses: vec![IpNet::new(address, 24).expect("a prefix length of IPv4"), net(&format!("fd50::{number:x}/64"))],
+        addresses: vec![
+            IpNet::new(address, 24).expect("a prefix length of IPv4"),
+            net(&format!("fd50::{number:x}/64")),
+        ],
         sandbox: sandbox.map(Path::to_owned),
         container_routes: vec![
             (net("10.50.0.0/25"), ip("10.50.0.1")),

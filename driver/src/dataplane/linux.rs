@@ -77,7 +77,10 @@ impl Linux {
         let changes = Changes::default();
         let own = netns::own().map_err(failing("open", "the host's network namespace"))?;
         let host = Space::open(own, Watch::Host, &changes).await;
-        let host = host.map_err(failing("open netlink sockets in", "the host's network namespace"))?;
+        let host = host.map_err(failing(
+            "open netlink sockets in",
+            "the host's network namespace",
+        ))?;
         let backend = match choice {
             Choice::Kernel => Backend::Kernel(Kernel::default()),
             Choice::Userspace(engine) => {
@@ -87,12 +90,23 @@ impl Linux {
             }
         };
         let pins = events::watch_pins(&changes);
-        let shared = Shared { backend, host, spaces: Mutex::default(), changes, pins };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Shared {
+            backend,
+            host,
+            spaces: Mutex::default(),
+            changes,
+            pins,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     fn spaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, Arc<Space>>> {
-        self.shared.spaces.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .spaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The namespace, if it is held or pinned.
@@ -101,23 +115,36 @@ impl Linux {
         let space = match held {
             Some(space) => space,
             None => {
-                let pin = netns::open(&netns::pin_path(namespace)).map_err(failing("open namespace", namespace))?;
+                let pin = netns::open(&netns::pin_path(namespace))
+                    .map_err(failing("open namespace", namespace))?;
                 let Some(fd) = pin else { return Ok(None) };
                 self.hold(namespace, fd).await?
             }
         };
-        Ok(Some(Network { namespace: namespace.clone(), space }))
+        Ok(Some(Network {
+            namespace: namespace.clone(),
+            space,
+        }))
     }
 
     async fn existing(&self, namespace: &Namespace, step: &'static str) -> Result<Network> {
-        let missing = || refused(step, namespace, ErrorKind::Other, "the namespace is not there");
+        let missing = || {
+            refused(
+                step,
+                namespace,
+                ErrorKind::Other,
+                "the namespace is not there",
+            )
+        };
         self.network(namespace).await?.ok_or_else(missing)
     }
 
     async fn hold(&self, namespace: &Namespace, fd: std::os::fd::OwnedFd) -> Result<Arc<Space>> {
         let opened = Space::open(fd, Watch::Network(namespace.clone()), &self.shared.changes).await;
         let space = Arc::new(opened.map_err(failing("open netlink sockets in", namespace))?);
-        Ok(Arc::clone(self.spaces().entry(namespace.clone()).or_insert(space)))
+        Ok(Arc::clone(
+            self.spaces().entry(namespace.clone()).or_insert(space),
+        ))
     }
 
     async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
@@ -125,14 +152,21 @@ impl Linux {
         let network = match self.network(namespace).await? {
             Some(network) => network,
             None => {
-                let fd = netns::create().await.map_err(failing(OPERATION, namespace))?;
+                let fd = netns::create()
+                    .await
+                    .map_err(failing(OPERATION, namespace))?;
                 // The pin comes first: what is not pinned must hold nothing.
-                netns::pin(&fd, &netns::pin_path(namespace)).map_err(failing(OPERATION, namespace))?;
+                netns::pin(&fd, &netns::pin_path(namespace))
+                    .map_err(failing(OPERATION, namespace))?;
                 let space = self.hold(namespace, fd).await?;
-                Network { namespace: namespace.clone(), space }
+                Network {
+                    namespace: namespace.clone(),
+                    space,
+                }
             }
         };
-        netns::pin(&*network.space, &network.pin_path()).map_err(failing("pin namespace", namespace))
+        netns::pin(&*network.space, &network.pin_path())
+            .map_err(failing("pin namespace", namespace))
     }
 
     /// Goes on after a failure; the first one is reported.
@@ -145,7 +179,13 @@ impl Linux {
         };
         if let Some(network) = self.network(namespace).await? {
             // The kernel tears a namespace down later, and with it what containers hold of it.
-            match network.space.rtnl.links().await.map_err(failing("list the links of", namespace)) {
+            match network
+                .space
+                .rtnl
+                .links()
+                .await
+                .map_err(failing("list the links of", namespace))
+            {
                 Ok(links) => {
                     for link in links.iter().filter(|link| link.is_ours()) {
                         match link.name.parse() {
@@ -154,7 +194,12 @@ impl Linux {
                             }
                             _ => {
                                 let deleted = network.space.rtnl.delete_link(link.index).await;
-                                note(deleted.map_err(failing("delete link", network.object(&link.name))));
+                                note(
+                                    deleted.map_err(failing(
+                                        "delete link",
+                                        network.object(&link.name),
+                                    )),
+                                );
                             }
                         }
                     }
@@ -171,7 +216,8 @@ impl Linux {
 
     async fn remove_guard(&self, namespace: &Namespace) -> Result<()> {
         let removed = nft::remove_guard(&self.shared.host, namespace).await;
-        removed.map_err(|source| prepare::nft_failed("remove the host's guard of", namespace, source))
+        removed
+            .map_err(|source| prepare::nft_failed("remove the host's guard of", namespace, source))
     }
 
     async fn apply_step(&self, namespace: &Namespace, step: &Step) -> Result<()> {
@@ -182,7 +228,9 @@ impl Linux {
             Step::RemoveGuard => return self.remove_guard(namespace).await,
             Step::SetGuard { subnets } => {
                 let set = nft::set_guard(host, namespace, subnets).await;
-                return set.map_err(|source| prepare::nft_failed("set the host's guard of", namespace, source));
+                return set.map_err(|source| {
+                    prepare::nft_failed("set the host's guard of", namespace, source)
+                });
             }
             _ => {}
         }
@@ -191,7 +239,10 @@ impl Linux {
         }
         let network = &self.existing(namespace, "change").await?;
         match step {
-            Step::CreateNamespace | Step::DeleteNamespace | Step::SetGuard { .. } | Step::RemoveGuard => Ok(()),
+            Step::CreateNamespace
+            | Step::DeleteNamespace
+            | Step::SetGuard { .. }
+            | Step::RemoveGuard => Ok(()),
             Step::Prepare => prepare::prepare(network).await,
             Step::AddGateway(gateway) => {
                 prepare::add_gateway(network, *gateway).await?;
@@ -201,36 +252,84 @@ impl Linux {
                 self.proxy(network, *gateway, false).await?;
                 prepare::remove_gateway(network, *gateway).await
             }
-            Step::CreateWireguard { name, private_key, port, mtu } => {
-                backend.create(host, network, name, private_key, *port, *mtu).await
+            Step::CreateWireguard {
+                name,
+                private_key,
+                port,
+                mtu,
+            } => {
+                backend
+                    .create(host, network, name, private_key, *port, *mtu)
+                    .await
             }
             Step::RaiseWireguard { name } => kernel::raise(network, name).await,
             Step::RemoveWireguard { name } => backend.remove(network, name).await,
-            Step::AddPeer { wireguard, peer, config } => backend.add_peer(network, wireguard, *peer, config).await,
-            Step::UpdatePeer { wireguard, peer, preshared_key, underlay, keepalive } => {
-                let change =
-                    PeerChange { preshared_key: preshared_key.clone(), underlay: *underlay, keepalive: *keepalive };
+            Step::AddPeer {
+                wireguard,
+                peer,
+                config,
+            } => backend.add_peer(network, wireguard, *peer, config).await,
+            Step::UpdatePeer {
+                wireguard,
+                peer,
+                preshared_key,
+                underlay,
+                keepalive,
+            } => {
+                let change = PeerChange {
+                    preshared_key: preshared_key.clone(),
+                    underlay: *underlay,
+                    keepalive: *keepalive,
+                };
                 backend.update_peer(network, wireguard, *peer, change).await
             }
-            Step::RemovePeer { wireguard, peer } => backend.remove_peer(network, wireguard, *peer).await,
-            Step::AddAllowed { wireguard, peer, addresses } => {
-                backend.add_allowed(network, wireguard, *peer, addresses).await
+            Step::RemovePeer { wireguard, peer } => {
+                backend.remove_peer(network, wireguard, *peer).await
             }
-            Step::RemoveAllowed { wireguard, peer, addresses } => {
-                backend.remove_allowed(network, wireguard, *peer, addresses).await
+            Step::AddAllowed {
+                wireguard,
+                peer,
+                addresses,
+            } => {
+                backend
+                    .add_allowed(network, wireguard, *peer, addresses)
+                    .await
             }
-            Step::CreateVeth { name, veth, mtu } => veth::create(host, network, name, veth, *mtu).await,
+            Step::RemoveAllowed {
+                wireguard,
+                peer,
+                addresses,
+            } => {
+                backend
+                    .remove_allowed(network, wireguard, *peer, addresses)
+                    .await
+            }
+            Step::CreateVeth { name, veth, mtu } => {
+                veth::create(host, network, name, veth, *mtu).await
+            }
             Step::FixVeth { name, veth } => veth::fix(network, name, veth).await,
-            Step::RestoreVeth { name, veth, mtu } => veth::restore(host, network, name, veth, *mtu).await,
+            Step::RestoreVeth { name, veth, mtu } => {
+                veth::restore(host, network, name, veth, *mtu).await
+            }
             Step::FixContainer { name, veth } => veth::fix_container(network, name, veth).await,
             Step::RemoveVeth { name } => veth::remove(network, name).await,
-            Step::SetRoute { destination, target } => route::set(network, *destination, target).await,
+            Step::SetRoute {
+                destination,
+                target,
+            } => route::set(network, *destination, target).await,
             Step::RemoveRoute { destination } => route::remove(network, *destination).await,
         }
     }
 
-    async fn proxy(&self, network: &Network, gateway: std::net::IpAddr, wanted: bool) -> Result<()> {
-        let std::net::IpAddr::V6(gateway) = gateway else { return Ok(()) };
+    async fn proxy(
+        &self,
+        network: &Network,
+        gateway: std::net::IpAddr,
+        wanted: bool,
+    ) -> Result<()> {
+        let std::net::IpAddr::V6(gateway) = gateway else {
+            return Ok(());
+        };
         let proxied = veth::proxy_gateway(&network.space.rtnl, gateway, wanted).await;
         proxied.map_err(failing("answer for gateway", network.object(gateway)))
     }
@@ -238,13 +337,28 @@ impl Linux {
     /// Sets routes with requests that overlap.
     async fn set_routes(&self, namespace: &Namespace, steps: &[Step]) -> Result<Vec<Result<()>>> {
         let network = &self.existing(namespace, "change").await?;
-        let links = network.space.rtnl.links().await.map_err(failing("list the links of", namespace))?;
-        let links = &links.into_iter().map(|link| (link.name, link.index)).collect();
+        let links = network
+            .space
+            .rtnl
+            .links()
+            .await
+            .map_err(failing("list the links of", namespace))?;
+        let links = &links
+            .into_iter()
+            .map(|link| (link.name, link.index))
+            .collect();
         let set = async |step: &Step| match step {
-            Step::SetRoute { destination, target } => route::set_known(network, links, *destination, target).await,
+            Step::SetRoute {
+                destination,
+                target,
+            } => route::set_known(network, links, *destination, target).await,
             other => self.apply_step(namespace, other).await,
         };
-        Ok(futures::stream::iter(steps).map(set).buffered(PIPELINED).collect().await)
+        Ok(futures::stream::iter(steps)
+            .map(set)
+            .buffered(PIPELINED)
+            .collect()
+            .await)
     }
 }
 
@@ -256,15 +370,23 @@ impl Dataplane for Linux {
     }
 
     async fn namespaces(&self) -> Result<BTreeSet<Namespace>> {
-        self.shared.backend.sweep(&self.shared.host).await?;
+        let held = self.spaces().keys().map(netns::pin_path).collect();
+        self.shared.backend.sweep(&self.shared.host, &held).await?;
         let pinned = netns::list().map_err(failing("list", netns::DIRECTORY))?;
-        Ok(pinned.into_iter().chain(self.spaces().keys().cloned()).collect())
+        Ok(pinned
+            .into_iter()
+            .chain(self.spaces().keys().cloned())
+            .collect())
     }
 
     async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {
         let observed = async {
-            let Some(network) = self.network(namespace).await? else { return Ok(None) };
-            observe::observe(&self.shared.host, &self.shared.backend, &network, joined).await.map(Some)
+            let Some(network) = self.network(namespace).await? else {
+                return Ok(None);
+            };
+            observe::observe(&self.shared.host, &self.shared.backend, &network, joined)
+                .await
+                .map(Some)
         };
         match observed.await {
             Ok(Some(observed)) => Seen::Present(observed),

@@ -32,7 +32,12 @@ struct Host {
 impl Model {
     /// Does to a network what somebody does by hand, or makes it unreadable.
     pub fn tamper(&self, namespace: &Namespace, change: impl FnOnce(&mut Seen<Observed>)) {
-        change(self.host().kernels.entry(namespace.clone()).or_insert(Seen::Absent));
+        change(
+            self.host()
+                .kernels
+                .entry(namespace.clone())
+                .or_insert(Seen::Absent),
+        );
         self.changes.report(namespace);
     }
 
@@ -57,18 +62,31 @@ impl Model {
     /// # Panics
     ///
     /// When there is no such veth.
-    pub fn move_into(&self, namespace: &Namespace, name: &IfName, sandbox: &Path, interface: ContainerInterface) {
+    pub fn move_into(
+        &self,
+        namespace: &Namespace,
+        name: &IfName,
+        sandbox: &Path,
+        interface: ContainerInterface,
+    ) {
         let mut host = self.host();
-        let Some(Seen::Present(kernel)) = host.kernels.get_mut(namespace) else { panic!("no namespace {namespace}") };
+        let Some(Seen::Present(kernel)) = host.kernels.get_mut(namespace) else {
+            panic!("no namespace {namespace}")
+        };
         let veth = kernel.veths.get_mut(name).expect("the veth was made");
         veth.container = ContainerEnd::InContainer(Seen::Present(interface));
-        host.ends.insert((namespace.clone(), name.clone()), sandbox.to_owned());
+        host.ends
+            .insert((namespace.clone(), name.clone()), sandbox.to_owned());
     }
 
     /// Makes a UDP port somebody else's, or nobody's.
     pub fn occupy_port(&self, port: u16, occupied: bool) {
         let ports = &mut self.host().ports;
-        let _ = if occupied { ports.insert(port) } else { ports.remove(&port) };
+        let _ = if occupied {
+            ports.insert(port)
+        } else {
+            ports.remove(&port)
+        };
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {
@@ -78,29 +96,50 @@ impl Model {
 
 impl Host {
     fn port_is_free(&self, port: u16, except: Option<(&Namespace, &IfName)>) -> bool {
-        let holders = self.kernels.iter().filter_map(|(namespace, seen)| match seen {
-            Seen::Present(kernel) => Some(kernel.wireguards.iter().map(move |(name, w)| (namespace, name, w.port))),
-            _ => None,
-        });
-        let mut others = holders.flatten().filter(|(namespace, name, _)| except != Some((*namespace, *name)));
+        let holders = self
+            .kernels
+            .iter()
+            .filter_map(|(namespace, seen)| match seen {
+                Seen::Present(kernel) => Some(
+                    kernel
+                        .wireguards
+                        .iter()
+                        .map(move |(name, w)| (namespace, name, w.port)),
+                ),
+                _ => None,
+            });
+        let mut others = holders
+            .flatten()
+            .filter(|(namespace, name, _)| except != Some((*namespace, *name)));
         !self.ports.contains(&port) && others.all(|(_, _, taken)| taken != port)
     }
 
     fn remove_veth(&mut self, namespace: &Namespace, name: IfName) {
-        let Some(kernel) = self.kernels.get_mut(namespace) else { return };
+        let Some(kernel) = self.kernels.get_mut(namespace) else {
+            return;
+        };
         // There is nothing a removal is refused for.
         let _ = model::apply(kernel, &Step::RemoveVeth { name });
     }
 
     fn check(&self, namespace: &Namespace, step: &Step) -> Result<(), (ErrorKind, String)> {
         match step {
-            Step::CreateWireguard { name, port, .. } if !self.port_is_free(*port, Some((namespace, name))) => {
+            Step::CreateWireguard { name, port, .. }
+                if !self.port_is_free(*port, Some((namespace, name))) =>
+            {
                 Err((ErrorKind::PortTaken, format!("port {port} is taken")))
             }
-            Step::RestoreVeth { veth, .. } | Step::FixContainer { veth, .. } => match &veth.sandbox {
+            Step::RestoreVeth { veth, .. } | Step::FixContainer { veth, .. } => match &veth.sandbox
+            {
                 Some(sandbox) if self.containers.contains(sandbox) => Ok(()),
-                Some(sandbox) => Err((ErrorKind::ContainerGone, format!("no container at {}", sandbox.display()))),
-                None => Err((ErrorKind::ContainerGone, "no container has joined".to_owned())),
+                Some(sandbox) => Err((
+                    ErrorKind::ContainerGone,
+                    format!("no container at {}", sandbox.display()),
+                )),
+                None => Err((
+                    ErrorKind::ContainerGone,
+                    "no container has joined".to_owned(),
+                )),
             },
             _ => Ok(()),
         }
@@ -108,12 +147,16 @@ impl Host {
 
     fn apply(&mut self, namespace: &Namespace, step: &Step) -> Result<(), (ErrorKind, String)> {
         self.check(namespace, step)?;
-        let kernel = self.kernels.entry(namespace.clone()).or_insert(Seen::Absent);
+        let kernel = self
+            .kernels
+            .entry(namespace.clone())
+            .or_insert(Seen::Absent);
         model::apply(kernel, step).map_err(|error| (kind_of(&error), error.to_string()))?;
         if let Step::RestoreVeth { name, veth, .. } = step
             && let Some(sandbox) = &veth.sandbox
         {
-            self.ends.insert((namespace.clone(), name.clone()), sandbox.clone());
+            self.ends
+                .insert((namespace.clone(), name.clone()), sandbox.clone());
         }
         Ok(())
     }
@@ -128,7 +171,10 @@ impl Dataplane for Model {
 
     async fn namespaces(&self) -> Result<BTreeSet<Namespace>, DataplaneError> {
         let host = self.host();
-        let there = host.kernels.iter().filter(|(_, seen)| **seen != Seen::Absent);
+        let there = host
+            .kernels
+            .iter()
+            .filter(|(_, seen)| **seen != Seen::Absent);
         Ok(there.map(|(namespace, _)| namespace.clone()).collect())
     }
 
@@ -137,7 +183,9 @@ impl Dataplane for Model {
         let mut seen = host.kernels.get(namespace).cloned().unwrap_or(Seen::Absent);
         if let Seen::Present(kernel) = &mut seen {
             for (name, veth) in &mut kernel.veths {
-                let ContainerEnd::InContainer(interface) = &mut veth.container else { continue };
+                let ContainerEnd::InContainer(interface) = &mut veth.container else {
+                    continue;
+                };
                 let at = host.ends.get(&(namespace.clone(), name.clone()));
                 match joined.get(name) {
                     None => *interface = Seen::Unknown,
@@ -158,7 +206,12 @@ impl Dataplane for Model {
             }
             Err(refused) => refused,
         };
-        Err(DataplaneError { operation: "change", object: namespace.to_string(), kind, source: reason.into() })
+        Err(DataplaneError {
+            operation: "change",
+            object: namespace.to_string(),
+            kind,
+            source: reason.into(),
+        })
     }
 
     fn events(&self) -> Changed {

@@ -13,19 +13,23 @@ use wgnet_proto::IfName;
 use crate::host::sh;
 
 /// Made and used on a thread of a [`crate::host::Host`].
-pub struct LinuxBench {
+pub(crate) struct LinuxBench {
     plane: Linux,
     choice: Choice,
     ports: Mutex<BTreeMap<u16, UdpSocket>>,
 }
 
 impl LinuxBench {
-    pub async fn new(choice: Choice) -> Self {
-        Self { plane: start(&choice).await, choice, ports: Mutex::default() }
+    pub(crate) async fn new(choice: Choice) -> Self {
+        Self {
+            plane: start(&choice).await,
+            choice,
+            ports: Mutex::default(),
+        }
     }
 }
 
-pub async fn start(choice: &Choice) -> Linux {
+pub(crate) async fn start(choice: &Choice) -> Linux {
     match Linux::start(choice.clone()).await {
         Ok(plane) => plane,
         Err(error) => panic!("{error}: {}", error.source),
@@ -33,17 +37,25 @@ pub async fn start(choice: &Choice) -> Linux {
 }
 
 /// Moves the waiting end of a veth pair into a container and configures it, as Docker does.
-pub fn join(veth: &DesiredVeth, container: &str) {
+pub(crate) fn join(veth: &DesiredVeth, container: &str) {
     let waiting = &veth.container_end;
     sh(&format!("ip link set {waiting} netns {container}"));
     sh(&format!("ip -n {container} link set {waiting} name eth0"));
     for address in &veth.addresses {
-        let nodad = if address.addr().is_ipv6() { "nodad" } else { "" };
-        sh(&format!("ip -n {container} addr add {address} dev eth0 {nodad}"));
+        let nodad = if address.addr().is_ipv6() {
+            "nodad"
+        } else {
+            ""
+        };
+        sh(&format!(
+            "ip -n {container} addr add {address} dev eth0 {nodad}"
+        ));
     }
     sh(&format!("ip -n {container} link set eth0 up"));
     for (destination, gateway) in &veth.container_routes {
-        sh(&format!("ip -n {container} route add {destination} via {gateway} dev eth0"));
+        sh(&format!(
+            "ip -n {container} route add {destination} via {gateway} dev eth0"
+        ));
     }
 }
 
@@ -63,15 +75,22 @@ impl Bench for LinuxBench {
     }
 
     fn by_hand(&self, namespace: &Namespace, what: &ByHand) {
-        let guard = format!("wgnet-guard-{}", &namespace.as_str()[Namespace::PREFIX.len()..]);
+        let guard = format!(
+            "wgnet-guard-{}",
+            &namespace.as_str()[Namespace::PREFIX.len()..]
+        );
         sh(&match what {
             ByHand::RemovePin => format!("ip netns del {namespace}"),
             ByHand::DeleteLink(name) => format!("ip -n {namespace} link del {name}"),
             ByHand::SetDown(name) => format!("ip -n {namespace} link set {name} down"),
             ByHand::Unmark(name) => format!("ip -n {namespace} link set {name} alias ''"),
             ByHand::AddLink(name) => format!("ip -n {namespace} link add {name} type bridge"),
-            ByHand::DeleteRoute(destination) => format!("ip -n {namespace} route del {destination}"),
-            ByHand::DeleteGateway(address) => format!("ip -n {namespace} addr del {address} dev lo"),
+            ByHand::DeleteRoute(destination) => {
+                format!("ip -n {namespace} route del {destination}")
+            }
+            ByHand::DeleteGateway(address) => {
+                format!("ip -n {namespace} addr del {address} dev lo")
+            }
             ByHand::DeleteGuard => format!("nft delete table inet {guard}"),
         });
     }

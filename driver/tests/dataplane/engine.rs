@@ -1,7 +1,6 @@
 //! A userspace engine for a test, ended with it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -10,16 +9,21 @@ use tempfile::TempDir;
 use wgnet_driver::dataplane::linux::Choice;
 use wgnet_engine::{Client, Spawn};
 
-pub struct Engine {
+pub(crate) struct Engine {
     directory: TempDir,
 }
 
 impl Engine {
-    pub fn new() -> Self {
-        Self { directory: tempfile::Builder::new().prefix("wgnett-").tempdir().unwrap() }
+    pub(crate) fn new() -> Self {
+        Self {
+            directory: tempfile::Builder::new()
+                .prefix("wgnett-")
+                .tempdir()
+                .unwrap(),
+        }
     }
 
-    pub fn choice(&self) -> Choice {
+    pub(crate) fn choice(&self) -> Choice {
         let mut spawn = Spawn::new(program(), self.socket());
         spawn.log_file = Some(self.directory.path().join("log"));
         Choice::Userspace(spawn)
@@ -37,9 +41,13 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let Some(pid) = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(self.pid())).join().unwrap())
-        else {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let Some(pid) = std::thread::scope(|scope| {
+            scope.spawn(|| runtime.block_on(self.pid())).join().unwrap()
+        }) else {
             return;
         };
         let _ = kill(pid, Signal::SIGKILL);
@@ -48,18 +56,20 @@ impl Drop for Engine {
             std::thread::sleep(Duration::from_millis(10));
         }
         if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
+            let log =
+                std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
             eprintln!("The engine's log:\n{log}");
         }
     }
 }
 
-/// The engine's program as it is now: cargo builds only this package's own for a test.
+/// Cargo builds only this package's own programs for a test.
 fn program() -> PathBuf {
-    static BUILT: std::sync::Once = std::sync::Once::new();
-    BUILT.call_once(|| {
-        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "-p", "wgnet-engine", "--bins"]).status();
-        assert!(built.unwrap().success(), "wgnet-engine does not build");
-    });
-    Path::new(env!("CARGO_BIN_EXE_wgnet-driver")).with_file_name("wgnet-engine")
+    let program = Path::new(env!("CARGO_BIN_EXE_wgnet-driver")).with_file_name("wgnet-engine");
+    assert!(
+        program.exists(),
+        "there is no {}: run cargo build --workspace --bins before",
+        program.display()
+    );
+    program
 }

@@ -44,7 +44,9 @@ impl Sandbox {
     }
 
     async fn at(path: &Path) -> io::Result<Option<Self>> {
-        let Some(fd) = netns::open(path)? else { return Ok(None) };
+        let Some(fd) = netns::open(path)? else {
+            return Ok(None);
+        };
         let rtnl = Rtnl::open(&fd).await?;
         Ok(Some(Self { fd, rtnl }))
     }
@@ -57,31 +59,55 @@ impl Sandbox {
 
     /// The name Docker would give: the lowest `ethN` that is free.
     pub(crate) async fn free_name(&self) -> io::Result<String> {
-        let taken: BTreeSet<String> = self.rtnl.links().await?.into_iter().map(|link| link.name).collect();
+        let taken: BTreeSet<String> = self
+            .rtnl
+            .links()
+            .await?
+            .into_iter()
+            .map(|link| link.name)
+            .collect();
         let mut names = (0..).map(|number| format!("eth{number}"));
-        Ok(names.find(|name| !taken.contains(name)).expect("numbers do not end"))
+        Ok(names
+            .find(|name| !taken.contains(name))
+            .expect("numbers do not end"))
     }
 }
 
 /// What the container has at the other end of a veth: `Absent` if that end is not in it.
-pub(crate) async fn observe(network: &Network, veth: &Link, path: &Path) -> Seen<ContainerInterface> {
+pub(crate) async fn observe(
+    network: &Network,
+    veth: &Link,
+    path: &Path,
+) -> Seen<ContainerInterface> {
     match try_observe(network, veth, path).await {
         Ok(Some(interface)) => Seen::Present(interface),
         Ok(None) => Seen::Absent,
         Err(error) => {
             let object = network.object(&veth.name);
-            tracing::debug!(veth = object, error = &error as &dyn std::error::Error, "Cannot look into the container");
+            tracing::debug!(
+                veth = object,
+                error = &error as &dyn std::error::Error,
+                "Cannot look into the container"
+            );
             Seen::Unknown
         }
     }
 }
 
-async fn try_observe(network: &Network, veth: &Link, path: &Path) -> io::Result<Option<ContainerInterface>> {
-    let Some(sandbox) = Sandbox::at(path).await? else { return Ok(None) };
+async fn try_observe(
+    network: &Network,
+    veth: &Link,
+    path: &Path,
+) -> io::Result<Option<ContainerInterface>> {
+    let Some(sandbox) = Sandbox::at(path).await? else {
+        return Ok(None);
+    };
     if !sandbox.holds_other_end(network, veth).await? {
         return Ok(None);
     }
-    let Some(link) = sandbox.rtnl.link_at(veth.peer.unwrap_or_default()).await? else { return Ok(None) };
+    let Some(link) = sandbox.rtnl.link_at(veth.peer.unwrap_or_default()).await? else {
+        return Ok(None);
+    };
     Ok(Some(ContainerInterface {
         addresses: addresses(&sandbox.rtnl.addresses().await?, link.index),
         routes: routes(&sandbox.rtnl.routes().await?, link.index),
@@ -92,39 +118,66 @@ async fn try_observe(network: &Network, veth: &Link, path: &Path) -> io::Result<
 }
 
 /// Gives the interface what it lacks; what else is on it is the container's business.
-pub(crate) async fn configure(sandbox: &Sandbox, index: u32, veth: &DesiredVeth, object: &str) -> Result<()> {
+pub(crate) async fn configure(
+    sandbox: &Sandbox,
+    index: u32,
+    veth: &DesiredVeth,
+    object: &str,
+) -> Result<()> {
     let rtnl = &sandbox.rtnl;
     let read = failing("read the container's interface of", object);
     let link = rtnl.link_at(index).await.map_err(read)?;
     let Some(link) = link else {
         let reason = "the interface is not in the container any more";
-        return Err(refused("set up the container's interface of", object, ErrorKind::Other, reason));
+        return Err(refused(
+            "set up the container's interface of",
+            object,
+            ErrorKind::Other,
+            reason,
+        ));
     };
     let mut message = LinkUnspec::new_with_index(index).up();
     if link.mac != Some(veth.mac) {
         message = message.address(veth.mac.0.to_vec());
     }
-    rtnl.set_link(message.build()).await.map_err(failing("set up the container's interface of", object))?;
+    rtnl.set_link(message.build())
+        .await
+        .map_err(failing("set up the container's interface of", object))?;
     for address in &veth.addresses {
         let message = address_message(index, address.addr(), address.prefix_len());
-        rtnl.set_address(message).await.map_err(failing("add an address to the container's interface of", object))?;
+        rtnl.set_address(message).await.map_err(failing(
+            "add an address to the container's interface of",
+            object,
+        ))?;
     }
     for (destination, gateway) in &veth.container_routes {
         let message = route::through_gateway(*destination, *gateway, index);
-        rtnl.set_route(message).await.map_err(failing("add a route to the container's interface of", object))?;
+        rtnl.set_route(message).await.map_err(failing(
+            "add a route to the container's interface of",
+            object,
+        ))?;
     }
     Ok(())
 }
 
 fn addresses(messages: &[AddressMessage], index: u32) -> BTreeSet<IpNet> {
-    let on_link = messages.iter().filter(|message| message.header.index == index);
-    let net = |message: &AddressMessage| IpNet::new(address_of(message)?, message.header.prefix_len).ok();
-    let of_the_kernel = |net: &IpNet| matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local());
-    on_link.filter_map(net).filter(|net| !of_the_kernel(net)).collect()
+    let on_link = messages
+        .iter()
+        .filter(|message| message.header.index == index);
+    let net =
+        |message: &AddressMessage| IpNet::new(address_of(message)?, message.header.prefix_len).ok();
+    let of_the_kernel =
+        |net: &IpNet| matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local());
+    on_link
+        .filter_map(net)
+        .filter(|net| !of_the_kernel(net))
+        .collect()
 }
 
 fn routes(messages: &[RouteMessage], index: u32) -> BTreeSet<(IpNet, IpAddr)> {
-    let through = |message: &&RouteMessage| message.attributes.contains(&RouteAttribute::Oif(index));
-    let route = |message: &RouteMessage| Some((route::destination(message)?, route::gateway(message)?));
+    let through =
+        |message: &&RouteMessage| message.attributes.contains(&RouteAttribute::Oif(index));
+    let route =
+        |message: &RouteMessage| Some((route::destination(message)?, route::gateway(message)?));
     messages.iter().filter(through).filter_map(route).collect()
 }

@@ -31,18 +31,26 @@ pub(crate) enum Watch {
 
 impl Watch {
     /// Subscribes in the namespace and reports until aborted.
-    pub(crate) async fn start(self, namespace: &impl AsFd, changes: &Changes) -> io::Result<AbortHandle> {
+    pub(crate) async fn start(
+        self,
+        namespace: &impl AsFd,
+        changes: &Changes,
+    ) -> io::Result<AbortHandle> {
         let changes = changes.clone();
         let rules = || multicast(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]);
         let task = match self {
             Self::Host => {
                 let rules = netns::within(namespace, rules).await?;
                 tokio::spawn(async move {
-                    listen(rules, |datagram| guard_of(datagram).iter().for_each(|n| changes.report(n))).await;
+                    listen(rules, |datagram| {
+                        guard_of(datagram).iter().for_each(|n| changes.report(n))
+                    })
+                    .await;
                 })
             }
             Self::Network(network) => {
-                let (links, rules) = netns::within(namespace, move || Ok((links()?, rules()?))).await?;
+                let (links, rules) =
+                    netns::within(namespace, move || Ok((links()?, rules()?))).await?;
                 tokio::spawn(async move {
                     let report = |_: &[u8]| changes.report(&network);
                     tokio::join!(listen(links, report), listen(rules, report));
@@ -81,7 +89,9 @@ fn multicast(protocol: isize, groups: &[u32]) -> io::Result<AsyncFd<Socket>> {
 async fn listen(socket: AsyncFd<Socket>, mut heard: impl FnMut(&[u8])) {
     let mut buffer = Vec::with_capacity(1 << 16);
     loop {
-        let Ok(mut ready) = socket.readable().await else { return };
+        let Ok(mut ready) = socket.readable().await else {
+            return;
+        };
         loop {
             buffer.clear();
             match ready.try_io(|socket| socket.get_ref().recv(&mut buffer, 0)) {
@@ -100,7 +110,11 @@ fn guard_of(datagram: &[u8]) -> Option<Namespace> {
     let (_, payload) = first(datagram)?;
     let name = attribute(payload.get(4..)?, 1)?;
     let name = std::str::from_utf8(name.strip_suffix(&[0])?).ok()?;
-    Namespace::parse(&format!("{}{}", Namespace::PREFIX, name.strip_prefix(GUARD_PREFIX)?))
+    Namespace::parse(&format!(
+        "{}{}",
+        Namespace::PREFIX,
+        name.strip_prefix(GUARD_PREFIX)?
+    ))
 }
 
 /// Reports pins that were removed or made, until aborted.
@@ -109,7 +123,10 @@ pub(crate) fn watch_pins(changes: &Changes) -> AbortHandle {
     let task = tokio::spawn(async move {
         loop {
             if let Err(error) = pins(&changes).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "Lost sight of the pins");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "Lost sight of the pins"
+                );
             }
             tokio::time::sleep(DIRECTORY_AGAIN).await;
         }
@@ -135,9 +152,14 @@ async fn pins(changes: &Changes) -> io::Result<()> {
     let inotify = unsafe { AsyncFd::register_with_interest(Pins(inotify), Interest::READABLE) }?;
     loop {
         let mut ready = inotify.readable().await?;
-        let Ok(events) = ready.try_io(|inotify| Ok(inotify.get_ref().0.read_events()?)) else { continue };
+        let Ok(events) = ready.try_io(|inotify| Ok(inotify.get_ref().0.read_events()?)) else {
+            continue;
+        };
         for event in events? {
-            if event.mask.intersects(AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_UNMOUNT) {
+            if event
+                .mask
+                .intersects(AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_UNMOUNT)
+            {
                 return Ok(());
             }
             let name = event.name.as_ref().and_then(|name| name.to_str());

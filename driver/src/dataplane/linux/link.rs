@@ -87,7 +87,10 @@ impl Link {
     }
 
     pub(crate) fn is_ours(&self) -> bool {
-        let marked = self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX));
+        let marked = self
+            .alias
+            .as_deref()
+            .is_some_and(|alias| alias.starts_with(ALIAS_PREFIX));
         marked || self.group == GROUP
     }
 
@@ -102,13 +105,18 @@ impl Link {
 
     /// The endpoint a veth is marked with.
     pub(crate) fn endpoint(&self) -> Option<EndpointId> {
-        self.alias.as_deref()?.strip_prefix(ALIAS_PREFIX)?.parse().ok()
+        self.alias
+            .as_deref()?
+            .strip_prefix(ALIAS_PREFIX)?
+            .parse()
+            .ok()
     }
 
     /// Made by the kernel in every namespace when a tunnel module is loaded; they carry nothing.
     pub(crate) fn is_fallback_tunnel(&self) -> bool {
         const NAMES: [&str; 10] = [
-            "tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip6gre0", "ip_vti0", "ip6_vti0", "teql0",
+            "tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip6gre0", "ip_vti0",
+            "ip6_vti0", "teql0",
         ];
         !self.up && NAMES.contains(&self.name.as_str())
     }

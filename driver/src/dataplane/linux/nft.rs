@@ -30,7 +30,10 @@ pub(crate) const GUARD_PREFIX: &str = "wgnet-guard-";
 
 /// One table for each network: networks may overlap.
 fn guard_table(namespace: &Namespace) -> String {
-    format!("{GUARD_PREFIX}{}", &namespace.as_str()[Namespace::PREFIX.len()..])
+    format!(
+        "{GUARD_PREFIX}{}",
+        &namespace.as_str()[Namespace::PREFIX.len()..]
+    )
 }
 
 /// What the tables of ours in a namespace say, read again only after the kernel's rules changed.
@@ -41,32 +44,56 @@ pub(crate) struct Ruleset {
 
 impl Ruleset {
     pub(crate) fn new(netfilter: Requests) -> Self {
-        Self { socket: Blocking::new(netfilter), read: Mutex::default() }
+        Self {
+            socket: Blocking::new(netfilter),
+            read: Mutex::default(),
+        }
     }
 
     /// The number of the last change to any rule; `None` where the kernel has no nftables.
     async fn generation(&self) -> io::Result<Option<u32>> {
         const NFT_MSG_GETGEN: u16 = (10 << 8) | 16;
         const NFTA_GEN_ID: u16 = 1;
-        let replies = self.socket.run(|socket| socket.request(NFT_MSG_GETGEN, &[0; 4])).await;
+        let replies = self
+            .socket
+            .run(|socket| socket.request(NFT_MSG_GETGEN, &[0; 4]))
+            .await;
         let replies = match replies {
-            Err(error) if matches!(error.raw_os_error(), Some(nix::libc::EINVAL | nix::libc::EOPNOTSUPP)) => {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(nix::libc::EINVAL | nix::libc::EOPNOTSUPP)
+                ) =>
+            {
                 return Ok(None);
             }
             other => other?,
         };
-        let id = replies.first().and_then(|reply| attribute(reply.get(4..)?, NFTA_GEN_ID));
+        let id = replies
+            .first()
+            .and_then(|reply| attribute(reply.get(4..)?, NFTA_GEN_ID));
         match id.and_then(|id| <[u8; 4]>::try_from(id).ok()) {
             Some(id) => Ok(Some(u32::from_be_bytes(id))),
-            None => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer has no ruleset generation")),
+            None => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the kernel's answer has no ruleset generation",
+            )),
         }
     }
 }
 
 /// The table's listing; `None` if there is no such table, or no nftables at all.
 async fn table(space: &Space, name: &str) -> io::Result<Option<Value>> {
-    let Some(generation) = space.ruleset.generation().await? else { return Ok(None) };
-    let known = || space.ruleset.read.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(generation) = space.ruleset.generation().await? else {
+        return Ok(None);
+    };
+    let known = || {
+        space
+            .ruleset
+            .read
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    };
     if let Some((at, listing)) = known().get(name)
         && *at == generation
     {
@@ -90,7 +117,11 @@ async fn table(space: &Space, name: &str) -> io::Result<Option<Value>> {
 
 /// Makes the host drop what comes from docker_gwbridge for these subnets: a container that lost its
 /// interface would otherwise send to them through its default route, in the clear.
-pub(crate) async fn set_guard(host: &Space, namespace: &Namespace, subnets: &BTreeSet<IpNet>) -> io::Result<()> {
+pub(crate) async fn set_guard(
+    host: &Space,
+    namespace: &Namespace,
+    subnets: &BTreeSet<IpNet>,
+) -> io::Result<()> {
     if subnets.is_empty() {
         return remove_guard(host, namespace).await;
     }
@@ -110,7 +141,11 @@ pub(crate) async fn remove_guard(host: &Space, namespace: &Namespace) -> io::Res
     if table(host, &name).await?.is_none() {
         return Ok(());
     }
-    load(host, &format!("table inet {name} {{}}\ndelete table inet {name}\n")).await
+    load(
+        host,
+        &format!("table inet {name} {{}}\ndelete table inet {name}\n"),
+    )
+    .await
 }
 
 /// The subnets that the host guards for a network.
@@ -127,23 +162,36 @@ pub(crate) async fn clamp_mss(space: &Space) -> io::Result<()> {
 }
 
 pub(crate) async fn clamps_mss(space: &Space) -> io::Result<bool> {
-    Ok(table(space, CLAMP_TABLE).await?.is_some_and(|listing| clamps(&listing)))
+    Ok(table(space, CLAMP_TABLE)
+        .await?
+        .is_some_and(|listing| clamps(&listing)))
 }
 
 /// In one transaction: nobody ever sees the table without its rules.
 async fn replace(space: &Space, name: &str, chain: &str) -> io::Result<()> {
-    let script = format!("table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{\n{chain}\n}}\n");
+    let script = format!(
+        "table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{\n{chain}\n}}\n"
+    );
     load(space, &script).await
 }
 
 async fn load(space: &Space, script: &str) -> io::Result<()> {
     let output = run(space, &["-f", "-"], script).await?;
-    if output.status.success() { Ok(()) } else { Err(complaint(&output)) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(complaint(&output))
+    }
 }
 
 async fn run(namespace: &impl AsFd, arguments: &[&str], input: &str) -> io::Result<Output> {
     let mut command = Command::new("nft");
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let mut child = netns::within(namespace, move || command.spawn()).await?;
     let mut stdin = child.stdin.take().expect("it was asked for");
     let talk = async {
@@ -159,7 +207,10 @@ async fn run(namespace: &impl AsFd, arguments: &[&str], input: &str) -> io::Resu
 
 fn complaint(output: &Output) -> io::Error {
     let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
+    let line = text
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("no reason given");
     io::Error::other(format!("nft says: {line}"))
 }
 
@@ -167,14 +218,17 @@ fn complaint(output: &Output) -> io::Error {
 fn forward_rules(listing: &Value) -> impl Iterator<Item = &Vec<Value>> {
     let objects = || listing["nftables"].as_array().into_iter().flatten();
     let hooked = objects().any(|object| object["chain"]["hook"] == "forward");
-    objects().filter(move |_| hooked).filter_map(|object| object["rule"]["expr"].as_array())
+    objects()
+        .filter(move |_| hooked)
+        .filter_map(|object| object["rule"]["expr"].as_array())
 }
 
 fn guarded(listing: &Value) -> BTreeSet<IpNet> {
     let subnet = |rule: &Vec<Value>| {
         let drops = rule.iter().any(|statement| statement.get("drop").is_some());
         let matches = || rule.iter().map(|statement| &statement["match"]);
-        let from_bridge = matches().any(|m| m["left"]["meta"]["key"] == "iifname" && m["right"] == "docker_gwbridge");
+        let from_bridge = matches()
+            .any(|m| m["left"]["meta"]["key"] == "iifname" && m["right"] == "docker_gwbridge");
         let destination = matches().find(|m| m["left"]["payload"]["field"] == "daddr")?;
         let right = &destination["right"];
         let subnet = match right.as_str() {
@@ -190,7 +244,10 @@ fn guarded(listing: &Value) -> BTreeSet<IpNet> {
 }
 
 fn clamps(listing: &Value) -> bool {
-    let mangles = |rule: &Vec<Value>| rule.iter().any(|statement| statement["mangle"]["key"]["tcp option"].is_object());
+    let mangles = |rule: &Vec<Value>| {
+        rule.iter()
+            .any(|statement| statement["mangle"]["key"]["tcp option"].is_object())
+    };
     forward_rules(listing).any(mangles)
 }
 
@@ -220,7 +277,10 @@ mod tests {
         let expected = BTreeSet::from(["10.50.0.0/24".parse().unwrap()]);
         assert_eq!(guarded(&listing(&prefix, &json!({"drop": null}))), expected);
         let expected = BTreeSet::from(["10.50.0.1/32".parse().unwrap()]);
-        assert_eq!(guarded(&listing(&json!("10.50.0.1"), &json!({"drop": null}))), expected);
+        assert_eq!(
+            guarded(&listing(&json!("10.50.0.1"), &json!({"drop": null}))),
+            expected
+        );
     }
 
     #[test]

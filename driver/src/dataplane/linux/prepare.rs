@@ -6,9 +6,11 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::LinkUnspec;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
 
 use super::error::{Result, failed, failing, refused};
 use super::link::Link;
@@ -40,16 +42,33 @@ const SYSCTLS: [(&str, &str); 12] = [
 const VITAL: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
 
 pub(crate) async fn prepare(network: &Network) -> Result<()> {
-    let sysctls = || SYSCTLS.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    set_sysctls(network, sysctls()).await.map_err(failing("make a router of", &network.namespace))?;
+    let sysctls = || {
+        SYSCTLS
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec()
+    };
+    set_sysctls(network, sysctls())
+        .await
+        .map_err(failing("make a router of", &network.namespace))?;
     let loopback = loopback(network).await?;
     let message = LinkUnspec::new_with_index(loopback.index).up().build();
-    network.space.rtnl.set_link(message).await.map_err(failing("set up lo in", &network.namespace))?;
-    nft::clamp_mss(&network.space).await.map_err(|source| nft_failed("limit TCP segments in", &network.namespace, source))
+    network
+        .space
+        .rtnl
+        .set_link(message)
+        .await
+        .map_err(failing("set up lo in", &network.namespace))?;
+    nft::clamp_mss(&network.space)
+        .await
+        .map_err(|source| nft_failed("limit TCP segments in", &network.namespace, source))
 }
 
 pub(crate) async fn is_prepared(network: &Network, loopback: Option<&Link>) -> io::Result<bool> {
-    let read = || Ok(VITAL.iter().all(|name| !is_there(name) || std::fs::read(path(name)).is_ok_and(|v| v == b"1\n")));
+    let read = || {
+        Ok(VITAL
+            .iter()
+            .all(|name| !is_there(name) || std::fs::read(path(name)).is_ok_and(|v| v == b"1\n")))
+    };
     Ok(loopback.is_some_and(|link| link.up)
         && netns::within(&*network.space, read).await?
         && nft::clamps_mss(&network.space).await?)
@@ -69,12 +88,16 @@ pub(crate) fn nft_failed(
 }
 
 /// Writes settings in a namespace; those the kernel was built without (IPv6) are passed over.
-pub(crate) async fn set_sysctls(network: &Network, settings: Vec<(String, &'static str)>) -> io::Result<()> {
+pub(crate) async fn set_sysctls(
+    network: &Network,
+    settings: Vec<(String, &'static str)>,
+) -> io::Result<()> {
     let write = move || {
         for (name, value) in settings {
             if is_there(&name) {
-                std::fs::write(path(&name), value)
-                    .map_err(|error| io::Error::new(error.kind(), format!("net/{name}: {error}")))?;
+                std::fs::write(path(&name), value).map_err(|error| {
+                    io::Error::new(error.kind(), format!("net/{name}: {error}"))
+                })?;
             }
         }
         Ok(())
@@ -106,21 +129,32 @@ pub(crate) async fn remove_gateway(network: &Network, gateway: IpAddr) -> Result
 
 /// The addresses on lo that are not lo's own.
 pub(crate) fn gateways(addresses: &[AddressMessage], loopback: &Link) -> BTreeSet<IpAddr> {
-    let on_loopback = addresses.iter().filter(|address| address.header.index == loopback.index);
-    on_loopback.filter_map(address_of).filter(|address| !address.is_loopback()).collect()
+    let on_loopback = addresses
+        .iter()
+        .filter(|address| address.header.index == loopback.index);
+    on_loopback
+        .filter_map(address_of)
+        .filter(|address| !address.is_loopback())
+        .collect()
 }
 
 /// The address itself: on links that have another end, `Address` is that one's.
 pub(crate) fn address_of(message: &AddressMessage) -> Option<IpAddr> {
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    });
-    local.or_else(|| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
+    let local = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) => Some(*address),
             _ => None,
-        })
+        });
+    local.or_else(|| {
+        message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            })
     })
 }
 
@@ -133,16 +167,30 @@ pub(crate) fn address_message(index: u32, address: IpAddr, length: u8) -> Addres
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.prefix_len = length;
-    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message.header.family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+    ];
     if address.is_ipv6() {
         message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     message
 }
 
 pub(crate) async fn loopback(network: &Network) -> Result<Link> {
-    let link = network.space.rtnl.link(LOOPBACK).await.and_then(|link| link.ok_or(io::ErrorKind::NotFound.into()));
+    let link = network
+        .space
+        .rtnl
+        .link(LOOPBACK)
+        .await
+        .and_then(|link| link.ok_or(io::ErrorKind::NotFound.into()));
     link.map_err(failing("find lo in", &network.namespace))
 }

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use wgnet_core::RouteTarget;
 use wgnet_proto::IfName;
@@ -24,12 +25,29 @@ pub(crate) async fn set(network: &Network, destination: IpNet, target: &RouteTar
     let index = match target {
         RouteTarget::Unreachable => None,
         RouteTarget::Link(name) => {
-            let link = network.space.rtnl.link(name.as_str()).await.map_err(failing("set route", &object))?;
-            let reason = || refused("set route", &object, ErrorKind::Other, format!("there is no link {name}"));
+            let link = network
+                .space
+                .rtnl
+                .link(name.as_str())
+                .await
+                .map_err(failing("set route", &object))?;
+            let reason = || {
+                refused(
+                    "set route",
+                    &object,
+                    ErrorKind::Other,
+                    format!("there is no link {name}"),
+                )
+            };
             Some(link.ok_or_else(reason)?.index)
         }
     };
-    network.space.rtnl.set_route(message(destination, index)).await.map_err(failing("set route", object))
+    network
+        .space
+        .rtnl
+        .set_route(message(destination, index))
+        .await
+        .map_err(failing("set route", object))
 }
 
 /// The same for many, whose links were read before.
@@ -45,11 +63,21 @@ pub(crate) async fn set_known(
         RouteTarget::Link(name) => match links.get(name.as_str()) {
             Some(index) => Some(*index),
             None => {
-                return Err(refused("set route", object(), ErrorKind::Other, format!("there is no link {name}")));
+                return Err(refused(
+                    "set route",
+                    object(),
+                    ErrorKind::Other,
+                    format!("there is no link {name}"),
+                ));
             }
         },
     };
-    network.space.rtnl.set_route(message(destination, index)).await.map_err(failing("set route", object()))
+    network
+        .space
+        .rtnl
+        .set_route(message(destination, index))
+        .await
+        .map_err(failing("set route", object()))
 }
 
 pub(crate) async fn remove(network: &Network, destination: IpNet) -> Result<()> {
@@ -57,22 +85,31 @@ pub(crate) async fn remove(network: &Network, destination: IpNet) -> Result<()> 
     // Whatever it leads to.
     route.header.kind = RouteType::Unspec;
     route.header.scope = RouteScope::NoWhere;
-    network.space.rtnl.delete_route(route).await.map_err(failing("delete route", network.object(destination)))
+    network
+        .space
+        .rtnl
+        .delete_route(route)
+        .await
+        .map_err(failing("delete route", network.object(destination)))
 }
 
 /// Our routes among all of a namespace.
 pub(crate) fn ours(messages: &[RouteMessage], links: &[Link]) -> BTreeMap<IpNet, RouteTarget> {
     let route = |message: &RouteMessage| {
-        if message.header.protocol != PROTOCOL || message.header.table != RouteHeader::RT_TABLE_MAIN {
+        if message.header.protocol != PROTOCOL || message.header.table != RouteHeader::RT_TABLE_MAIN
+        {
             return None;
         }
         let target = if message.header.kind == RouteType::Unreachable {
             RouteTarget::Unreachable
         } else {
-            let index = message.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Oif(index) => Some(*index),
-                _ => None,
-            })?;
+            let index = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                })?;
             let link = links.iter().find(|link| link.index == index)?;
             RouteTarget::Link(link.name.parse::<IfName>().ok()?)
         };
@@ -82,30 +119,44 @@ pub(crate) fn ours(messages: &[RouteMessage], links: &[Link]) -> BTreeMap<IpNet,
 }
 
 pub(crate) fn destination(message: &RouteMessage) -> Option<IpNet> {
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(address) => Some(address),
-        _ => None,
-    });
+    let address = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(address) => Some(address),
+            _ => None,
+        });
     let address = match address {
         Some(address) => ip(address)?,
-        None if message.header.address_family == AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        None if message.header.address_family == AddressFamily::Inet => {
+            Ipv4Addr::UNSPECIFIED.into()
+        }
         None => Ipv6Addr::UNSPECIFIED.into(),
     };
     IpNet::new(address, message.header.destination_prefix_length).ok()
 }
 
 pub(crate) fn gateway(message: &RouteMessage) -> Option<IpAddr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(address) => ip(address),
-        _ => None,
-    })
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(address) => ip(address),
+            _ => None,
+        })
 }
 
-/// In a container, as Docker would set it.
+/// In a container, as Docker would set it. IPv6 would look for the gateway among the routes, and
+/// finds one that leads through the gateway itself once half of the subnet does: hence on-link.
 pub(crate) fn through_gateway(destination: IpNet, gateway: IpAddr, index: u32) -> RouteMessage {
     let mut route = base(destination);
     route.header.protocol = RouteProtocol::Boot;
-    route.attributes.push(RouteAttribute::Gateway(gateway.into()));
+    if gateway.is_ipv6() {
+        route.header.flags = RouteFlags::Onlink;
+    }
+    route
+        .attributes
+        .push(RouteAttribute::Gateway(gateway.into()));
     route.attributes.push(RouteAttribute::Oif(index));
     route
 }
@@ -128,14 +179,19 @@ fn message(destination: IpNet, index: Option<u32>) -> RouteMessage {
 
 fn base(destination: IpNet) -> RouteMessage {
     let mut route = RouteMessage::default();
-    route.header.address_family =
-        if destination.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    route.header.address_family = if destination.addr().is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     route.header.destination_prefix_length = destination.prefix_len();
     route.header.table = RouteHeader::RT_TABLE_MAIN;
     route.header.protocol = PROTOCOL;
     route.header.scope = RouteScope::Universe;
     route.header.kind = RouteType::Unicast;
-    route.attributes.push(RouteAttribute::Destination(destination.network().into()));
+    route
+        .attributes
+        .push(RouteAttribute::Destination(destination.network().into()));
     route
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkMessage, NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::AddressMessage;
@@ -47,7 +47,11 @@ impl Rtnl {
     pub(crate) async fn open(namespace: &impl AsFd) -> io::Result<Self> {
         let (connection, handle, _) = netns::within(namespace, rtnetlink::new_connection).await?;
         let connection = tokio::spawn(connection).abort_handle();
-        Ok(Self { handle, dumps: Mutex::default(), connection })
+        Ok(Self {
+            handle,
+            dumps: Mutex::default(),
+            connection,
+        })
     }
 
     async fn talk(
@@ -81,16 +85,23 @@ impl Rtnl {
         let _only = self.dumps.lock().await;
         for _ in 0..DUMPS {
             let answers = self.talk(message.clone(), NLM_F_DUMP).await?;
-            let torn = answers.iter().any(|answer| answer.header.flags & NLM_F_DUMP_INTR != 0);
+            let torn = answers
+                .iter()
+                .any(|answer| answer.header.flags & NLM_F_DUMP_INTR != 0);
             if !torn {
                 return Ok(answers.into_iter().filter_map(inner).collect());
             }
         }
-        Err(io::Error::new(io::ErrorKind::Interrupted, "the kernel's list kept changing while it was read"))
+        Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "the kernel's list kept changing while it was read",
+        ))
     }
 
     pub(crate) async fn links(&self) -> io::Result<Vec<Link>> {
-        let messages = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+        let messages = self
+            .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
+            .await?;
         let link = |message| match message {
             RouteNetlinkMessage::NewLink(link) => Link::parse(&link),
             _ => None,
@@ -100,7 +111,9 @@ impl Rtnl {
 
     pub(crate) async fn link(&self, name: &str) -> io::Result<Option<Link>> {
         let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
         self.one_link(message).await
     }
 
@@ -113,7 +126,10 @@ impl Rtnl {
     async fn one_link(&self, message: LinkMessage) -> io::Result<Option<Link>> {
         match self.ask(RouteNetlinkMessage::GetLink(message)).await {
             Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(Link::parse(&link)),
-            Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is no link")),
+            Ok(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the kernel's answer is no link",
+            )),
             Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
@@ -122,23 +138,31 @@ impl Rtnl {
     /// Fails with EEXIST if there is a link of that name.
     pub(crate) async fn add_link(&self, message: LinkMessage) -> io::Result<()> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-        self.talk(RouteNetlinkMessage::NewLink(message), flags).await.map(drop)
+        self.talk(RouteNetlinkMessage::NewLink(message), flags)
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn set_link(&self, message: LinkMessage) -> io::Result<()> {
-        self.talk(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).await.map(drop)
+        self.talk(RouteNetlinkMessage::SetLink(message), NLM_F_ACK)
+            .await
+            .map(drop)
     }
 
     /// A link that is gone is success.
     pub(crate) async fn delete_link(&self, index: u32) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        let deleted = self.talk(RouteNetlinkMessage::DelLink(message), NLM_F_ACK).await;
+        let deleted = self
+            .talk(RouteNetlinkMessage::DelLink(message), NLM_F_ACK)
+            .await;
         absent_is_fine(deleted, nix::libc::ENODEV)
     }
 
     pub(crate) async fn addresses(&self) -> io::Result<Vec<AddressMessage>> {
-        let messages = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await?;
+        let messages = self
+            .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
+            .await?;
         let address = |message| match message {
             RouteNetlinkMessage::NewAddress(address) => Some(address),
             _ => None,
@@ -148,17 +172,23 @@ impl Rtnl {
 
     pub(crate) async fn set_address(&self, message: AddressMessage) -> io::Result<()> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.talk(RouteNetlinkMessage::NewAddress(message), flags).await.map(drop)
+        self.talk(RouteNetlinkMessage::NewAddress(message), flags)
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn delete_address(&self, message: AddressMessage) -> io::Result<()> {
-        let deleted = self.talk(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK).await;
+        let deleted = self
+            .talk(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK)
+            .await;
         absent_is_fine(deleted, nix::libc::EADDRNOTAVAIL)
     }
 
     /// The routes of both families; the kernel filters neither table nor protocol.
     pub(crate) async fn routes(&self) -> io::Result<Vec<RouteMessage>> {
-        let messages = self.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default())).await?;
+        let messages = self
+            .dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))
+            .await?;
         let route = |message| match message {
             RouteNetlinkMessage::NewRoute(route) => Some(route),
             _ => None,
@@ -168,21 +198,29 @@ impl Rtnl {
 
     pub(crate) async fn set_route(&self, message: RouteMessage) -> io::Result<()> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.talk(RouteNetlinkMessage::NewRoute(message), flags).await.map(drop)
+        self.talk(RouteNetlinkMessage::NewRoute(message), flags)
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn delete_route(&self, message: RouteMessage) -> io::Result<()> {
-        let deleted = self.talk(RouteNetlinkMessage::DelRoute(message), NLM_F_ACK).await;
+        let deleted = self
+            .talk(RouteNetlinkMessage::DelRoute(message), NLM_F_ACK)
+            .await;
         absent_is_fine(deleted, nix::libc::ESRCH)
     }
 
     pub(crate) async fn set_neighbour(&self, message: NeighbourMessage) -> io::Result<()> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.talk(RouteNetlinkMessage::NewNeighbour(message), flags).await.map(drop)
+        self.talk(RouteNetlinkMessage::NewNeighbour(message), flags)
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn delete_neighbour(&self, message: NeighbourMessage) -> io::Result<()> {
-        let deleted = self.talk(RouteNetlinkMessage::DelNeighbour(message), NLM_F_ACK).await;
+        let deleted = self
+            .talk(RouteNetlinkMessage::DelNeighbour(message), NLM_F_ACK)
+            .await;
         absent_is_fine(deleted, nix::libc::ENOENT)
     }
 
@@ -190,15 +228,23 @@ impl Rtnl {
     pub(crate) async fn number_of(&self, namespace: &impl AsFd) -> io::Result<Option<i32>> {
         let fd = std::os::fd::AsRawFd::as_raw_fd(&namespace.as_fd());
         let mut message = NsidMessage::default();
-        message.attributes.push(NsidAttribute::Fd(fd.cast_unsigned()));
+        message
+            .attributes
+            .push(NsidAttribute::Fd(fd.cast_unsigned()));
         let answer = self.ask(RouteNetlinkMessage::GetNsId(message)).await?;
         let Some(RouteNetlinkMessage::NewNsId(answer)) = answer else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is no namespace id"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the kernel's answer is no namespace id",
+            ));
         };
-        Ok(answer.attributes.iter().find_map(|attribute| match attribute {
-            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
-            _ => None,
-        }))
+        Ok(answer
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                _ => None,
+            }))
     }
 }
 

@@ -44,7 +44,13 @@ impl Space {
         let rtnl = Rtnl::open(&fd).await?;
         let netfilter = netns::within(&fd, || Requests::open(NETLINK_NETFILTER)).await?;
         let watch = watch.start(&fd, changes).await?;
-        Ok(Self { fd, rtnl, ruleset: Ruleset::new(netfilter), wireguard: Blocking::default(), watch })
+        Ok(Self {
+            fd,
+            rtnl,
+            ruleset: Ruleset::new(netfilter),
+            wireguard: Blocking::default(),
+            watch,
+        })
     }
 
     /// Runs requests to the kernel's WireGuard in this namespace.
@@ -53,7 +59,8 @@ impl Space {
         work: impl FnOnce(&mut Wireguard) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         if self.wireguard.is_empty() {
-            self.wireguard.fill(netns::within(self, Wireguard::open).await?);
+            self.wireguard
+                .fill(netns::within(self, Wireguard::open).await?);
         }
         self.wireguard.run(work).await
     }
@@ -66,17 +73,24 @@ pub(crate) struct Blocking<S> {
 
 impl<S> Default for Blocking<S> {
     fn default() -> Self {
-        Self { socket: Arc::default() }
+        Self {
+            socket: Arc::default(),
+        }
     }
 }
 
 impl<S: Send + 'static> Blocking<S> {
     pub(crate) fn new(socket: S) -> Self {
-        Self { socket: Arc::new(Mutex::new(Some(socket))) }
+        Self {
+            socket: Arc::new(Mutex::new(Some(socket))),
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.socket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
     }
 
     fn fill(&self, socket: S) {
@@ -92,7 +106,9 @@ impl<S: Send + 'static> Blocking<S> {
             let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
             work(socket.as_mut().expect("it was filled before"))
         };
-        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(io::Error::other)?
     }
 }
 

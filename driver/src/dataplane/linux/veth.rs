@@ -39,8 +39,12 @@ pub(crate) async fn create(
         host.rtnl.add_link(pair(network, name, mtu, other)).await
     };
     let mut result = made().await;
-    if result.as_ref().is_err_and(|error| error.raw_os_error() == Some(nix::libc::EEXIST))
-        && remove_orphan(host, &veth.container_end).await.map_err(failing(OPERATION, &object))?
+    if result
+        .as_ref()
+        .is_err_and(|error| error.raw_os_error() == Some(nix::libc::EEXIST))
+        && remove_orphan(host, &veth.container_end)
+            .await
+            .map_err(failing(OPERATION, &object))?
     {
         result = made().await;
     }
@@ -49,7 +53,12 @@ pub(crate) async fn create(
     marked.map_err(failing("mark the container's end of veth pair", &object))?;
     match find(network, name, OPERATION).await? {
         Some(link) => settle(network, &link, veth).await,
-        None => Err(refused(OPERATION, object, ErrorKind::Other, "somebody deleted it")),
+        None => Err(refused(
+            OPERATION,
+            object,
+            ErrorKind::Other,
+            "somebody deleted it",
+        )),
     }
 }
 
@@ -58,7 +67,12 @@ pub(crate) async fn fix(network: &Network, name: &IfName, veth: &DesiredVeth) ->
     const OPERATION: &str = "set up veth";
     match find(network, name, OPERATION).await? {
         Some(link) => settle(network, &link, veth).await,
-        None => Err(refused(OPERATION, network.object(name), ErrorKind::Other, "it is not there")),
+        None => Err(refused(
+            OPERATION,
+            network.object(name),
+            ErrorKind::Other,
+            "it is not there",
+        )),
     }
 }
 
@@ -74,32 +88,68 @@ pub(crate) async fn restore(
     let object = network.object(name);
     let sandbox = Sandbox::open(veth.sandbox.as_deref(), &object).await?;
     if let Some(link) = find(network, name, OPERATION).await? {
-        if sandbox.holds_other_end(network, &link).await.map_err(failing(OPERATION, &object))? {
+        if sandbox
+            .holds_other_end(network, &link)
+            .await
+            .map_err(failing(OPERATION, &object))?
+        {
             settle(network, &link, veth).await?;
-            return container::configure(&sandbox, link.peer.unwrap_or_default(), veth, &object).await;
+            return container::configure(&sandbox, link.peer.unwrap_or_default(), veth, &object)
+                .await;
         }
         // Docker put it back, or never took it: what the container has is to be made anew.
-        network.space.rtnl.delete_link(link.index).await.map_err(failing(OPERATION, &object))?;
+        network
+            .space
+            .rtnl
+            .delete_link(link.index)
+            .await
+            .map_err(failing(OPERATION, &object))?;
     }
-    let inside = sandbox.free_name().await.map_err(failing("look into the container of", &object))?;
-    let other = end(&inside, veth.mac, mtu).setns_by_fd(sandbox.as_fd().as_raw_fd()).build();
-    host.rtnl.add_link(pair(network, name, mtu, other)).await.map_err(failing(OPERATION, &object))?;
+    let inside = sandbox
+        .free_name()
+        .await
+        .map_err(failing("look into the container of", &object))?;
+    let other = end(&inside, veth.mac, mtu)
+        .setns_by_fd(sandbox.as_fd().as_raw_fd())
+        .build();
+    host.rtnl
+        .add_link(pair(network, name, mtu, other))
+        .await
+        .map_err(failing(OPERATION, &object))?;
     let Some(link) = find(network, name, OPERATION).await? else {
-        return Err(refused(OPERATION, object, ErrorKind::Other, "somebody deleted it"));
+        return Err(refused(
+            OPERATION,
+            object,
+            ErrorKind::Other,
+            "somebody deleted it",
+        ));
     };
     settle(network, &link, veth).await?;
     container::configure(&sandbox, link.peer.unwrap_or_default(), veth, &object).await
 }
 
 /// Sets right the interface inside the container.
-pub(crate) async fn fix_container(network: &Network, name: &IfName, veth: &DesiredVeth) -> Result<()> {
+pub(crate) async fn fix_container(
+    network: &Network,
+    name: &IfName,
+    veth: &DesiredVeth,
+) -> Result<()> {
     const OPERATION: &str = "set up the container's interface of";
     let object = network.object(name);
     let sandbox = Sandbox::open(veth.sandbox.as_deref(), &object).await?;
     let Some(link) = find(network, name, OPERATION).await? else {
-        return Err(refused(OPERATION, object, ErrorKind::Other, "the veth pair is not there"));
+        return Err(refused(
+            OPERATION,
+            object,
+            ErrorKind::Other,
+            "the veth pair is not there",
+        ));
     };
-    if !sandbox.holds_other_end(network, &link).await.map_err(failing(OPERATION, &object))? {
+    if !sandbox
+        .holds_other_end(network, &link)
+        .await
+        .map_err(failing(OPERATION, &object))?
+    {
         let reason = "the other end of the veth pair is not in the container";
         return Err(refused(OPERATION, object, ErrorKind::Other, reason));
     }
@@ -110,18 +160,37 @@ pub(crate) async fn fix_container(network: &Network, name: &IfName, veth: &Desir
 pub(crate) async fn remove(network: &Network, name: &IfName) -> Result<()> {
     const OPERATION: &str = "delete veth pair";
     match find(network, name, OPERATION).await? {
-        Some(link) => network.space.rtnl.delete_link(link.index).await.map_err(failing(OPERATION, network.object(name))),
+        Some(link) => network
+            .space
+            .rtnl
+            .delete_link(link.index)
+            .await
+            .map_err(failing(OPERATION, network.object(name))),
         None => Ok(()),
     }
 }
 
 /// The veth of ours with this name; a link of somebody else's is an error.
-pub(crate) async fn find(network: &Network, name: &IfName, operation: &'static str) -> Result<Option<Link>> {
-    let link = network.space.rtnl.link(name.as_str()).await.map_err(failing(operation, network.object(name)))?;
+pub(crate) async fn find(
+    network: &Network,
+    name: &IfName,
+    operation: &'static str,
+) -> Result<Option<Link>> {
+    let link = network
+        .space
+        .rtnl
+        .link(name.as_str())
+        .await
+        .map_err(failing(operation, network.object(name)))?;
     match link {
         Some(link) if !link.is_our_veth() => {
             let reason = "a link of this name is there and is not wgnet's: remove or rename it";
-            Err(refused(operation, network.object(name), ErrorKind::Other, reason))
+            Err(refused(
+                operation,
+                network.object(name),
+                ErrorKind::Other,
+                reason,
+            ))
         }
         link => Ok(link),
     }
@@ -139,7 +208,10 @@ fn pair(network: &Network, name: &IfName, mtu: u16, other: LinkMessage) -> LinkM
 }
 
 fn end(name: &str, mac: MacAddr, mtu: u16) -> LinkMessageBuilder<LinkUnspec> {
-    LinkUnspec::new_with_name(name).mtu(mtu.into()).address(mac.0.to_vec()).link_group(GROUP)
+    LinkUnspec::new_with_name(name)
+        .mtu(mtu.into())
+        .address(mac.0.to_vec())
+        .link_group(GROUP)
 }
 
 async fn settle(network: &Network, link: &Link, veth: &DesiredVeth) -> Result<()> {
@@ -149,7 +221,12 @@ async fn settle(network: &Network, link: &Link, veth: &DesiredVeth) -> Result<()
         .address(MacAddr::GATEWAY.0.to_vec())
         .up()
         .build();
-    network.space.rtnl.set_link(message).await.map_err(failing("set up veth", &object))?;
+    network
+        .space
+        .rtnl
+        .set_link(message)
+        .await
+        .map_err(failing("set up veth", &object))?;
     let name = &link.name;
     let settings = vec![
         (format!("ipv4/conf/{name}/proxy_arp"), "1"),
@@ -157,7 +234,9 @@ async fn settle(network: &Network, link: &Link, veth: &DesiredVeth) -> Result<()
         (format!("ipv6/conf/{name}/proxy_ndp"), "1"),
         (format!("ipv6/neigh/{name}/proxy_delay"), "0"),
     ];
-    prepare::set_sysctls(network, settings).await.map_err(failing("set up veth", &object))?;
+    prepare::set_sysctls(network, settings)
+        .await
+        .map_err(failing("set up veth", &object))?;
     let proxied = proxy_gateways(network, std::slice::from_ref(link)).await;
     proxied.map_err(failing("answer for the gateway on veth", &object))
 }
@@ -165,7 +244,9 @@ async fn settle(network: &Network, link: &Link, veth: &DesiredVeth) -> Result<()
 /// IPv6 answers for an address of lo only on links that are told to; IPv4 answers on all.
 async fn proxy_gateways(network: &Network, veths: &[Link]) -> io::Result<()> {
     let rtnl = &network.space.rtnl;
-    let Some(loopback) = rtnl.link("lo").await? else { return Ok(()) };
+    let Some(loopback) = rtnl.link("lo").await? else {
+        return Ok(());
+    };
     for gateway in prepare::gateways(&rtnl.addresses().await?, &loopback) {
         if let std::net::IpAddr::V6(gateway) = gateway {
             for veth in veths {
@@ -177,10 +258,18 @@ async fn proxy_gateways(network: &Network, veths: &[Link]) -> io::Result<()> {
 }
 
 /// The same for a gateway that came or went after the veths.
-pub(crate) async fn proxy_gateway(rtnl: &Rtnl, gateway: std::net::Ipv6Addr, wanted: bool) -> io::Result<()> {
+pub(crate) async fn proxy_gateway(
+    rtnl: &Rtnl,
+    gateway: std::net::Ipv6Addr,
+    wanted: bool,
+) -> io::Result<()> {
     for veth in rtnl.links().await?.iter().filter(|link| link.is_our_veth()) {
         let message = proxy(veth.index, gateway);
-        if wanted { rtnl.set_neighbour(message).await? } else { rtnl.delete_neighbour(message).await? }
+        if wanted {
+            rtnl.set_neighbour(message).await?
+        } else {
+            rtnl.delete_neighbour(message).await?
+        }
     }
     Ok(())
 }
@@ -192,15 +281,21 @@ fn proxy(index: u32, address: std::net::Ipv6Addr) -> NeighbourMessage {
     message.header.state = NeighbourState::Permanent;
     message.header.flags = NeighbourFlags::Proxy;
     message.header.kind = RouteType::Unspec;
-    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet6(address))];
+    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet6(
+        address,
+    ))];
     message
 }
 
 /// So that nobody takes the end that waits in the host's namespace for somebody else's.
 async fn mark_waiting_end(host: &Space, veth: &DesiredVeth) -> io::Result<()> {
     // Docker may have taken it already when a step is repeated.
-    let Some(link) = host.rtnl.link(veth.container_end.as_str()).await? else { return Ok(()) };
-    let message = LinkUnspec::new_with_index(link.index).alias(veth_alias(&veth.endpoint)).build();
+    let Some(link) = host.rtnl.link(veth.container_end.as_str()).await? else {
+        return Ok(());
+    };
+    let message = LinkUnspec::new_with_index(link.index)
+        .alias(veth_alias(&veth.endpoint))
+        .build();
     host.rtnl.set_link(message).await
 }
 

@@ -5,9 +5,9 @@ pub(crate) mod kernel;
 pub(crate) mod userspace;
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use wgnet_core::{DesiredPeer, ObservedWireguard};
 use wgnet_proto::{IfName, PrivateKey, PublicKey};
@@ -47,12 +47,22 @@ impl Backend {
         if let Some(link) = existing.map_err(failing(operation, network.object(name)))? {
             if !link.is_our_wireguard() {
                 let reason = "a link of this name is there and is not wgnet's: remove or rename it";
-                return Err(refused(operation, network.object(name), ErrorKind::Other, reason));
+                return Err(refused(
+                    operation,
+                    network.object(name),
+                    ErrorKind::Other,
+                    reason,
+                ));
             }
             let seen = self.observe(network, &link).await?;
             if seen.public_key != Some(key.public()) || seen.port != port {
                 let reason = "it exists with another key or port and must be deleted first";
-                return Err(refused(operation, network.object(name), ErrorKind::Other, reason));
+                return Err(refused(
+                    operation,
+                    network.object(name),
+                    ErrorKind::Other,
+                    reason,
+                ));
             }
             return kernel::raise(network, name).await;
         }
@@ -68,13 +78,23 @@ impl Backend {
         let link = link.map_err(failing(operation, network.object(name)))?;
         if link.as_ref().is_some_and(|link| !link.is_our_wireguard()) {
             let reason = "the link of this name is not wgnet's";
-            return Err(refused(operation, network.object(name), ErrorKind::Other, reason));
+            return Err(refused(
+                operation,
+                network.object(name),
+                ErrorKind::Other,
+                reason,
+            ));
         }
         if let Self::Userspace(engine) = self {
             engine.delete(network, name).await?;
         }
         let Some(link) = link else { return Ok(()) };
-        network.space.rtnl.delete_link(link.index).await.map_err(failing(operation, network.object(name)))
+        network
+            .space
+            .rtnl
+            .delete_link(link.index)
+            .await
+            .map_err(failing(operation, network.object(name)))
     }
 
     pub(crate) async fn add_peer(
@@ -109,7 +129,12 @@ impl Backend {
         }
     }
 
-    pub(crate) async fn remove_peer(&self, network: &Network, name: &IfName, peer: PublicKey) -> Result<()> {
+    pub(crate) async fn remove_peer(
+        &self,
+        network: &Network,
+        name: &IfName,
+        peer: PublicKey,
+    ) -> Result<()> {
         if !is_there(network, name).await? {
             return Ok(());
         }
@@ -151,30 +176,43 @@ impl Backend {
         match self {
             Self::Kernel(kernel) => {
                 let removed = kernel.remove_allowed(network, name, peer, addresses).await;
-                removed.map_err(failing("remove addresses from a peer of", network.object(name)))
+                removed.map_err(failing(
+                    "remove addresses from a peer of",
+                    network.object(name),
+                ))
             }
             Self::Userspace(engine) => engine.remove_allowed(network, name, peer, addresses).await,
         }
     }
 
-    pub(crate) async fn observe(&self, network: &Network, link: &Link) -> Result<ObservedWireguard> {
+    pub(crate) async fn observe(
+        &self,
+        network: &Network,
+        link: &Link,
+    ) -> Result<ObservedWireguard> {
         match self {
             Self::Kernel(kernel) => {
                 let seen = kernel.observe(&network.space, link).await;
-                seen.map_err(failing("read WireGuard interface", network.object(&link.name)))
+                seen.map_err(failing(
+                    "read WireGuard interface",
+                    network.object(&link.name),
+                ))
             }
             Self::Userspace(engine) => engine.observe(network, link).await,
         }
     }
 
-    /// Removes what crashes left behind.
-    pub(crate) async fn sweep(&self, host: &Space) -> Result<()> {
+    /// Removes what crashes left behind; `held` are the pins of the namespaces that live.
+    pub(crate) async fn sweep(&self, host: &Space, held: &BTreeSet<PathBuf>) -> Result<()> {
         match self {
             Self::Kernel(kernel) => {
                 let swept = kernel.sweep(host).await;
-                swept.map_err(|source| failed("remove leftover WireGuard interfaces of", host_name(), source))
+                swept.map_err(failing(
+                    "remove leftover WireGuard interfaces of",
+                    "the host",
+                ))
             }
-            Self::Userspace(engine) => engine.sweep().await,
+            Self::Userspace(engine) => engine.sweep(held).await,
         }
     }
 }
@@ -182,10 +220,7 @@ impl Backend {
 /// What is to be removed from an interface that is gone is gone.
 async fn is_there(network: &Network, name: &IfName) -> Result<bool> {
     let link = network.space.rtnl.link(name.as_str()).await;
-    let link: Option<Link> = link.map_err(|source: io::Error| failed("find", network.object(name), source))?;
+    let link: Option<Link> =
+        link.map_err(|source: io::Error| failed("find", network.object(name), source))?;
     Ok(link.is_some())
-}
-
-fn host_name() -> impl Display {
-    "the host"
 }

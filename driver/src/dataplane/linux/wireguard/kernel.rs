@@ -56,9 +56,17 @@ impl Kernel {
         let object = network.object(name);
         let birth = self.birth(birth_name(network, name));
         remove_leftover(host, &birth.name).await?;
-        let message = LinkWireguard::new(&birth.name).mtu(mtu.into()).link_group(GROUP).build();
-        host.rtnl.add_link(message).await.map_err(failing("create WireGuard interface", &object))?;
-        let made = self.settle(host, network, &birth.name, name, key, port).await;
+        let message = LinkWireguard::new(&birth.name)
+            .mtu(mtu.into())
+            .link_group(GROUP)
+            .build();
+        host.rtnl
+            .add_link(message)
+            .await
+            .map_err(failing("create WireGuard interface", &object))?;
+        let made = self
+            .settle(host, network, &birth.name, name, key, port)
+            .await;
         if made.is_err() {
             // Wherever it got stuck. The error that is reported is the one that led here.
             for (space, name) in [(host, birth.name.as_str()), (&network.space, name.as_str())] {
@@ -87,14 +95,21 @@ impl Kernel {
         host.wireguard(move |wireguard| wireguard.set_key_and_port(&device, &key, port))
             .await
             .map_err(failing("set key and port of WireGuard interface", &object))?;
-        let link = host.rtnl.link(born).await.and_then(|link| link.ok_or(io::ErrorKind::NotFound.into()));
+        let link = host
+            .rtnl
+            .link(born)
+            .await
+            .and_then(|link| link.ok_or(io::ErrorKind::NotFound.into()));
         let link = link.map_err(failing("find new WireGuard interface", &object))?;
         let message = LinkUnspec::new_with_index(link.index)
             .name(name.as_str())
             .alias(WIREGUARD_ALIAS)
             .setns_by_fd(network.space.as_fd().as_raw_fd())
             .build();
-        host.rtnl.set_link(message).await.map_err(failing("move WireGuard interface", &object))?;
+        host.rtnl
+            .set_link(message)
+            .await
+            .map_err(failing("move WireGuard interface", &object))?;
         raise(network, name).await
     }
 
@@ -106,7 +121,10 @@ impl Kernel {
         config: &DesiredPeer,
     ) -> io::Result<()> {
         let (name, config) = (name.clone(), config.clone());
-        network.space.wireguard(move |wireguard| wireguard.add_peer(name.as_str(), peer, &config)).await
+        network
+            .space
+            .wireguard(move |wireguard| wireguard.add_peer(name.as_str(), peer, &config))
+            .await
     }
 
     pub(crate) async fn update_peer(
@@ -117,12 +135,24 @@ impl Kernel {
         change: PeerChange,
     ) -> io::Result<()> {
         let name = name.clone();
-        network.space.wireguard(move |wireguard| wireguard.update_peer(name.as_str(), peer, &change)).await
+        network
+            .space
+            .wireguard(move |wireguard| wireguard.update_peer(name.as_str(), peer, &change))
+            .await
     }
 
-    pub(crate) async fn remove_peer(&self, network: &Network, name: &IfName, peer: PublicKey) -> io::Result<()> {
+    pub(crate) async fn remove_peer(
+        &self,
+        network: &Network,
+        name: &IfName,
+        peer: PublicKey,
+    ) -> io::Result<()> {
         let name = name.to_string();
-        let remove = move || interface(&name)?.remove_peer(&Key::new(peer.0)).map_err(io::Error::other);
+        let remove = move || {
+            interface(&name)?
+                .remove_peer(&Key::new(peer.0))
+                .map_err(io::Error::other)
+        };
         netns::within(&*network.space, remove).await
     }
 
@@ -134,7 +164,10 @@ impl Kernel {
         addresses: &BTreeSet<IpAddr>,
     ) -> io::Result<()> {
         let (name, addresses) = (name.clone(), addresses.clone());
-        network.space.wireguard(move |wireguard| wireguard.add_allowed(name.as_str(), peer, &addresses)).await
+        network
+            .space
+            .wireguard(move |wireguard| wireguard.add_allowed(name.as_str(), peer, &addresses))
+            .await
     }
 
     pub(crate) async fn remove_allowed(
@@ -145,28 +178,55 @@ impl Kernel {
         addresses: &BTreeSet<IpAddr>,
     ) -> io::Result<()> {
         let (device, wanted) = (name.clone(), addresses.clone());
-        let remove = network.space.wireguard(move |genl| genl.remove_allowed(device.as_str(), peer, &wanted));
+        let remove = network
+            .space
+            .wireguard(move |genl| genl.remove_allowed(device.as_str(), peer, &wanted));
         if remove.await? {
             return Ok(());
         }
         // On a kernel before 6.16 an address can only be moved, whoever has it: so not one that is another's by now.
         let peers = read(&network.space, name.as_str()).await?.peers;
-        let owned = peers.get(&Key::new(peer.0)).map(addresses_of).unwrap_or_default();
-        let (device, owned) = (name.clone(), owned.intersection(addresses).copied().collect());
-        network.space.wireguard(move |genl| genl.sink(device.as_str(), &owned)).await
+        let owned = peers
+            .get(&Key::new(peer.0))
+            .map(addresses_of)
+            .unwrap_or_default();
+        let (device, owned) = (
+            name.clone(),
+            owned.intersection(addresses).copied().collect(),
+        );
+        network
+            .space
+            .wireguard(move |genl| genl.sink(device.as_str(), &owned))
+            .await
     }
 
-    pub(crate) async fn observe(&self, space: &Space, link: &Link) -> io::Result<ObservedWireguard> {
-        let mut seen =
-            ObservedWireguard { public_key: None, port: 0, mtu: link.mtu, up: link.up, peers: BTreeMap::new() };
+    pub(crate) async fn observe(
+        &self,
+        space: &Space,
+        link: &Link,
+    ) -> io::Result<ObservedWireguard> {
+        let mut seen = ObservedWireguard {
+            public_key: None,
+            port: 0,
+            mtu: link.mtu,
+            up: link.up,
+            peers: BTreeMap::new(),
+        };
         if link.kind != Kind::Wireguard {
             // The other backend's, which left it behind: to be made anew.
             return Ok(seen);
         }
         let host = read(space, &link.name).await?;
         seen.port = host.listen_port;
-        seen.public_key = host.private_key.as_ref().map(|key| PrivateKey::from_bytes(key.as_array()).public());
-        seen.peers = host.peers.iter().map(|(key, peer)| (PublicKey(key.as_array()), observed(peer))).collect();
+        seen.public_key = host
+            .private_key
+            .as_ref()
+            .map(|key| PrivateKey::from_bytes(key.as_array()).public());
+        seen.peers = host
+            .peers
+            .iter()
+            .map(|(key, peer)| (PublicKey(key.as_array()), observed(peer)))
+            .collect();
         seen.peers.retain(|key, _| !is_sink(key));
         Ok(seen)
     }
@@ -174,7 +234,9 @@ impl Kernel {
     /// Removes interfaces that a crash left in the host's namespace.
     pub(crate) async fn sweep(&self, host: &Space) -> io::Result<()> {
         for link in host.rtnl.links().await? {
-            let leftover = link.kind == Kind::Wireguard && link.is_ours() && link.name.starts_with(BIRTH_PREFIX);
+            let leftover = link.kind == Kind::Wireguard
+                && link.is_ours()
+                && link.name.starts_with(BIRTH_PREFIX);
             if leftover && !self.births().contains(&link.name) {
                 host.rtnl.delete_link(link.index).await?;
             }
@@ -203,10 +265,18 @@ async fn remove_leftover(host: &Space, name: &str) -> Result<()> {
     let failing = |source| failed("remove the leftover of an earlier start", name, source);
     match host.rtnl.link(name).await.map_err(failing)? {
         None => Ok(()),
-        Some(link) if link.is_our_wireguard() => host.rtnl.delete_link(link.index).await.map_err(failing),
+        Some(link) if link.is_our_wireguard() => {
+            host.rtnl.delete_link(link.index).await.map_err(failing)
+        }
         Some(_) => {
-            let reason = "a link of this name is on the host and is not wgnet's: remove or rename it";
-            Err(refused("create WireGuard interface", name, ErrorKind::Other, reason))
+            let reason =
+                "a link of this name is on the host and is not wgnet's: remove or rename it";
+            Err(refused(
+                "create WireGuard interface",
+                name,
+                ErrorKind::Other,
+                reason,
+            ))
         }
     }
 }
@@ -214,7 +284,12 @@ async fn remove_leftover(host: &Space, name: &str) -> Result<()> {
 /// Sets an interface up, which is when the kernel binds its port.
 pub(crate) async fn raise(network: &Network, name: &IfName) -> Result<()> {
     let failing = |source| failed("set up WireGuard interface", network.object(name), source);
-    let link = network.space.rtnl.link(name.as_str()).await.map_err(failing)?;
+    let link = network
+        .space
+        .rtnl
+        .link(name.as_str())
+        .await
+        .map_err(failing)?;
     let link = link.ok_or_else(|| failing(io::ErrorKind::NotFound.into()))?;
     let message = LinkUnspec::new_with_index(link.index).up().build();
     network.space.rtnl.set_link(message).await.map_err(failing)
@@ -227,20 +302,37 @@ fn interface(name: &str) -> io::Result<WGApi<KernelApi>> {
 /// Everything the kernel knows about an interface, keys included.
 pub(crate) async fn read(space: &Space, name: &str) -> io::Result<Host> {
     let name = name.to_owned();
-    netns::within(space, move || interface(&name)?.read_interface_data().map_err(io::Error::other)).await
+    netns::within(space, move || {
+        interface(&name)?
+            .read_interface_data()
+            .map_err(io::Error::other)
+    })
+    .await
 }
 
 fn addresses_of(peer: &defguard_wireguard_rs::peer::Peer) -> BTreeSet<IpAddr> {
-    peer.allowed_ips.iter().map(|allowed| allowed.address).collect()
+    peer.allowed_ips
+        .iter()
+        .map(|allowed| allowed.address)
+        .collect()
 }
 
 fn observed(peer: &defguard_wireguard_rs::peer::Peer) -> ObservedPeer {
-    let seconds = peer.last_handshake.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(|at| at.as_secs());
-    let preshared_key = peer.preshared_key.as_ref().map(Key::as_array).filter(|key| *key != [0; 32]);
+    let seconds = peer
+        .last_handshake
+        .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+        .map(|at| at.as_secs());
+    let preshared_key = peer
+        .preshared_key
+        .as_ref()
+        .map(Key::as_array)
+        .filter(|key| *key != [0; 32]);
     ObservedPeer {
         preshared_key: preshared_key.map(PresharedKey::from_bytes),
         underlay: peer.endpoint,
-        keepalive: peer.persistent_keepalive_interval.filter(|seconds| *seconds != 0),
+        keepalive: peer
+            .persistent_keepalive_interval
+            .filter(|seconds| *seconds != 0),
         allowed: addresses_of(peer),
         last_handshake: seconds.filter(|seconds| *seconds != 0),
         received_bytes: peer.rx_bytes,

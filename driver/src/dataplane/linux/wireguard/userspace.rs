@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,8 +10,8 @@ use ipnet::IpNet;
 use rtnetlink::LinkUnspec;
 use wgnet_core::{DesiredPeer, ObservedPeer, ObservedWireguard};
 use wgnet_engine::{
-    Client, ClientError, Code, DeviceId, NewDevice, Operation, PeerState, PeerUpdate, PresharedKey as EngineKey,
-    SecretKey, Spawn, spawn_detached,
+    Client, ClientError, Code, DeviceId, NewDevice, Operation, PeerState, PeerUpdate,
+    PresharedKey as EngineKey, SecretKey, Spawn, spawn_detached,
 };
 use wgnet_proto::{IfName, PresharedKey, PrivateKey, PublicKey};
 
@@ -31,7 +32,11 @@ pub(crate) struct Userspace {
 impl Userspace {
     pub(crate) fn new(engine: Spawn) -> Self {
         let client = Client::new(&engine.socket);
-        Self { engine, client, told: Mutex::default() }
+        Self {
+            engine,
+            client,
+            told: Mutex::default(),
+        }
     }
 
     /// Finds the engine that runs, or starts one.
@@ -58,13 +63,22 @@ impl Userspace {
         self.ensure_engine().await?;
         let object = network.object(name);
         let id = device_id(network, name);
-        let new = NewDevice { id: id.clone(), private_key: SecretKey::from(*key.expose()), port, mtu };
+        let new = NewDevice {
+            id: id.clone(),
+            private_key: SecretKey::from(*key.expose()),
+            port,
+            mtu,
+        };
         let mut created = self.client.create_device(&new).await;
-        if created.as_ref().is_err_and(|error| error.code() == Some(Code::AlreadyDifferent)) {
+        if created
+            .as_ref()
+            .is_err_and(|error| error.code() == Some(Code::AlreadyDifferent))
+        {
             self.delete(network, name).await?;
             created = self.client.create_device(&new).await;
         }
-        let made = created.map_err(|error| answered("create WireGuard interface", &object, error))?;
+        let made =
+            created.map_err(|error| answered("create WireGuard interface", &object, error))?;
         if made {
             self.told().retain(|(device, _), _| *device != id);
         }
@@ -72,11 +86,24 @@ impl Userspace {
         let link = link.map_err(failing("find new WireGuard interface", &object))?;
         let Some(link) = link else {
             let reason = "the engine made it, yet it is not there: somebody deleted it";
-            return Err(refused("find new WireGuard interface", object, ErrorKind::Other, reason));
+            return Err(refused(
+                "find new WireGuard interface",
+                object,
+                ErrorKind::Other,
+                reason,
+            ));
         };
-        let message =
-            LinkUnspec::new_with_index(link.index).alias(WIREGUARD_ALIAS).link_group(GROUP).up().build();
-        network.space.rtnl.set_link(message).await.map_err(failing("set up WireGuard interface", object))
+        let message = LinkUnspec::new_with_index(link.index)
+            .alias(WIREGUARD_ALIAS)
+            .link_group(GROUP)
+            .up()
+            .build();
+        network
+            .space
+            .rtnl
+            .set_link(message)
+            .await
+            .map_err(failing("set up WireGuard interface", object))
     }
 
     /// What is not the engine's, or is gone with its engine, is success.
@@ -85,7 +112,11 @@ impl Userspace {
         self.told().retain(|(device, _), _| *device != id);
         match self.client.delete_device(&id).await {
             Ok(_) | Err(ClientError::Connect { .. }) => Ok(()),
-            Err(error) => Err(answered("delete WireGuard interface", network.object(name), error)),
+            Err(error) => Err(answered(
+                "delete WireGuard interface",
+                network.object(name),
+                error,
+            )),
         }
     }
 
@@ -105,7 +136,8 @@ impl Userspace {
             Operation::AddOrUpdatePeer(update(peer, &change)),
             Operation::ReplaceAllowedIps(peer.0, nets(&config.allowed)),
         ];
-        self.configure("add a peer to", network, name, &operations).await?;
+        self.configure("add a peer to", network, name, &operations)
+            .await?;
         self.remember(network, name, peer, &change);
         Ok(())
     }
@@ -120,17 +152,32 @@ impl Userspace {
     ) -> Result<()> {
         // The engine would make the peer; nothing can be added to one that is not there.
         let is_there = [Operation::AddAllowedIps(peer.0, Vec::new())];
-        if !self.configure("change a peer of", network, name, &is_there).await? {
+        if !self
+            .configure("change a peer of", network, name, &is_there)
+            .await?
+        {
             return Ok(());
         }
         let operations = [Operation::AddOrUpdatePeer(update(peer, change))];
-        self.configure("change a peer of", network, name, &operations).await?;
+        self.configure("change a peer of", network, name, &operations)
+            .await?;
         self.remember(network, name, peer, change);
         Ok(())
     }
 
-    pub(crate) async fn remove_peer(&self, network: &Network, name: &IfName, peer: PublicKey) -> Result<()> {
-        self.configure("remove a peer of", network, name, &[Operation::RemovePeer(peer.0)]).await?;
+    pub(crate) async fn remove_peer(
+        &self,
+        network: &Network,
+        name: &IfName,
+        peer: PublicKey,
+    ) -> Result<()> {
+        self.configure(
+            "remove a peer of",
+            network,
+            name,
+            &[Operation::RemovePeer(peer.0)],
+        )
+        .await?;
         self.told().remove(&(device_id(network, name), peer));
         Ok(())
     }
@@ -143,7 +190,9 @@ impl Userspace {
         addresses: &BTreeSet<IpAddr>,
     ) -> Result<()> {
         let operations = [Operation::AddAllowedIps(peer.0, nets(addresses))];
-        self.configure("add addresses to a peer of", network, name, &operations).await.map(drop)
+        self.configure("add addresses to a peer of", network, name, &operations)
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn remove_allowed(
@@ -154,7 +203,14 @@ impl Userspace {
         addresses: &BTreeSet<IpAddr>,
     ) -> Result<()> {
         let operations = [Operation::RemoveAllowedIps(peer.0, nets(addresses))];
-        self.configure("remove addresses from a peer of", network, name, &operations).await.map(drop)
+        self.configure(
+            "remove addresses from a peer of",
+            network,
+            name,
+            &operations,
+        )
+        .await
+        .map(drop)
     }
 
     /// `false` if the peer is not there.
@@ -166,19 +222,44 @@ impl Userspace {
         operations: &[Operation],
     ) -> Result<bool> {
         let object = network.object(name);
-        let configured = self.client.configure(&device_id(network, name), operations).await;
+        let configured = self
+            .client
+            .configure(&device_id(network, name), operations)
+            .await;
         let failures = configured.map_err(|error| answered(operation, &object, error))?;
-        match failures.iter().find(|failure| failure.code != Code::NotFound) {
-            Some(failure) => Err(refused(operation, object, kind_of(failure.code), failure.text.clone())),
+        match failures
+            .iter()
+            .find(|failure| failure.code != Code::NotFound)
+        {
+            Some(failure) => Err(refused(
+                operation,
+                object,
+                kind_of(failure.code),
+                failure.text.clone(),
+            )),
             None => Ok(failures.is_empty()),
         }
     }
 
-    pub(crate) async fn observe(&self, network: &Network, link: &Link) -> Result<ObservedWireguard> {
-        let mut seen =
-            ObservedWireguard { public_key: None, port: 0, mtu: link.mtu, up: link.up, peers: BTreeMap::new() };
+    pub(crate) async fn observe(
+        &self,
+        network: &Network,
+        link: &Link,
+    ) -> Result<ObservedWireguard> {
+        let mut seen = ObservedWireguard {
+            public_key: None,
+            port: 0,
+            mtu: link.mtu,
+            up: link.up,
+            peers: BTreeMap::new(),
+        };
         let name: IfName = link.name.parse().map_err(|error| {
-            refused("read WireGuard interface", network.object(&link.name), ErrorKind::Other, format!("{error}"))
+            refused(
+                "read WireGuard interface",
+                network.object(&link.name),
+                ErrorKind::Other,
+                format!("{error}"),
+            )
         })?;
         if link.kind != Kind::Tun {
             // The other backend's, which left it behind: to be made anew.
@@ -186,27 +267,38 @@ impl Userspace {
         }
         let id = device_id(network, &name);
         let state = self.client.get_device(&id).await;
-        let state = state.map_err(|error| answered("read WireGuard interface", network.object(&name), error))?;
-        let Some(state) = state.filter(wgnet_engine::DeviceState::is_alive) else { return Ok(seen) };
+        let state = state
+            .map_err(|error| answered("read WireGuard interface", network.object(&name), error))?;
+        // The link is there, so the device carries traffic, even if the engine misses the namespace's pin.
+        let Some(state) = state else { return Ok(seen) };
         seen.public_key = Some(PublicKey(state.public_key));
         seen.port = state.port;
         let told = self.told();
         for peer in &state.peers {
             let key = PublicKey(peer.public_key);
-            seen.peers.insert(key, observed(peer, told.get(&(id.clone(), key))));
+            seen.peers
+                .insert(key, observed(peer, told.get(&(id.clone(), key))));
         }
         Ok(seen)
     }
 
-    /// Ends devices whose namespace is no more.
-    pub(crate) async fn sweep(&self) -> Result<()> {
-        let failed = |error| answered("list the devices of", "the userspace WireGuard engine", error);
+    /// Ends devices whose namespace is no more: neither held nor pinned.
+    pub(crate) async fn sweep(&self, held: &BTreeSet<PathBuf>) -> Result<()> {
+        let failed = |error| {
+            answered(
+                "list the devices of",
+                "the userspace WireGuard engine",
+                error,
+            )
+        };
         let devices = match self.client.list_devices().await {
             Err(ClientError::Connect { .. }) => return Ok(()),
             other => other.map_err(failed)?,
         };
         for id in devices {
-            if netns::open(&id.namespace).is_ok_and(|pin| pin.is_none()) {
+            if !held.contains(&id.namespace)
+                && netns::open(&id.namespace).is_ok_and(|pin| pin.is_none())
+            {
                 let deleted = self.client.delete_device(&id).await;
                 deleted.map_err(|error| answered("delete the leftover", &id, error))?;
             }
@@ -241,29 +333,53 @@ fn update(peer: PublicKey, change: &PeerChange) -> PeerUpdate {
         Some(key) => EngineKey::Use(SecretKey::from(*key.expose())),
         None => EngineKey::None,
     });
-    PeerUpdate { public_key: peer.0, preshared_key, underlay_address: change.underlay, keepalive: change.keepalive }
+    PeerUpdate {
+        public_key: peer.0,
+        preshared_key,
+        underlay_address: change.underlay,
+        keepalive: change.keepalive,
+    }
 }
 
 fn observed(peer: &PeerState, told: Option<&PresharedKey>) -> ObservedPeer {
     // One given by an earlier driver is unknown, and so differs from any that is wanted: it is told again.
     let unknown = || PresharedKey::from_bytes([0; 32]);
-    let at = peer.last_handshake.and_then(|age| SystemTime::now().checked_sub(age));
+    let at = peer
+        .last_handshake
+        .and_then(|age| SystemTime::now().checked_sub(age));
     ObservedPeer {
-        preshared_key: peer.has_preshared_key.then(|| told.cloned().unwrap_or_else(unknown)),
+        preshared_key: peer
+            .has_preshared_key
+            .then(|| told.cloned().unwrap_or_else(unknown)),
         underlay: peer.underlay_address,
         keepalive: peer.keepalive,
         allowed: peer.allowed_ips.iter().map(IpNet::addr).collect(),
-        last_handshake: at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(|at| at.as_secs()),
+        last_handshake: at
+            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
+            .map(|at| at.as_secs()),
         received_bytes: peer.rx_bytes,
         sent_bytes: peer.tx_bytes,
     }
 }
 
 fn kind_of(code: Code) -> ErrorKind {
-    if code == Code::PortTaken { ErrorKind::PortTaken } else { ErrorKind::Other }
+    if code == Code::PortTaken {
+        ErrorKind::PortTaken
+    } else {
+        ErrorKind::Other
+    }
 }
 
-fn answered(operation: &'static str, object: impl std::fmt::Display, error: ClientError) -> DataplaneError {
+fn answered(
+    operation: &'static str,
+    object: impl std::fmt::Display,
+    error: ClientError,
+) -> DataplaneError {
     let kind = error.code().map_or(ErrorKind::Other, kind_of);
-    DataplaneError { operation, object: object.to_string(), kind, source: error.into() }
+    DataplaneError {
+        operation,
+        object: object.to_string(),
+        kind,
+        source: error.into(),
+    }
 }

@@ -1,0 +1,41 @@
+//! The data plane of Linux with the kernel's WireGuard. Wants root and a kernel that has it (the
+//! virtual machine of tests/vm), and fails without.
+
+#[path = "dataplane/bench.rs"]
+mod bench;
+#[path = "dataplane/host.rs"]
+mod host;
+#[path = "dataplane/probe.rs"]
+mod probe;
+#[path = "dataplane/traffic.rs"]
+mod traffic;
+
+use wgnet_driver::dataplane::conformance;
+use wgnet_driver::dataplane::linux::Choice;
+
+use crate::bench::LinuxBench;
+use crate::host::Host;
+use crate::traffic::Underlay;
+
+#[test]
+fn linux_with_the_kernel_is_a_data_plane() {
+    let host = Host::start("suite");
+    host.run(async {
+        conformance::suite(&mut LinuxBench::new(Choice::Kernel).await).await;
+    });
+}
+
+#[test]
+fn containers_of_two_hosts_talk_through_the_kernel_over_ipv4() {
+    traffic::between_two_hosts([Choice::Kernel, Choice::Kernel], Underlay::V4);
+}
+
+#[test]
+fn containers_of_two_hosts_talk_through_the_kernel_over_ipv6() {
+    traffic::between_two_hosts([Choice::Kernel, Choice::Kernel], Underlay::V6);
+}
+
+#[test]
+fn the_backend_is_chosen_by_what_the_kernel_has() {
+    probe::the_choice_follows_the_kernel();
+}
