@@ -37,12 +37,20 @@ pub(crate) fn make(root: &Path, dir: &Path) -> Result<Vec<Image>> {
     // What ldd does, but among the tree's libraries, not the machine's.
     let list = ["env", "LD_TRACE_LOADED_OBJECTS=1", iperf3];
     let libraries = run("chroot", &[&[&*root.to_string_lossy()][..], &list].concat())?.text()?;
-    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    let libraries = libraries
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
     for file in libraries.chain([iperf3]) {
-        let inside = file.trim_start_matches('/');
-        let at = tree.join(inside);
-        make_dir(at.parent().expect("a file has a directory"))?;
-        copy(&root.join(inside), &at)?;
+        // The C library loads this one by itself when a thread is cancelled.
+        let companion = file
+            .strip_suffix("libc.so.6")
+            .map(|dir| format!("{dir}libgcc_s.so.1"));
+        for file in [Some(file), companion.as_deref()].into_iter().flatten() {
+            let inside = file.trim_start_matches('/');
+            let at = tree.join(inside);
+            make_dir(at.parent().expect("a file has a directory"))?;
+            copy(&root.join(inside), &at)?;
+        }
     }
     Ok(vec![bb, pack(&tree, "perf", dir)?])
 }
