@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 use wgnet_core::watchdog::Watchdog;
-use wgnet_core::{Desired, Hints, LocalNetwork, Namespace, NetworkView, Observed, Seen, Step, model};
+use wgnet_core::{Desired, Hints, LocalNetwork, Namespace, NetworkView, Observed, RouteTarget, Seen, Step, model};
 use wgnet_proto::status::Problem;
 use wgnet_proto::{DockerNetworkId, EndpointId, IfName};
 
@@ -66,6 +66,8 @@ struct Memory {
 /// How a pass ended.
 struct Outcome {
     error: Option<DataplaneError>,
+    /// The first failure that concerns this host's own containers: what Docker waits for.
+    local_error: Option<String>,
     /// Nothing of the network is left and nothing is wanted.
     absent: bool,
     awaiting_handshakes: bool,
@@ -167,7 +169,7 @@ impl<D: Dataplane> NetworkTask<D> {
             self.memory.repairs += repairs;
             info!(steps = repairs, first = name(&steps[0]), "Putting right what was changed from outside");
         }
-        let error = self.apply(steps).await;
+        let (error, local_error) = self.apply(steps).await;
         let in_sync = error.is_none() && !self.memory.stale;
         let settled = in_sync.then(|| (local.clone(), network.clone()));
         self.memory.settled = settled;
@@ -179,14 +181,15 @@ impl<D: Dataplane> NetworkTask<D> {
         }
         Outcome {
             error,
+            local_error,
             absent: desired.is_none() && matches!(self.memory.believed, Seen::Absent),
             awaiting_handshakes: awaiting_handshakes(&self.memory.believed),
         }
     }
 
     /// Carries the steps out; goes on past failures, so that one bad object harms no other.
-    async fn apply(&mut self, steps: Vec<Step>) -> Option<DataplaneError> {
-        let (mut first, mut gone) = (None, BTreeSet::new());
+    async fn apply(&mut self, steps: Vec<Step>) -> (Option<DataplaneError>, Option<String>) {
+        let (mut first, mut first_local, mut gone) = (None, None, BTreeSet::new());
         for step in steps {
             // What a failed step should have made is missing: the step that needs it would fail, too.
             if first.is_some() && model::apply(&mut self.memory.believed.clone(), &step).is_err() {
@@ -203,12 +206,15 @@ impl<D: Dataplane> NetworkTask<D> {
                         continue;
                     }
                     warn!(step = name(&step), error = crate::chain(&error), "A step failed");
+                    if !is_remote(&step) {
+                        first_local.get_or_insert_with(|| crate::chain(&error));
+                    }
                     first.get_or_insert(error);
                 }
             }
         }
         self.forget_sandboxes(gone).await;
-        first
+        (first, first_local)
     }
 
     fn applied(&mut self, step: &Step) {
@@ -248,7 +254,7 @@ impl<D: Dataplane> NetworkTask<D> {
     }
 
     async fn take_another_port(&self, local: &LocalNetwork, object: &str) {
-        let taken = local.slots.iter().map(|slot| slot.port).collect();
+        let taken = self.context.journal.state().ports(None);
         for slot in &local.slots {
             if self.context.dataplane.port_is_free(slot.port).await {
                 continue;
@@ -287,8 +293,9 @@ impl<D: Dataplane> NetworkTask<D> {
         let error = error.or_else(|| blind.then(|| format!("cannot read the state of namespace {}", self.namespace)));
         self.memory.failures = if error.is_some() { self.memory.failures.saturating_add(1) } else { 0 };
         let previous = self.context.applied.get(&self.network).map_or(0, |report| report.applied);
-        let applied = if error.is_none() { revision } else { previous };
-        self.context.applied.report(&self.network, Report { applied, tried: revision, error: error.clone() });
+        let for_docker = if blind { error.clone() } else { outcome.local_error.clone() };
+        let applied = if for_docker.is_none() { revision } else { previous };
+        self.context.applied.report(&self.network, Report { applied, tried: revision, error: for_docker });
         self.context.runtimes.set(
             &self.network,
             Runtime {
@@ -320,6 +327,15 @@ fn awaiting_handshakes(observed: &Seen<Observed>) -> bool {
     let Seen::Present(observed) = observed else { return false };
     let mut peers = observed.wireguards.values().flat_map(|wireguard| wireguard.peers.values());
     peers.any(|peer| peer.last_handshake.is_none())
+}
+
+/// Whether a step concerns other hosts only: a bad peer must not keep a container here from starting.
+fn is_remote(step: &Step) -> bool {
+    match step {
+        Step::AddPeer { .. } | Step::UpdatePeer { .. } | Step::RemovePeer { .. } | Step::AddAllowed { .. } | Step::RemoveAllowed { .. } => true,
+        Step::SetRoute { target: RouteTarget::Link(link), .. } => link.as_str().starts_with("wg") && !link.as_str().starts_with("wgv"),
+        _ => false,
+    }
 }
 
 /// Whether a step is the ordinary course of things and not the repair of something.

@@ -5,8 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::libc::O_NONBLOCK;
-use nix::unistd::geteuid;
+use libc::O_NONBLOCK;
 use zeroize::Zeroizing;
 
 /// Far above what two epochs and some comments need.
@@ -58,6 +57,15 @@ pub enum SecretError {
     },
 }
 
+/// The kernel gives `/proc/self` to the effective user of the process (proc(5)).
+fn effective_user() -> Result<u32, SecretError> {
+    let unreadable = |source| SecretError::Unreadable {
+        path: "/proc/self".to_owned(),
+        source,
+    };
+    Ok(fs::metadata("/proc/self").map_err(unreadable)?.uid())
+}
+
 pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretError> {
     let name = || path.display().to_string();
     let unreadable = |source: io::Error| match source.kind() {
@@ -82,7 +90,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretError> {
         return Err(SecretError::OpenToOthers { path: name(), mode });
     }
     let owner = metadata.uid();
-    if owner != 0 && owner != geteuid().as_raw() {
+    if owner != 0 && owner != effective_user()? {
         return Err(SecretError::ForeignOwner {
             path: name(),
             owner,
