@@ -1,7 +1,6 @@
 //! The demo: a swarm of three hosts on one wgnet network, shown to work and shown to be closed.
 
 use std::{
-    env,
     io::Write,
     thread,
     time::{Duration, Instant},
@@ -12,6 +11,7 @@ use super::{
     checks::{self, Container},
     command::run,
     error::{LabError, Result},
+    host::binaries,
     interrupt,
 };
 
@@ -290,8 +290,10 @@ fn say_backend(lab: &Lab) -> Result<()> {
 }
 
 fn look_around(lab: &Lab) {
-    let program =
-        env::current_exe().map_or_else(|_| "wgnet-lab".into(), |path| path.display().to_string());
+    let program = binaries().map_or_else(
+        |_| "wgnet-lab".into(),
+        |dir| dir.join("wgnet-lab").display().to_string(),
+    );
     let lab_command = format!("{program} --name {NAME}");
     println!("\nEverything runs. Look around from another terminal, as root:");
     for (command, what) in [
@@ -300,9 +302,12 @@ fn look_around(lab: &Lab) {
         ("exec 3 bash", "a shell on host 3"),
         (
             "exec 1 ip netns",
-            "the networks' namespaces on host 1 (then: ip netns exec NAME wg, ip a, ip r)",
+            "the networks' namespaces on host 1 (then: ip netns exec NAME ip a, ip r, nft list ruleset)",
         ),
-        ("exec 1 /opt/wgnet/wgnetctl status", "wgnet on host 1"),
+        (
+            "exec 1 /opt/wgnet/wgnetctl status",
+            "wgnet on host 1: peers, handshakes, endpoints",
+        ),
         (
             "host 2 power-off",
             "what a power cut does (then: host 2 boot, driver-start, engine-start)",
