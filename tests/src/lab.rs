@@ -35,7 +35,7 @@ mod etcd;
 mod host;
 mod images;
 pub mod init;
-mod interrupt;
+pub(crate) mod interrupt;
 mod inventory;
 mod roots;
 pub mod supervise;

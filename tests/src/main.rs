@@ -1,8 +1,9 @@
-//! wgnet-lab: the lab by hand, and the demo.
+//! wgnet-lab: the lab by hand, the demo, and the benchmark.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use wgnet_tests::bench::{BenchOptions, bench};
 use wgnet_tests::lab::{
     self, Host, Lab, LabOptions, Suite,
     demo::{DemoOptions, demo},
@@ -47,6 +48,8 @@ enum Command {
         #[arg(long, hide = true, default_value = DemoOptions::DRIVER)]
         network_driver: String,
     },
+    /// Measure wgnet beside wireguard-go and Docker's overlay: what tests/bench runs once all is built.
+    Bench(BenchOptions),
     /// List everything of a host that a network could leave behind.
     Inventory { host: usize },
     #[command(hide = true)]
@@ -120,6 +123,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             suite,
             network_driver,
         })?,
+        Command::Bench(options) => bench(&options)?,
         Command::Inventory { host } => {
             print!("{}", host_of(&Lab::attach(name)?, host)?.inventory()?)
         }

@@ -11,7 +11,7 @@ static PENDING: AtomicBool = AtomicBool::new(false);
 static CAME: AtomicBool = AtomicBool::new(false);
 
 /// From now on SIGINT and SIGTERM do not end this process but its waits.
-pub(super) fn catch_signals() -> Result<()> {
+pub(crate) fn catch_signals() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
