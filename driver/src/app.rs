@@ -15,8 +15,8 @@ use tracing::{info, warn};
 use wgnet_control_plane::store::etcd::{EtcdOptions, EtcdStore, EtcdTls};
 use wgnet_core::ClusterView;
 use wgnet_engine::Spawn;
-use wgnet_proto::status::Problem;
 use wgnet_proto::ClusterSecrets;
+use wgnet_proto::status::Problem;
 
 use crate::api::{self, Api, PickedPort, Scope};
 use crate::applied::Applied;
@@ -53,10 +53,14 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 ///
 /// When a part that must never end does.
 pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()> {
-    info!(version = env!("CARGO_PKG_VERSION"), name = config.name, "wgnet-driver starts");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        name = config.name,
+        "wgnet-driver starts"
+    );
     make_private(&config.run_dir)?;
     let listeners = Listeners::open(&config, &cancel)?;
-    let (reason, reasons) = watch::channel(Arc::from("it is starting"));
+    let (reason, reasons) = watch::channel(None);
     let gate = Gate::close(listeners, reasons);
     notify::ready(&format!("STATUS=starting as {}", config.name));
 
@@ -83,7 +87,9 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
 ///
 /// A sentence.
 pub fn store(config: &Config) -> Result<EtcdStore, String> {
-    let read = |path: &Path| std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    };
     let tls = match &config.etcd_tls {
         None => None,
         Some(tls) => {
@@ -91,10 +97,18 @@ pub fn store(config: &Config) -> Result<EtcdStore, String> {
                 Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
                 None => None,
             };
-            Some(EtcdTls { ca: Some(read(&tls.ca)?), client, domain: None })
+            Some(EtcdTls {
+                ca: Some(read(&tls.ca)?),
+                client,
+                domain: None,
+            })
         }
     };
-    let options = EtcdOptions { endpoints: config.etcd.clone(), prefix: config.etcd_prefix.clone(), tls };
+    let options = EtcdOptions {
+        endpoints: config.etcd.clone(),
+        prefix: config.etcd_prefix.clone(),
+        tls,
+    };
     EtcdStore::new(options).map_err(|error| crate::chain(&error))
 }
 
@@ -113,9 +127,16 @@ async fn dataplane(config: &Config) -> Result<Linux, String> {
         BackendSetting::Kernel => Wanted::Kernel,
         BackendSetting::Userspace => Wanted::Userspace,
     };
-    let engine = Spawn { log_file: Some(config.run_dir.join("engine.log")), ..Spawn::new(&config.engine, config.engine_socket()) };
-    let choice = probe::backend(wanted, engine).await.map_err(|error| crate::chain(&error))?;
-    Linux::start(choice).await.map_err(|error| crate::chain(&error))
+    let engine = Spawn {
+        log_file: Some(config.run_dir.join("engine.log")),
+        ..Spawn::new(&config.engine, config.engine_socket())
+    };
+    let choice = probe::backend(wanted, engine)
+        .await
+        .map_err(|error| crate::chain(&error))?;
+    Linux::start(choice)
+        .await
+        .map_err(|error| crate::chain(&error))
 }
 
 /// What the driver cannot work without.
@@ -129,16 +150,16 @@ struct Needs {
 
 impl Needs {
     /// Waits until everything is there, telling what is missing.
-    async fn gather(config: &Config, reason: &watch::Sender<Arc<str>>) -> Self {
+    async fn gather(config: &Config, reason: &watch::Sender<Option<Arc<str>>>) -> Self {
         loop {
             match Self::try_gather(config).await {
                 Ok(needs) => return needs,
                 Err(sentence) => {
-                    if **reason.borrow() != *sentence {
+                    if reason.borrow().as_deref() != Some(sentence.as_str()) {
                         warn!("Cannot work yet: {sentence}");
                         notify::ready(&format!("STATUS={sentence}"));
                     }
-                    reason.send_replace(Arc::from(sentence));
+                    reason.send_replace(Some(Arc::from(sentence)));
                     tokio::time::sleep(TRY_AGAIN).await;
                 }
             }
@@ -148,13 +169,22 @@ impl Needs {
     async fn try_gather(config: &Config) -> Result<Self, String> {
         let secrets = check::secrets(config)?;
         let store = store(config)?;
-        let boot = std::fs::read_to_string(BOOT_ID).map_err(|error| format!("cannot read {BOOT_ID}: {error}"))?;
+        let boot = std::fs::read_to_string(BOOT_ID)
+            .map_err(|error| format!("cannot read {BOOT_ID}: {error}"))?;
         let boot = boot.trim().to_owned();
         let (dir, id, random) = (config.state_dir.clone(), boot.clone(), random());
         let opened = tokio::task::spawn_blocking(move || Journal::open(&dir, &id, &random)).await;
-        let journal = opened.map_err(|error| error.to_string())?.map_err(|error| error.sentence())?;
+        let journal = opened
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.sentence())?;
         let dataplane = dataplane(config).await?;
-        Ok(Self { secrets, store, journal, dataplane, boot })
+        Ok(Self {
+            secrets,
+            store,
+            journal,
+            dataplane,
+            boot,
+        })
     }
 }
 
@@ -167,7 +197,13 @@ struct Parts {
 
 impl Parts {
     fn start(config: &Config, needs: Needs, cancel: &CancellationToken) -> Self {
-        let Needs { secrets, store, journal, dataplane, boot } = needs;
+        let Needs {
+            secrets,
+            store,
+            journal,
+            dataplane,
+            boot,
+        } = needs;
         let me = journal.host_id();
         let facts = HostFacts {
             me,
@@ -190,7 +226,11 @@ impl Parts {
 
         let mut tasks = JoinSet::new();
         let (configured, etcd) = (config.underlay.clone(), config.etcd.clone());
-        spawn(&mut tasks, "the search for underlay addresses", follow_underlay(configured, etcd, underlay, cancel.clone()));
+        spawn(
+            &mut tasks,
+            "the search for underlay addresses",
+            follow_underlay(configured, etcd, underlay, cancel.clone()),
+        );
         let inputs = cluster::Inputs {
             store,
             journal: journal.clone(),
@@ -201,9 +241,21 @@ impl Parts {
             random: random(),
             problems: problems.clone(),
         };
-        let outputs = cluster::Outputs { view, status: cluster_status, remembered };
-        spawn(&mut tasks, "the cluster task", cluster::run(inputs, outputs, cancel.clone()));
-        spawn(&mut tasks, "the journal's sweep", crate::journal::sweep(journal.clone(), views.clone(), cancel.clone()));
+        let outputs = cluster::Outputs {
+            view,
+            status: cluster_status,
+            remembered,
+        };
+        spawn(
+            &mut tasks,
+            "the cluster task",
+            cluster::run(inputs, outputs, cancel.clone()),
+        );
+        spawn(
+            &mut tasks,
+            "the journal's sweep",
+            crate::journal::sweep(journal.clone(), views.clone(), cancel.clone()),
+        );
         let context = reconcile::Context {
             dataplane: dataplane.clone(),
             journal: journal.clone(),
@@ -234,17 +286,38 @@ impl Parts {
             problems: problems.clone(),
             apply_within: api::APPLY_WITHIN,
         };
-        let status = Status { facts, dataplane, journal, view: views, cluster: cluster_statuses, runtimes, problems, underlay: underlays };
-        Self { tasks, api: Api::new(api), admin: Some(Arc::new(status)) }
+        let status = Status {
+            facts,
+            dataplane,
+            journal,
+            view: views,
+            cluster: cluster_statuses,
+            runtimes,
+            problems,
+            underlay: underlays,
+        };
+        Self {
+            tasks,
+            api: Api::new(api),
+            admin: Some(Arc::new(status)),
+        }
     }
 
     /// Serves Docker and operators.
     fn serve(&mut self, served: Served, cancel: &CancellationToken) {
         if let Some(status) = self.admin.take() {
-            spawn(&mut self.tasks, "the admin socket", admin::serve(served.admin, status, cancel.clone()));
+            spawn(
+                &mut self.tasks,
+                "the admin socket",
+                admin::serve(served.admin, status, cancel.clone()),
+            );
         }
         if let Some(listener) = served.legacy {
-            spawn(&mut self.tasks, "the legacy socket", api::serve(listener, Scope::Local, self.api.clone(), cancel.clone()));
+            spawn(
+                &mut self.tasks,
+                "the legacy socket",
+                api::serve(listener, Scope::Local, self.api.clone(), cancel.clone()),
+            );
         }
         let (api, stop, mut shims) = (self.api.clone(), cancel.clone(), served.shims);
         let first = served.bound;
@@ -287,7 +360,11 @@ impl Parts {
     }
 }
 
-fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+fn spawn(
+    tasks: &mut JoinSet<&'static str>,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
     tasks.spawn(async move {
         task.await;
         name
@@ -303,17 +380,28 @@ struct Listeners {
 
 impl Listeners {
     fn open(config: &Config, cancel: &CancellationToken) -> anyhow::Result<Self> {
-        let bind = |path: &Path| plugins::bind(path).with_context(|| format!("cannot listen on {}", path.display()));
+        let bind = |path: &Path| {
+            plugins::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
+        };
         let admin = bind(&config.admin_socket())?;
         let legacy = if config.legacy_socket {
-            std::fs::create_dir_all(&config.plugins_dir).with_context(|| format!("cannot make {}", config.plugins_dir.display()))?;
+            std::fs::create_dir_all(&config.plugins_dir)
+                .with_context(|| format!("cannot make {}", config.plugins_dir.display()))?;
             Some(bind(&config.plugins_dir.join("wgnet.sock"))?)
         } else {
             None
         };
         let (bound, shims) = mpsc::channel(16);
-        tokio::spawn(plugins::meet(config.plugins_dir.clone(), bound, cancel.clone()));
-        Ok(Self { admin, legacy, shims })
+        tokio::spawn(plugins::meet(
+            config.plugins_dir.clone(),
+            bound,
+            cancel.clone(),
+        ));
+        Ok(Self {
+            admin,
+            legacy,
+            shims,
+        })
     }
 }
 
@@ -334,11 +422,18 @@ struct Served {
 }
 
 impl Gate {
-    fn close(listeners: Listeners, reasons: watch::Receiver<Arc<str>>) -> Self {
+    fn close(listeners: Listeners, reasons: watch::Receiver<Option<Arc<str>>>) -> Self {
         let ready = CancellationToken::new();
-        let legacy = listeners.legacy.map(|listener| tokio::spawn(unready::serve(listener, reasons.clone(), ready.clone())));
+        let legacy = listeners
+            .legacy
+            .map(|listener| tokio::spawn(unready::serve(listener, reasons.clone(), ready.clone())));
         let shims = tokio::spawn(hold_shims(listeners.shims, reasons, ready.clone()));
-        Self { ready, admin: listeners.admin, legacy, shims }
+        Self {
+            ready,
+            admin: listeners.admin,
+            legacy,
+            shims,
+        }
     }
 }
 
@@ -350,13 +445,18 @@ impl Gate {
             None => None,
         };
         let (bound, shims) = self.shims.await?;
-        Ok(Served { admin: self.admin, legacy, bound, shims })
+        Ok(Served {
+            admin: self.admin,
+            legacy,
+            bound,
+            shims,
+        })
     }
 }
 
 async fn hold_shims(
     mut shims: mpsc::Receiver<Bound>,
-    reasons: watch::Receiver<Arc<str>>,
+    reasons: watch::Receiver<Option<Arc<str>>>,
     ready: CancellationToken,
 ) -> (Vec<Bound>, mpsc::Receiver<Bound>) {
     let mut held = JoinSet::new();
@@ -376,7 +476,12 @@ async fn hold_shims(
     (bound, shims)
 }
 
-async fn follow_underlay(configured: Vec<std::net::IpAddr>, etcd: Vec<String>, found: watch::Sender<Underlay>, cancel: CancellationToken) {
+async fn follow_underlay(
+    configured: Vec<std::net::IpAddr>,
+    etcd: Vec<String>,
+    found: watch::Sender<Underlay>,
+    cancel: CancellationToken,
+) {
     loop {
         let (configured, etcd) = (configured.clone(), etcd.clone());
         if let Ok(underlay) = tokio::task::spawn_blocking(move || underlay::find(&configured, &etcd)).await
@@ -402,12 +507,19 @@ async fn follow_underlay(configured: Vec<std::net::IpAddr>, etcd: Vec<String>, f
 fn port_picker(ports: Ports) -> api::PortPicker {
     Arc::new(move |wanted, taken: BTreeSet<u16>| -> PickedPort {
         let ports = ports.clone();
-        Box::pin(async move { ports.pick(wanted, &taken).await.map_err(|error| error.to_string()) })
+        Box::pin(async move {
+            ports
+                .pick(wanted, &taken)
+                .await
+                .map_err(|error| error.to_string())
+        })
     })
 }
 
 fn random() -> Random {
-    Arc::new(|bytes| getrandom::fill(bytes).expect("the kernel's random numbers are there once the host is up"))
+    Arc::new(|bytes| {
+        getrandom::fill(bytes).expect("the kernel's random numbers are there once the host is up")
+    })
 }
 
 fn note_insecure(secrets: &ClusterSecrets, problems: &Problems) {
@@ -416,7 +528,9 @@ fn note_insecure(secrets: &ClusterSecrets, problems: &Problems) {
             code: "insecure".to_owned(),
             object: "cluster secret".to_owned(),
             cause: "`insecure` is set: whoever can write to etcd can join every network".to_owned(),
-            next_step: "make a secret (wgnetctl secret new), copy it to every host and take `insecure` out".to_owned(),
+            next_step:
+                "make a secret (wgnetctl secret new), copy it to every host and take `insecure` out"
+                    .to_owned(),
         });
     }
 }
@@ -424,6 +538,9 @@ fn note_insecure(secrets: &ClusterSecrets, problems: &Problems) {
 /// A directory that only root may look into.
 fn make_private(directory: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
     made.with_context(|| format!("cannot make {}", directory.display()))
 }

@@ -17,7 +17,12 @@ pub struct Report {
     pub tried: u64,
     /// Why `applied` is behind, as a sentence.
     pub error: Option<String>,
+    /// How many passes in a row failed.
+    pub failures: u32,
 }
+
+/// What fails so often is not cured by trying again at once.
+const GIVEN_UP_AFTER: u32 = 4;
 
 /// Shared by the reconcile tasks (writers) and the API (readers).
 #[derive(Clone, Default)]
@@ -31,7 +36,10 @@ pub enum NotApplied {
     #[error("{0}")]
     Failed(String),
     #[error("network {network} was not set up within {}s", within.as_secs())]
-    Deadline { network: DockerNetworkId, within: Duration },
+    Deadline {
+        network: DockerNetworkId,
+        within: Duration,
+    },
 }
 
 impl Applied {
@@ -50,22 +58,34 @@ impl Applied {
     }
 
     pub fn forget(&self, network: &DockerNetworkId) {
-        self.reports.send_if_modified(|reports| reports.remove(network).is_some());
+        self.reports
+            .send_if_modified(|reports| reports.remove(network).is_some());
     }
 
     /// Waits until the kernel follows the journal at `revision`.
     ///
     /// # Errors
     ///
-    /// When a pass that knew the revision failed, or after `within`.
-    pub async fn wait(&self, network: &DockerNetworkId, revision: u64, within: Duration) -> Result<(), NotApplied> {
+    /// When passes that knew the revision failed again and again, or after `within`.
+    pub async fn wait(
+        &self,
+        network: &DockerNetworkId,
+        revision: u64,
+        within: Duration,
+    ) -> Result<(), NotApplied> {
         let mut reports = self.reports.subscribe();
         let settled = reports.wait_for(|reports| {
-            let Some(report) = reports.get(network) else { return false };
-            report.applied >= revision || (report.tried >= revision && report.error.is_some())
+            let Some(report) = reports.get(network) else {
+                return false;
+            };
+            report.applied >= revision
+                || (report.tried >= revision && report.failures >= GIVEN_UP_AFTER)
         });
         let Ok(settled) = tokio::time::timeout(within, settled).await else {
-            return Err(NotApplied::Deadline { network: network.clone(), within });
+            return Err(NotApplied::Deadline {
+                network: network.clone(),
+                within,
+            });
         };
         let reports = settled.expect("the sender lives in self");
         let report = reports.get(network).expect("wait_for saw it");

@@ -19,8 +19,9 @@ fn a_swarm_of_three_hosts_shares_a_network_that_nobody_between_them_can_read() -
     swarm.network("blue", &[])?;
     swarm.host(1).docker(&["network", "create", "-d", "overlay", "--attachable", "plain"])?;
     service(&swarm, "web")?;
+    let on_each_host = || checks::service_containers(&swarm.lab, "web").is_ok_and(|tasks| tasks.iter().map(|task| task.host.name()).collect::<BTreeSet<_>>().len() == 3);
+    eventually("a task on each host", SOON, on_each_host)?;
     let mut everyone = checks::service_containers(&swarm.lab, "web")?;
-    assert_eq!(everyone.iter().map(|task| task.host.name()).collect::<BTreeSet<_>>().len(), 3, "a task on each host");
     for number in 1..=3 {
         let alias = format!("alias{number}");
         everyone.push(swarm.run(number, &format!("box{number}"), "blue", &["--network-alias", &alias])?);
@@ -140,8 +141,8 @@ fn nothing_remains(
         let mut left = Vec::new();
         let clean = eventually("nothing to be left", SOON, || {
             left = host.inventory().map(|now| now.changes_since(before)).unwrap_or_default();
-            // Docker keeps its bridge of all swarm networks, its ingress, and overlay its module's sockets.
-            let dockers = ["docker_gwbridge", "docker/ingress_sbox", "172.1", ":4789"];
+            // Docker keeps its bridge of all swarm networks, namespaces of its own overlays, and their sockets.
+            let dockers = ["docker_gwbridge", "docker/", "172.1", ":4789"];
             left.retain(|line| !dockers.iter().any(|known| line.contains(known)));
             left.is_empty()
         });

@@ -206,6 +206,7 @@ async fn follow(
         for network in state.networks.keys() {
             let report = match &kernel {
                 Kernel::Follows => Report {
+                    failures: 0,
                     applied: state.revision,
                     tried: state.revision,
                     error: None,
@@ -213,6 +214,7 @@ async fn follow(
                 Kernel::Fails(error) => {
                     let applied = reported.get(network).copied().unwrap_or(0);
                     Report {
+                        failures: 9,
                         applied,
                         tried: state.revision,
                         error: Some(error.clone()),
