@@ -59,7 +59,7 @@ pub trait Dataplane: Clone + Send + Sync + 'static {
         }
     }
 
-    /// Subscribes to changes, ours and others'.
+    /// Subscribes to changes: others', and perhaps ours.
     fn events(&self) -> Self::Events;
 
     /// Whether a UDP port can be bound on this host now.

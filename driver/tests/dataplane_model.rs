@@ -57,6 +57,15 @@ impl Bench for ModelBench {
                 ByHand::DeleteRoute(destination) => drop(kernel.routes.remove(destination)),
                 ByHand::DeleteGateway(gateway) => drop(kernel.gateways.remove(gateway)),
                 ByHand::DeleteGuard => kernel.guard.clear(),
+                ByHand::RemovePeer(name, peer) => {
+                    kernel
+                        .wireguards
+                        .get_mut(name)
+                        .unwrap()
+                        .peers
+                        .remove(peer)
+                        .unwrap();
+                }
             }
         });
     }
@@ -112,7 +121,7 @@ impl Bench for ModelBench {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_model_is_a_data_plane() {
     suite(&mut ModelBench::default()).await;
 }

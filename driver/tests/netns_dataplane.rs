@@ -4,6 +4,8 @@
 mod bench;
 #[path = "dataplane/engine.rs"]
 mod engine;
+#[path = "dataplane/guard.rs"]
+mod guard;
 #[path = "dataplane/host.rs"]
 mod host;
 #[path = "dataplane/probe.rs"]
@@ -43,4 +45,10 @@ fn containers_of_two_hosts_talk_through_engines_over_ipv6() {
 #[test]
 fn the_backend_is_chosen_by_what_the_kernel_has() {
     probe::the_choice_follows_the_kernel();
+}
+
+#[test]
+fn a_guarded_subnet_is_not_reached_through_the_bridge() {
+    let engine = Engine::new();
+    guard::a_guarded_subnet_is_not_reached_through_the_bridge(engine.choice());
 }

@@ -3,8 +3,12 @@
 
 #[path = "dataplane/bench.rs"]
 mod bench;
+#[path = "dataplane/guard.rs"]
+mod guard;
 #[path = "dataplane/host.rs"]
 mod host;
+#[path = "dataplane/leftovers.rs"]
+mod leftovers;
 #[path = "dataplane/probe.rs"]
 mod probe;
 #[path = "dataplane/traffic.rs"]
@@ -38,4 +42,14 @@ fn containers_of_two_hosts_talk_through_the_kernel_over_ipv6() {
 #[test]
 fn the_backend_is_chosen_by_what_the_kernel_has() {
     probe::the_choice_follows_the_kernel();
+}
+
+#[test]
+fn a_guarded_subnet_is_not_reached_through_the_bridge() {
+    guard::a_guarded_subnet_is_not_reached_through_the_bridge(Choice::Kernel);
+}
+
+#[test]
+fn an_interface_that_was_never_moved_is_swept_and_a_strangers_is_not() {
+    leftovers::an_interface_that_was_never_moved_is_swept_and_a_strangers_is_not();
 }

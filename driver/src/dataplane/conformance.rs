@@ -33,6 +33,7 @@ pub enum ByHand {
     DeleteRoute(IpNet),
     DeleteGateway(IpAddr),
     DeleteGuard,
+    RemovePeer(IfName, PublicKey),
 }
 
 /// What a container's owner may do to its interface.

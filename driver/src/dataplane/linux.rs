@@ -8,6 +8,7 @@ mod netlink;
 pub mod netns;
 mod nft;
 mod observe;
+mod peers;
 mod prepare;
 pub mod probe;
 mod route;
@@ -58,11 +59,19 @@ struct Shared {
     spaces: Mutex<BTreeMap<Namespace, Arc<Space>>>,
     changes: Changes,
     pins: AbortHandle,
+    peers: AbortHandle,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         self.pins.abort();
+        self.peers.abort();
+    }
+}
+
+impl Shared {
+    fn spaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, Arc<Space>>> {
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,28 +99,20 @@ impl Linux {
             }
         };
         let pins = events::watch_pins(&changes);
-        let shared = Shared {
+        let shared = Arc::new_cyclic(|shared| Shared {
             backend,
             host,
             spaces: Mutex::default(),
             changes,
             pins,
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
-    }
-
-    fn spaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, Arc<Space>>> {
-        self.shared
-            .spaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+            peers: peers::watch(shared.clone()),
+        });
+        Ok(Self { shared })
     }
 
     /// The namespace, if it is held or pinned.
     async fn network(&self, namespace: &Namespace) -> Result<Option<Network>> {
-        let held = self.spaces().get(namespace).cloned();
+        let held = self.shared.spaces().get(namespace).cloned();
         let space = match held {
             Some(space) => space,
             None => {
@@ -143,7 +144,10 @@ impl Linux {
         let opened = Space::open(fd, Watch::Network(namespace.clone()), &self.shared.changes).await;
         let space = Arc::new(opened.map_err(failing("open netlink sockets in", namespace))?);
         Ok(Arc::clone(
-            self.spaces().entry(namespace.clone()).or_insert(space),
+            self.shared
+                .spaces()
+                .entry(namespace.clone())
+                .or_insert(space),
         ))
     }
 
@@ -210,7 +214,7 @@ impl Linux {
         note(self.remove_guard(namespace).await);
         let unpinned = netns::unpin(&netns::pin_path(namespace));
         note(unpinned.map_err(failing("remove the pin of namespace", namespace)));
-        self.spaces().remove(namespace);
+        self.shared.spaces().remove(namespace);
         result
     }
 
@@ -370,25 +374,31 @@ impl Dataplane for Linux {
     }
 
     async fn namespaces(&self) -> Result<BTreeSet<Namespace>> {
-        let held = self.spaces().keys().map(netns::pin_path).collect();
+        let held = self.shared.spaces().keys().map(netns::pin_path).collect();
         self.shared.backend.sweep(&self.shared.host, &held).await?;
         let pinned = netns::list().map_err(failing("list", netns::DIRECTORY))?;
         Ok(pinned
             .into_iter()
-            .chain(self.spaces().keys().cloned())
+            .chain(self.shared.spaces().keys().cloned())
             .collect())
     }
 
     async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {
-        let observed = async {
+        let look = async || {
             let Some(network) = self.network(namespace).await? else {
                 return Ok(None);
             };
-            observe::observe(&self.shared.host, &self.shared.backend, &network, joined)
+            let Shared { host, backend, .. } = &*self.shared;
+            observe::observe(host, backend, &network, joined)
                 .await
                 .map(Some)
         };
-        match observed.await {
+        let mut seen = look().await;
+        if seen.is_err() {
+            // Something may have vanished between being listed and being read.
+            seen = look().await;
+        }
+        match seen {
             Ok(Some(observed)) => Seen::Present(observed),
             Ok(None) => Seen::Absent,
             Err(error) => {

@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use wgnet_core::{DesiredVeth, Namespace};
 use wgnet_driver::dataplane::conformance::{Bench, ByHand, Inside};
 use wgnet_driver::dataplane::linux::{Choice, Linux};
-use wgnet_proto::IfName;
+use wgnet_engine::{Client, DeviceId, Operation, Spawn};
+use wgnet_proto::{IfName, PublicKey};
 
 use crate::host::sh;
 
@@ -59,6 +60,19 @@ pub(crate) fn join(veth: &DesiredVeth, container: &str) {
     }
 }
 
+/// The engine has no tool for people; whoever may open its socket may do this.
+fn remove_peer(engine: &Spawn, namespace: &Namespace, name: &IfName, peer: &PublicKey) {
+    let id = DeviceId::new(
+        Path::new("/run/netns").join(namespace.as_str()),
+        name.as_str(),
+    );
+    let (client, peer) = (Client::new(&engine.socket), peer.0);
+    let remove = async move { client.configure(&id, &[Operation::RemovePeer(peer)]).await };
+    let runtime = tokio::runtime::Handle::current();
+    let removed = tokio::task::block_in_place(|| runtime.block_on(remove));
+    assert!(removed.is_ok_and(|failures| failures.is_empty()));
+}
+
 fn container_of(sandbox: &Path) -> &str {
     sandbox.file_name().and_then(|name| name.to_str()).unwrap()
 }
@@ -92,6 +106,12 @@ impl Bench for LinuxBench {
                 format!("ip -n {namespace} addr del {address} dev lo")
             }
             ByHand::DeleteGuard => format!("nft delete table inet {guard}"),
+            ByHand::RemovePeer(name, peer) => match &self.choice {
+                Choice::Kernel => {
+                    format!("ip netns exec {namespace} wg set {name} peer {peer} remove")
+                }
+                Choice::Userspace(engine) => return remove_peer(engine, namespace, name, peer),
+            },
         });
     }
 

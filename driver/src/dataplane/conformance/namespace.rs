@@ -6,8 +6,8 @@ use std::time::Duration;
 use wgnet_core::{Observed, Seen, Step};
 
 use super::{
-    Bench, ByHand, Network, add_peer, create_wireguard, ip, ips, link, net, peer_config, set_route,
-    veth,
+    Bench, ByHand, Network, add_peer, create_wireguard, ip, ips, link, net, peer, peer_config,
+    set_route, veth,
 };
 use crate::dataplane::{Dataplane, Events, Joined};
 
@@ -309,19 +309,21 @@ pub(super) async fn changes_by_hand_are_reported(bench: &mut impl Bench) {
             subnets: [net("10.50.0.0/24")].into(),
         })
         .await;
+    network
+        .apply(add_peer(1, &peer_config(&["10.50.0.7"])))
+        .await;
     let mut events = bench.plane().events();
     for what in [
+        ByHand::RemovePeer(link("wg0"), peer(1)),
         ByHand::DeleteGuard,
         ByHand::DeleteRoute(net("10.50.0.7/32")),
         ByHand::DeleteGateway(ip("10.50.0.1")),
         ByHand::DeleteLink(link("wg0")),
         ByHand::RemovePin,
     ] {
-        // What was reported so far is not what comes now.
-        while tokio::time::timeout(Duration::from_millis(300), events.next())
-            .await
-            .is_ok()
-        {}
+        // What was changed until now is reported by then, and not what comes.
+        let quiet = Duration::from_millis(1500);
+        while tokio::time::timeout(quiet, events.next()).await.is_ok() {}
         bench.by_hand(&network.namespace, &what);
         let reported =
             async { while events.next().await.expect("events go on") != network.namespace {} };

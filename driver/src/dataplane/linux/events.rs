@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 use wgnet_core::Namespace;
 
-use super::netlink::{attribute, first};
+use super::netlink::{attribute, first, is_all_from};
 use super::netns;
 use super::nft::GUARD_PREFIX;
 use crate::dataplane::changes::Changes;
@@ -25,15 +25,17 @@ const DIRECTORY_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) enum Watch {
     /// Guards that somebody touched.
     Host,
-    /// Links, addresses, routes and rules.
+    /// Links, addresses, routes and rules, but for what we change ourselves.
     Network(Namespace),
 }
 
 impl Watch {
-    /// Subscribes in the namespace and reports until aborted.
+    /// Subscribes in the namespace and reports until aborted; not what is changed through the
+    /// socket that has this port there.
     pub(crate) async fn start(
         self,
         namespace: &impl AsFd,
+        own_port: u32,
         changes: &Changes,
     ) -> io::Result<AbortHandle> {
         let changes = changes.clone();
@@ -52,8 +54,12 @@ impl Watch {
                 let (links, rules) =
                     netns::within(namespace, move || Ok((links()?, rules()?))).await?;
                 tokio::spawn(async move {
-                    let report = |_: &[u8]| changes.report(&network);
-                    tokio::join!(listen(links, report), listen(rules, report));
+                    let others = |datagram: &[u8]| {
+                        if !is_all_from(datagram, own_port) {
+                            changes.report(&network);
+                        }
+                    };
+                    tokio::join!(listen(links, others), listen(rules, others));
                 })
             }
         };
@@ -107,7 +113,7 @@ async fn listen(socket: AsyncFd<Socket>, mut heard: impl FnMut(&[u8])) {
 /// The network whose guard a message of nftables is about: all of them have their table's name as
 /// first attribute.
 fn guard_of(datagram: &[u8]) -> Option<Namespace> {
-    let (_, payload) = first(datagram)?;
+    let payload = first(datagram)?;
     let name = attribute(payload.get(4..)?, 1)?;
     let name = std::str::from_utf8(name.strip_suffix(&[0])?).ok()?;
     Namespace::parse(&format!(

@@ -59,42 +59,67 @@ impl Requests {
         let mut replies = Vec::new();
         loop {
             let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while let Some((kind, sequence, payload, next)) = split(rest) {
-                rest = next;
+            for message in messages(&datagram) {
                 // The answer to a request that had timed out.
-                if sequence != self.sequence {
+                if message.sequence != self.sequence {
                     continue;
                 }
-                match kind {
+                match message.kind {
                     NLMSG_DONE => return Ok(replies),
                     NLMSG_ERROR => {
-                        return match payload.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
+                        return match message
+                            .payload
+                            .first_chunk()
+                            .map(|code| i32::from_ne_bytes(*code))
+                        {
                             Some(0) => Ok(replies),
                             Some(code) => Err(io::Error::from_raw_os_error(-code)),
                             None => Err(io::ErrorKind::InvalidData.into()),
                         };
                     }
-                    _ => replies.push(payload.to_vec()),
+                    _ => replies.push(message.payload.to_vec()),
                 }
             }
         }
     }
 }
 
-/// Type, sequence, payload and what follows of the first message.
-fn split(messages: &[u8]) -> Option<(u16, u32, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(*messages.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(messages.get(4..6)?.try_into().ok()?);
-    let sequence = u32::from_ne_bytes(messages.get(8..12)?.try_into().ok()?);
-    let payload = messages.get(HEADER..length)?;
-    let next = messages.get(aligned(length)..).unwrap_or_default();
-    Some((kind, sequence, payload, next))
+struct Message<'a> {
+    kind: u16,
+    sequence: u32,
+    /// The port of the socket that asked for what the message tells; 0 if none did.
+    port: u32,
+    payload: &'a [u8],
 }
 
-/// The type and payload of the first message of a datagram.
-pub(crate) fn first(datagram: &[u8]) -> Option<(u16, &[u8])> {
-    split(datagram).map(|(kind, _, payload, _)| (kind, payload))
+fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let length = number(datagram, 0)? as usize;
+        let message = Message {
+            kind: u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?),
+            sequence: number(datagram, 8)?,
+            port: number(datagram, 12)?,
+            payload: datagram.get(HEADER..length)?,
+        };
+        datagram = datagram.get(aligned(length)..).unwrap_or_default();
+        Some(message)
+    })
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
+    Some(u32::from_ne_bytes(bytes))
+}
+
+/// Whether everything a datagram tells was asked for through this port.
+pub(crate) fn is_all_from(datagram: &[u8], port: u32) -> bool {
+    let mut messages = messages(datagram).peekable();
+    messages.peek().is_some() && messages.all(|message| message.port == port)
+}
+
+/// The payload of the first message of a datagram.
+pub(crate) fn first(datagram: &[u8]) -> Option<&[u8]> {
+    messages(datagram).next().map(|message| message.payload)
 }
 
 /// The value of the first attribute of this type.
@@ -135,6 +160,15 @@ mod tests {
         attributes.extend(text_attribute(2, "guard"));
         assert_eq!(attribute(&attributes, 2), Some(&b"guard\0"[..]));
         assert_eq!(attribute(&attributes, 3), None);
+    }
+
+    #[test]
+    fn the_asker_of_every_message_counts() {
+        let message = |port: u8| [16, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, port, 0, 0, 0];
+        assert!(is_all_from(&message(7), 7));
+        assert!(is_all_from(&[message(7), message(7)].concat(), 7));
+        assert!(!is_all_from(&[message(7), message(0)].concat(), 7));
+        assert!(!is_all_from(&[], 7));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::sys::AsyncSocket;
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 
@@ -33,6 +34,8 @@ pub(crate) struct Rtnl {
     /// The kernel has one dump per socket and refuses a second one (EBUSY).
     dumps: Mutex<()>,
     connection: AbortHandle,
+    /// Of the socket in its namespace; the kernel says it of changes made through it.
+    pub(crate) port: u32,
 }
 
 impl Drop for Rtnl {
@@ -45,12 +48,23 @@ impl Drop for Rtnl {
 impl Rtnl {
     /// Opens a socket that stays in the namespace, usable from any thread.
     pub(crate) async fn open(namespace: &impl AsFd) -> io::Result<Self> {
-        let (connection, handle, _) = netns::within(namespace, rtnetlink::new_connection).await?;
+        let open = || {
+            let (mut connection, handle, _) = rtnetlink::new_connection()?;
+            let port = connection
+                .socket_mut()
+                .socket_mut()
+                .bind_auto()?
+                .port_number();
+            Ok((connection, handle, port))
+        };
+        let (connection, handle, port) = netns::within(namespace, open).await?;
         let connection = tokio::spawn(connection).abort_handle();
+        let dumps = Mutex::default();
         Ok(Self {
             handle,
-            dumps: Mutex::default(),
+            dumps,
             connection,
+            port,
         })
     }
 

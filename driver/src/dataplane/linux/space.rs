@@ -43,7 +43,7 @@ impl Space {
     pub(crate) async fn open(fd: OwnedFd, watch: Watch, changes: &Changes) -> io::Result<Self> {
         let rtnl = Rtnl::open(&fd).await?;
         let netfilter = netns::within(&fd, || Requests::open(NETLINK_NETFILTER)).await?;
-        let watch = watch.start(&fd, changes).await?;
+        let watch = watch.start(&fd, rtnl.port, changes).await?;
         Ok(Self {
             fd,
             rtnl,
