@@ -7,11 +7,17 @@ use std::time::{Duration, Instant};
 use wgnet_tests::lab::{Lab, LabOptions, Result};
 use wgnet_tests::swarm::{SOON, eventually};
 
-/// Docker's own start, without us, takes one or two seconds here.
-const ENGINE_WITHIN: Duration = Duration::from_secs(10);
+/// Enabling takes a second; with a plugin that waits for its driver it would be 53.
+const ENABLED_WITHIN: Duration = Duration::from_secs(10);
+
+const LATE: Duration = Duration::from_secs(10);
+
+/// Docker's own start takes one or two seconds here, and waits for what the manager's allocator asks
+/// the driver; with a plugin that waits in GetCapabilities it would be 54.
+const ENGINE_WITHIN: Duration = Duration::from_secs(15);
 
 #[test]
-fn an_absent_or_late_driver_neither_delays_the_engine_nor_loses_a_container() -> Result<()> {
+fn an_absent_or_late_driver_costs_its_own_delay_and_no_container() -> Result<()> {
     let lab = Lab::start(LabOptions { name: "e2e-boot".into(), hosts: 1, ..LabOptions::default() })?;
     let host = lab.host(1);
     lab.make_secret()?;
@@ -20,7 +26,7 @@ fn an_absent_or_late_driver_neither_delays_the_engine_nor_loses_a_container() ->
     // Absent at enable: the plugin is enabled at once and its driver registered.
     let started = Instant::now();
     host.plugin_install()?;
-    assert!(started.elapsed() < ENGINE_WITHIN, "enabled after {:?}", started.elapsed());
+    assert!(started.elapsed() < ENABLED_WITHIN, "enabled after {:?}", started.elapsed());
     assert!(host.wgnetctl(&["plugin", "install", "--shim", "/opt/wgnet/wgnet-shim"])?.contains("nothing to do"));
     lab.swarm_init()?;
     host.driver_start(&lab.driver_config())?;
@@ -61,7 +67,7 @@ fn engine_comes_before_the_driver(lab: &Lab, when: &str) -> Result<()> {
     let late = thread::scope(|scope| -> Result<()> {
         let late = scope.spawn(|| {
             // The drill is a driver that comes ten seconds late; there is no state to wait for.
-            thread::sleep(Duration::from_secs(10));
+            thread::sleep(LATE);
             host.driver_resume()
         });
         host.engine_launch()?;

@@ -141,8 +141,9 @@ fn nothing_remains(
         let mut left = Vec::new();
         let clean = eventually("nothing to be left", SOON, || {
             left = host.inventory().map(|now| now.changes_since(before)).unwrap_or_default();
-            // Docker keeps its bridge of all swarm networks, namespaces of its own overlays, and their sockets.
-            let dockers = ["docker_gwbridge", "docker/", "172.1", ":4789"];
+            // Docker keeps its bridge of all swarm networks, namespaces, links and sockets of its own
+            // overlays; ours have other names.
+            let dockers = ["docker_gwbridge", "docker/", "172.1", ":4789", "host link veth"];
             left.retain(|line| !dockers.iter().any(|known| line.contains(known)));
             left.is_empty()
         });
