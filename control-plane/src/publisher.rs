@@ -1,13 +1,17 @@
 //! Keeps a host's own records in the store: publishes what is wanted, withdraws what is not, puts
 //! back what others changed or deleted. Level-triggered: compares two pictures, remembers no events.
 
+mod again;
 mod diff;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wgnet_proto::{Path, Record};
 
@@ -16,10 +20,12 @@ use crate::session::Session;
 use crate::store::{
     Committed, LeaseId, MAX_OPS, Op, Revision, Source, Store, StoreError, Txn, chain, covers,
 };
+use again::Again;
 use diff::{Change, Deed, diff};
 
-/// What this host wants in the store. `networks/<key>` and `cluster` records are created, never
-/// overwritten or deleted, except that a network record which is `freed` replaces one that is not.
+/// What this host wants in the store. A valid `cluster` or `networks/<key>` record is left as it is,
+/// whoever wrote it, except that a network record which is `freed` replaces one that is not; neither
+/// is ever deleted.
 pub type WantedRecords = BTreeMap<Path, Wanted>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +64,9 @@ pub struct Publishing {
     pub unpublished: usize,
     /// Why, as far as it is known; `None` when all is well.
     pub error: Option<String>,
+    /// A record was found changed by others again and again, and no picture showed it: the picture
+    /// lacks an event. List again.
+    pub is_overtaken: bool,
 }
 
 /// Makes the sealed bytes of a record for its path.
@@ -92,6 +101,9 @@ impl Publisher {
             done: BTreeMap::new(),
             leases: BTreeMap::new(),
             history: 0,
+            overtaken: 0,
+            again: Again::default(),
+            due: None,
         };
         tokio::spawn(cancel.clone().run_until_cancelled_owned(loops.run()));
         Self {
@@ -118,6 +130,11 @@ struct Loop<S> {
     /// The lease each leased record was put with by this process.
     leases: BTreeMap<Path, LeaseId>,
     history: u64,
+    /// How many rounds in a row found a record changed by others.
+    overtaken: u32,
+    again: Again,
+    /// When a record that is held back may be put again.
+    due: Option<Instant>,
 }
 
 /// A commit that stands until the picture has caught up with it.
@@ -135,39 +152,60 @@ enum Round {
     /// More may be to do at once.
     Progress,
     /// Somebody else changed what was to be changed; the picture will tell.
-    Overtaken,
+    Overtaken(Path),
+    /// Some record cannot be sealed, or the store would not have it; all others are done.
+    Unfit(String),
     Failed(String),
 }
+
+/// How a transaction ended.
+enum Outcome {
+    Done,
+    /// One of its records was changed by others.
+    Overtaken,
+    /// The store would not have it, whatever the way there.
+    Unfit(String),
+    Failed(String),
+}
+
+/// The picture may tell of nothing but the trouble itself: not a try for each.
+const PAUSE_IN_TROUBLE: Duration = Duration::from_millis(50);
+
+/// So often it is no coincidence, and worth a word in the status.
+const OFTEN: u32 = 3;
 
 impl<S: Store> Loop<S> {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
             let round = self.round().await;
-            let pause = match &round {
+            let is_failing = matches!(round, Round::Failed(_));
+            let pause = match round {
                 Round::Progress => {
                     backoff.reset();
                     continue;
                 }
                 Round::Idle => {
                     backoff.reset();
-                    None
+                    self.due
+                        .map(|due| due.saturating_duration_since(Instant::now()))
                 }
-                Round::Overtaken | Round::Failed(_) => Some(backoff.wait()),
-            };
-            let wait = async {
-                match pause {
-                    Some(pause) => sleep(pause).await,
-                    None => std::future::pending().await,
+                Round::Overtaken(_) | Round::Unfit(_) => Some(backoff.wait()),
+                Round::Failed(_) => {
+                    sleep(PAUSE_IN_TROUBLE).await;
+                    Some(backoff.wait())
                 }
             };
-            let failed = matches!(round, Round::Failed(_));
             // All arms are cancel-safe; nothing is awaited inside an arm.
-            tokio::select! {
-                () = wait => {}
-                changed = self.wanted.changed(), if !failed => if changed.is_err() { return },
-                changed = self.picture.changed(), if !failed => if changed.is_err() { return },
-                _ = self.lease.changed() => {}
+            let is_over = tokio::select! {
+                () = sleep(pause.unwrap_or_default()), if pause.is_some() => false,
+                // What else is wanted cannot be had either while the store fails.
+                changed = self.wanted.changed(), if !is_failing => changed.is_err(),
+                changed = self.picture.changed() => changed.is_err(),
+                changed = self.lease.changed() => changed.is_err(),
+            };
+            if is_over {
+                return;
             }
         }
     }
@@ -178,26 +216,35 @@ impl<S: Store> Loop<S> {
         let lease = *self.lease.borrow_and_update();
         self.catch_up(&picture);
         let known = self.overlaid(&picture);
-        let changes: Vec<Change> = diff(&wanted, &known, lease, &self.leases)
-            .into_iter()
-            .filter(|change| is_seen(&picture, &change.path) && !self.is_under_way(change))
-            .collect();
+        let mut changes = diff(&wanted, &known, lease, &self.leases);
+        changes.retain(|change| is_seen(&picture, &change.path));
+        self.due = self.again.hold_back(&mut changes, Instant::now());
         let round = if changes.is_empty() {
             Round::Idle
         } else {
             self.publish(&changes, lease).await
         };
-        let error = match &round {
-            Round::Failed(error) => Some(error.clone()),
-            Round::Idle | Round::Progress | Round::Overtaken => None,
+        self.overtaken = if let Round::Overtaken(_) = round {
+            self.overtaken + 1
+        } else {
+            0
         };
-        let unpublished = unpublished(&wanted, &picture);
-        let publishing = Publishing { unpublished, error };
-        self.told.send_if_modified(|told| {
-            *told != publishing && {
-                *told = publishing;
-                true
+        let error = match &round {
+            Round::Failed(error) | Round::Unfit(error) => Some(error.clone()),
+            Round::Overtaken(path) if self.overtaken >= OFTEN => {
+                Some(format!("somebody else keeps changing {path} in etcd"))
             }
+            Round::Idle | Round::Progress | Round::Overtaken(_) => None,
+        };
+        let publishing = Publishing {
+            unpublished: unpublished(&wanted, &picture),
+            error,
+            is_overtaken: self.overtaken >= OFTEN,
+        };
+        self.told.send_if_modified(|told| {
+            let is_news = *told != publishing;
+            *told = publishing;
+            is_news
         });
         round
     }
@@ -209,9 +256,9 @@ impl<S: Store> Loop<S> {
             self.done.clear();
             self.leases.clear();
         }
-        self.done.retain(|path, done| {
-            seen(picture, path).is_none_or(|revision| revision < done.revision)
-        });
+        let shows =
+            |path: &Path, done: &Done| seen(picture, path).is_some_and(|at| at >= done.revision);
+        self.done.retain(|path, done| !shows(path, done));
     }
 
     /// The picture with what was committed since.
@@ -220,13 +267,13 @@ impl<S: Store> Loop<S> {
         for (path, done) in &self.done {
             match &done.record {
                 Some(record) => {
-                    let record = Some(record.clone());
+                    let (record, mod_revision) = (Some(record.clone()), done.revision);
                     present.insert(
                         path.clone(),
                         Present {
                             mine: true,
                             record,
-                            mod_revision: done.revision,
+                            mod_revision,
                         },
                     );
                 }
@@ -236,73 +283,89 @@ impl<S: Store> Loop<S> {
         present
     }
 
-    /// A put that was just committed is not to be repeated because a leased record was asked for again.
-    fn is_under_way(&self, change: &Change) -> bool {
-        self.done
-            .get(&change.path)
-            .is_some_and(|done| match &change.deed {
-                Deed::Put { record, leased } => done.record.as_ref() == Some(record) && !leased,
-                Deed::Delete => done.record.is_none(),
-            })
-    }
-
+    /// Commits in as few transactions as it takes. What cannot be had holds nothing else up.
     async fn publish(&mut self, changes: &[Change], lease: Option<LeaseId>) -> Round {
-        let mut overtaken = false;
-        for batch in changes.chunks(MAX_OPS) {
-            match self.commit(batch, lease).await {
-                Ok(true) => {}
-                // One of them was overtaken: find the others a way.
-                Ok(false) if batch.len() > 1 => {
-                    for change in batch {
-                        match self.commit(std::slice::from_ref(change), lease).await {
-                            Ok(true) => {}
-                            Ok(false) => overtaken = true,
-                            Err(error) => return Round::Failed(error),
-                        }
-                    }
+        let mut overtaken = None;
+        let mut unfit = None;
+        for changes in changes.chunks(MAX_OPS) {
+            let mut batch = Vec::new();
+            for change in changes {
+                match self.op(change, lease) {
+                    Ok(op) => batch.push((change, op)),
+                    Err(error) => unfit = Some(error),
                 }
-                Ok(false) => overtaken = true,
-                Err(error) => return Round::Failed(error),
+            }
+            let singly = match self.commit(&batch, lease).await {
+                Outcome::Done => continue,
+                Outcome::Failed(error) => return Round::Failed(error),
+                Outcome::Overtaken | Outcome::Unfit(_) if batch.len() > 1 => batch.chunks(1),
+                Outcome::Overtaken => {
+                    overtaken = batch.first().map(|(change, _)| change.path.clone());
+                    continue;
+                }
+                Outcome::Unfit(error) => {
+                    unfit = Some(error);
+                    continue;
+                }
+            };
+            for one in singly {
+                match self.commit(one, lease).await {
+                    Outcome::Done => {}
+                    Outcome::Overtaken => overtaken = one.first().map(|(it, _)| it.path.clone()),
+                    Outcome::Unfit(error) => unfit = Some(error),
+                    Outcome::Failed(error) => return Round::Failed(error),
+                }
             }
         }
-        if overtaken {
-            Round::Overtaken
-        } else {
-            Round::Progress
+        match (unfit, overtaken) {
+            (Some(error), _) => Round::Unfit(error),
+            (None, Some(path)) => Round::Overtaken(path),
+            (None, None) => Round::Progress,
         }
     }
 
-    /// Whether the batch was committed; not when something in it was changed by others.
-    async fn commit(&mut self, batch: &[Change], lease: Option<LeaseId>) -> Result<bool, String> {
-        let mut txn = Txn::default();
-        for change in batch {
-            let key = change.path.to_string();
-            txn.conditions.push(change.condition.clone());
-            txn.ops.push(match &change.deed {
-                Deed::Delete => Op::Delete { key },
-                Deed::Put { record, leased } => {
-                    let value = (self.seal)(&change.path, record)
-                        .map_err(|error| format!("cannot seal {key}: {error}"))?;
-                    match lease.filter(|_| *leased) {
-                        Some(lease) => Op::PutLeased { key, value, lease },
-                        None => Op::Put { key, value },
-                    }
-                }
-            });
+    fn op(&self, change: &Change, lease: Option<LeaseId>) -> Result<Op, String> {
+        let key = change.path.to_string();
+        let (record, leased) = match &change.deed {
+            Deed::Delete => return Ok(Op::Delete { key }),
+            Deed::Put { record, leased } => (record, *leased),
+        };
+        let value = (self.seal)(&change.path, record)
+            .map_err(|error| format!("cannot seal {key}: {}", chain(error.as_ref())))?;
+        Ok(match lease.filter(|_| leased) {
+            Some(lease) => Op::PutLeased { key, value, lease },
+            None => Op::Put { key, value },
+        })
+    }
+
+    async fn commit(&mut self, batch: &[(&Change, Op)], lease: Option<LeaseId>) -> Outcome {
+        if batch.is_empty() {
+            return Outcome::Done;
         }
+        let txn = Txn {
+            conditions: batch
+                .iter()
+                .map(|(change, _)| change.condition.clone())
+                .collect(),
+            ops: batch.iter().map(|(_, op)| op.clone()).collect(),
+        };
         match self.store.commit(txn).await {
             Ok(Committed::Done { revision }) => {
                 batch
                     .iter()
-                    .for_each(|change| self.committed(change, revision, lease));
-                Ok(true)
+                    .for_each(|(change, _)| self.committed(change, revision, lease));
+                Outcome::Done
             }
-            Ok(Committed::Refused { .. }) => Ok(false),
+            Ok(Committed::Refused { .. }) => Outcome::Overtaken,
             Err(StoreError::LeaseLost(lost)) => {
                 self.session.lost(lost);
-                Err(format!("etcd has lost the lease {lost:x}"))
+                Outcome::Failed(chain(&StoreError::LeaseLost(lost)))
             }
-            Err(error) => Err(chain(&error)),
+            Err(error @ (StoreError::Refused { .. } | StoreError::TooManyOps(_))) => {
+                let path = &batch[0].0.path;
+                Outcome::Unfit(format!("{path}: {}", chain(&error)))
+            }
+            Err(error) => Outcome::Failed(chain(&error)),
         }
     }
 
@@ -312,6 +375,7 @@ impl<S: Store> Loop<S> {
                 if let (true, Some(lease)) = (*leased, lease) {
                     self.leases.insert(change.path.clone(), lease);
                 }
+                self.again.was_put(&change.path, record, Instant::now());
                 Some(record.clone())
             }
             Deed::Delete => {

@@ -1,5 +1,7 @@
 //! The store on real etcd servers: the conformance suite, TLS, and what only etcd can do.
 
+#[path = "store_etcd/follower.rs"]
+mod follower;
 #[path = "store_etcd/server.rs"]
 mod server;
 

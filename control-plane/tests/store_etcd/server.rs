@@ -17,10 +17,10 @@ use wgnet_control_plane::store::etcd::{EtcdOptions, EtcdStore, EtcdTls};
 use wgnet_control_plane::store::{Store, chain};
 
 /// An etcd cluster; dropping it ends its processes.
-pub struct Etcd {
+pub(crate) struct Etcd {
     members: Vec<Member>,
     pki: Option<Pki>,
-    _dir: TempDir,
+    _dir: Option<TempDir>,
 }
 
 struct Member {
@@ -34,12 +34,12 @@ struct Member {
 
 impl Etcd {
     /// Starts a cluster and waits until it answers.
-    pub async fn start(size: usize) -> Self {
+    pub(crate) async fn start(size: usize) -> Self {
         Self::start_with(size, false).await
     }
 
     /// The same with TLS, for clients with a certificate only.
-    pub async fn start_with_tls() -> Self {
+    pub(crate) async fn start_with_tls() -> Self {
         Self::start_with(1, true).await
     }
 
@@ -90,18 +90,18 @@ impl Etcd {
         let mut etcd = Self {
             members: members.collect(),
             pki,
-            _dir: dir,
+            _dir: Some(dir),
         };
         etcd.start_all();
         etcd.answers().await;
         etcd
     }
 
-    pub fn store(&self, prefix: &str) -> EtcdStore {
+    pub(crate) fn store(&self, prefix: &str) -> EtcdStore {
         EtcdStore::new(self.options(prefix)).unwrap()
     }
 
-    pub fn options(&self, prefix: &str) -> EtcdOptions {
+    pub(crate) fn options(&self, prefix: &str) -> EtcdOptions {
         EtcdOptions {
             endpoints: self
                 .members
@@ -117,23 +117,51 @@ impl Etcd {
         }
     }
 
-    pub fn start_all(&mut self) {
+    pub(crate) fn start_all(&mut self) {
         self.members
             .iter_mut()
             .filter(|member| member.child.is_none())
             .for_each(Member::start);
     }
 
-    pub fn kill_all(&mut self) {
+    pub(crate) fn kill_all(&mut self) {
         self.members.iter_mut().for_each(Member::kill);
     }
 
-    pub fn kill_one(&mut self) {
+    /// The same single member with the same data where its clients do not find it. It must not run.
+    pub(crate) fn on_other_port(&self) -> Self {
+        let [member] = &self.members[..] else {
+            panic!("this is for one member")
+        };
+        let url = format!("http://127.0.0.1:{}", free_port());
+        let args = member
+            .args
+            .iter()
+            .map(|arg| arg.replace(&member.client_url, &url))
+            .collect();
+        let member = Member {
+            name: member.name.clone(),
+            client_url: url,
+            args,
+            data: member.data.clone(),
+            log: member.log.clone(),
+            child: None,
+        };
+        let mut etcd = Self {
+            members: vec![member],
+            pki: None,
+            _dir: None,
+        };
+        etcd.start_all();
+        etcd
+    }
+
+    pub(crate) fn kill_one(&mut self) {
         self.members[0].kill();
     }
 
     /// Forgets the history before the current revision.
-    pub async fn compact_now(&self) {
+    pub(crate) async fn compact_now(&self) {
         let revision = self.store("/wgnett").revision().await.unwrap();
         let url = [self.members[0].client_url.clone()];
         let mut client = etcd_client::Client::connect(url, None).await.unwrap();
@@ -278,12 +306,12 @@ fn free_port() -> u16 {
 }
 
 /// A certificate authority and what it signed, made with openssl.
-pub struct Pki {
+pub(crate) struct Pki {
     dir: PathBuf,
 }
 
 impl Pki {
-    pub fn make(dir: &Path) -> Self {
+    pub(crate) fn make(dir: &Path) -> Self {
         let pki = Self {
             dir: dir.to_owned(),
         };
@@ -326,7 +354,7 @@ impl Pki {
         self.dir.join(name).display().to_string()
     }
 
-    pub fn read(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.dir.join(name)).unwrap()
     }
 }
