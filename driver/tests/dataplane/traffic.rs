@@ -229,6 +229,7 @@ pub(crate) fn between_two_hosts(choices: [Choice; 2], underlay: Underlay) {
         only_the_host_has_the_socket(side);
     }
     nothing_leaves_without_wireguard(&a, &b, underlay);
+    a_lost_pair_carries_traffic_again(&a);
     let (packets, clear) = capture.end();
     assert!(packets > 10, "the capture saw only {packets} packets");
     assert_eq!(clear, 0, "what containers say can be read on the underlay");
@@ -349,6 +350,24 @@ fn nothing_leaves_without_wireguard(a: &Side, b: &Side, underlay: Underlay) {
     eventually("the remade interface carries traffic", || {
         a.pings(address(2, false), "")
     });
+}
+
+/// As the planner repairs it.
+fn a_lost_pair_carries_traffic_again(a: &Side) {
+    let (name, veth) = veth(a.number);
+    a.host.sh("ip -n c link del eth0");
+    assert!(!a.pings(address(2, false), ""));
+    a.apply(Step::RestoreVeth {
+        name: name.clone(),
+        veth,
+        mtu: MTU,
+    });
+    for v6 in [false, true] {
+        a.apply(host_route(address(a.number, v6), name.clone()));
+        eventually("the restored pair carries traffic", || {
+            a.pings(address(2, v6), "")
+        });
+    }
 }
 
 fn the_namespace_dies_with_the_network(side: &Side) {

@@ -224,8 +224,8 @@ impl Kernel {
             .map(|key| PrivateKey::from_bytes(key.as_array()).public());
         seen.peers = host
             .peers
-            .iter()
-            .map(|(key, peer)| (PublicKey(key.as_array()), observed(peer)))
+            .into_iter()
+            .map(|(key, peer)| (PublicKey(key.as_array()), observed(&peer)))
             .collect();
         seen.peers.retain(|key, _| !is_sink(key));
         Ok(seen)
