@@ -1,5 +1,7 @@
 //! The store on real etcd servers: the conformance suite, TLS, and what only etcd can do.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 #[path = "store_etcd/follower.rs"]
 mod follower;
 #[path = "store_etcd/server.rs"]
