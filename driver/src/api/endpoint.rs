@@ -11,6 +11,7 @@ use super::error::CallError;
 use super::parse::{EndpointOf, NewEndpoint, NewJoin};
 use super::turns::Delivery;
 use super::{Context, wire};
+use crate::applied::NotApplied;
 use crate::journal::{State, Uptime};
 
 /// Docker forgets what it removes whatever is answered; waiting only keeps its view and the kernel's
@@ -181,6 +182,7 @@ pub(super) async fn join(
 ) -> Result<wire::Joined, CallError> {
     let NewJoin { of, sandbox } = NewJoin::parse(request)?;
     let EndpointOf { network, endpoint } = of.clone();
+    let key = sandbox.clone();
     let change = move |state: &mut State| {
         let found = state
             .live(&network)
@@ -190,15 +192,22 @@ pub(super) async fn join(
         };
         let answer = wgnet_core::join(&found.definition, joined);
         let before = joined.sandbox.clone();
-        if before.as_ref() != Some(&sandbox) {
-            set_sandbox(state, &EndpointOf { network, endpoint }, Some(sandbox));
+        if before.as_ref().is_some_and(|before| *before != key) {
+            set_sandbox(state, &EndpointOf { network, endpoint }, None);
         }
         Ok((answer, before))
     };
+    // The pair first: once the container is known, a missing one is put right into it, and Docker may
+    // make the container only after Join.
     let ((answer, before), revision) = context.journal.try_update(change).await?;
-    let needed = revision.min(context.journal.state().revision_of(&of.network));
-    let within = delivery.remaining(context.apply_within);
-    if let Err(source) = context.applied.wait(&of.network, needed, within).await {
+    let mut applied = follow(context, &of.network, revision, delivery).await;
+    if applied.is_ok() {
+        let joined = of.clone();
+        let change = move |state: &mut State| set_sandbox(state, &joined, Some(sandbox));
+        let ((), revision) = context.journal.update(change).await?;
+        applied = follow(context, &of.network, revision, delivery).await;
+    }
+    if let Err(source) = applied {
         let network = of.network.clone();
         context
             .journal
@@ -219,6 +228,18 @@ pub(super) async fn join(
         static_routes: answer.routes.iter().map(route).collect(),
         disable_gateway_service: answer.disable_gateway_service,
     })
+}
+
+/// Waits until the kernel has what the journal held of a network at a revision.
+async fn follow(
+    context: &Context,
+    network: &DockerNetworkId,
+    revision: u64,
+    delivery: &Delivery,
+) -> Result<(), NotApplied> {
+    let needed = revision.min(context.journal.state().revision_of(network));
+    let within = delivery.remaining(context.apply_within);
+    context.applied.wait(network, needed, within).await
 }
 
 /// Docker takes the interface out of the container after this; the link itself goes with

@@ -63,7 +63,7 @@ async fn a_request_repeated_while_it_runs_runs_once() {
         )
         .await
         .succeeds();
-    driver.kernel.send_replace(Kernel::Hangs);
+    driver.hang().await;
     let body = join(SWARM_NETWORK, &endpoint(1)).to_string();
     let (mut first, mut lost, mut second) = (
         driver.connect().await,
@@ -92,7 +92,7 @@ async fn a_call_whose_connection_is_lost_is_finished() {
         )
         .await
         .succeeds();
-    driver.kernel.send_replace(Kernel::Hangs);
+    driver.hang().await;
     let mut client = driver.connect().await;
     client
         .send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "")
@@ -122,7 +122,7 @@ async fn requests_of_one_endpoint_run_in_order_of_arrival_and_others_beside_them
         let create = create_endpoint(SWARM_NETWORK, &endpoint(n), &format!("10.0.9.{}/24", n + 4));
         driver.call("CreateEndpoint", &create).await.succeeds();
     }
-    driver.kernel.send_replace(Kernel::Hangs);
+    driver.hang().await;
     let mut first = driver.connect().await;
     first
         .send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "")
@@ -205,7 +205,7 @@ async fn a_request_that_expires_in_the_queue_is_not_started() {
         )
         .await
         .succeeds();
-    driver.kernel.send_replace(Kernel::Hangs);
+    driver.hang().await;
     let (mut first, mut second) = (driver.connect().await, driver.connect().await);
     // The Join gives up when its sender does, and by then the Leave behind it is too late as well.
     first
@@ -249,7 +249,7 @@ async fn stopping_finishes_what_runs_and_closes_idle_connections() {
         )
         .await
         .succeeds();
-    driver.kernel.send_replace(Kernel::Hangs);
+    driver.hang().await;
     let (mut idle, mut busy) = (driver.connect().await, driver.connect().await);
     idle.post_empty("GetCapabilities").await.succeeds();
     busy.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "")
@@ -274,7 +274,7 @@ async fn stopping_waits_two_seconds_for_what_hangs() {
         )
         .await
         .succeeds();
-    driver.kernel.send_replace(Kernel::Hangs);
+    driver.hang().await;
     let mut busy = driver.connect().await;
     busy.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "")
         .await;

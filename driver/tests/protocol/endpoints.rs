@@ -435,6 +435,31 @@ async fn on_plain_engines_an_address_in_use_on_a_live_host_is_refused_by_name() 
     driver.call("CreateEndpoint", &create).await.succeeds();
 }
 
+/// From when the container is known, a missing pair is put right into it, and Docker makes it only
+/// after Join.
+#[tokio::test(flavor = "multi_thread")]
+async fn join_notes_the_container_only_when_the_pair_is_there() {
+    let dir = TempDir::new().unwrap();
+    let driver = with_network(&dir).await;
+    driver.hang().await;
+    let create = create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24");
+    driver.call("CreateEndpoint", &create).await.succeeds();
+    let before = driver.state().revision;
+    let mut client = driver.connect().await;
+    let body = join(SWARM_NETWORK, &endpoint(1)).to_string();
+    client
+        .send("Join", &body, "X-Wgnet-Expires-Ms: 300\r\n")
+        .await;
+    client.reply().await.fails_with(&SWARM_NETWORK[..12]);
+    assert_eq!(driver.state().revision, before);
+    driver.kernel.send_replace(Kernel::Follows);
+    driver
+        .call("Join", &join(SWARM_NETWORK, &endpoint(1)))
+        .await
+        .succeeds();
+    driver.noted_join().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn join_fails_with_the_kernels_reason_and_is_as_if_it_had_not_been() {
     let dir = TempDir::new().unwrap();
@@ -486,7 +511,7 @@ async fn a_kernel_that_does_not_answer_ends_in_a_sentence_before_docker_gives_up
         )
         .await
         .succeeds();
-    driver.kernel.send_replace(Kernel::Hangs);
+    driver.hang().await;
     driver
         .call(
             "CreateEndpoint",

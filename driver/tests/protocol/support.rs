@@ -59,6 +59,7 @@ pub(crate) struct Driver {
     pub(crate) problems: Problems,
     pub(crate) kernel: watch::Sender<Kernel>,
     pub(crate) view: watch::Sender<Arc<ClusterView>>,
+    applied: Applied,
     socket: PathBuf,
     cancel: CancellationToken,
     server: JoinHandle<()>,
@@ -106,12 +107,13 @@ impl Driver {
             Api::new(context),
             cancel.clone(),
         ));
-        let reconcile = tokio::spawn(follow(journal.watch(), kernels, applied));
+        let reconcile = tokio::spawn(follow(journal.watch(), kernels, applied.clone()));
         Self {
             journal,
             problems,
             kernel,
             view,
+            applied,
             socket,
             cancel,
             server,
@@ -144,6 +146,16 @@ impl Driver {
     /// One call on a connection of its own.
     pub(crate) async fn call(&self, method: &str, body: &Value) -> Reply {
         self.connect().await.post(method, body).await
+    }
+
+    /// From now on the kernel stands still, with all done that was wanted of it so far.
+    pub(crate) async fn hang(&self) {
+        let state = self.state();
+        for network in state.networks.keys() {
+            let revision = state.revision_of(network);
+            self.applied.wait(network, revision, WITHIN).await.unwrap();
+        }
+        self.kernel.send_replace(Kernel::Hangs);
     }
 
     /// Waits until a Join is noted, whether or not it is answered yet.
