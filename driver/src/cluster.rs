@@ -421,8 +421,10 @@ impl<S: Store> Task<S> {
         }
         let wanted = self.wanted_now();
         let picture = self.picture_of(&wanted);
-        self.picture.send_if_modified(|old| **old != picture && { *old = Arc::new(picture); true });
+        // In this order: what was not known to be in the store is not wanted yet either, and would be
+        // taken back by a publisher that sees only the picture of it.
         self.wanted.send_if_modified(|old| **old != wanted && { *old = Arc::new(wanted); true });
+        self.picture.send_if_modified(|old| **old != picture && { *old = Arc::new(picture); true });
     }
 
     fn wanted_now(&mut self) -> WantedRecords {
