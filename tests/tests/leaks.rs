@@ -1,0 +1,76 @@
+//! Whatever is deleted under traffic, and while the driver is stopped: nothing readable leaves a host.
+
+use std::thread;
+use std::time::Duration;
+
+use wgnet_tests::lab::Result;
+use wgnet_tests::lab::checks::Container;
+use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network};
+
+/// What every packet of the traffic is full of.
+const FILLING: u8 = 0x57;
+const KNOWN_TEXT: [u8; 64] = [FILLING; 64];
+
+/// Long enough for hundreds of packets after each damage.
+const UNDER_DAMAGE: Duration = Duration::from_secs(2);
+
+#[test]
+fn nothing_readable_leaves_while_things_are_deleted_and_the_driver_is_stopped() -> Result<()> {
+    let swarm = Swarm::start("e2e-leaks", 2)?;
+    swarm.network("blue", &["--subnet", "10.73.0.0/24"])?;
+    let near = swarm.run(1, "near", "blue", &["--ip", "10.73.0.11"])?;
+    swarm.run(2, "far", "blue", &["--ip", "10.73.0.12"])?;
+    eventually("the first ping", SOON, || near.ping("10.73.0.12").is_ok())?;
+    // A way out of the host for whatever would reach it: the check has to be able to fail.
+    let way_out = format!("ip route replace 10.73.0.0/24 via {}", swarm.host(2).address());
+    swarm.host(1).sh(&way_out)?;
+
+    talk(&near)?;
+    let space = only_network(swarm.host(1))?.namespace;
+    let veth = swarm.host(1).sh(&format!("ip -n {space} -o link | sed -n 's/.*\\(wgv[0-9a-f]*\\)@.*/\\1/p'"))?.trim().to_owned();
+    let damages = [
+        ("WireGuard interface", format!("ip -n {space} link del wg0")),
+        ("route", format!("ip -n {space} route del 10.73.0.12/32")),
+        ("unreachable route", format!("ip -n {space} route del unreachable 10.73.0.0/24")),
+        ("pin", format!("ip netns del {space}")),
+        ("container's interface", format!("ip -n {space} link del {veth}")),
+    ];
+    for (what, damage) in &damages {
+        let capture = swarm.lab.capture()?;
+        swarm.host(1).sh(damage)?;
+        // What is looked for is what happens in this time; there is no state to wait for.
+        thread::sleep(UNDER_DAMAGE);
+        let captured = capture.stop()?;
+        assert_eq!(captured.frames_with(&KNOWN_TEXT)?, 0, "after the loss of the {what}");
+        assert!(captured.frames()? > 0, "the capture saw something");
+        eventually(&format!("traffic after the loss of the {what}"), SOON, || near.exec(&["ping", "-c1", "-W1", "10.73.0.12"]).is_ok())?;
+    }
+
+    // Without a driver nothing is repaired, and still nothing leaves.
+    talk(&near)?;
+    swarm.host(1).driver_stop()?;
+    for (what, damage) in [&damages[0], &damages[4]] {
+        let capture = swarm.lab.capture()?;
+        swarm.host(1).sh(damage)?;
+        thread::sleep(UNDER_DAMAGE);
+        assert_eq!(capture.stop()?.frames_with(&KNOWN_TEXT)?, 0, "without a driver, after the loss of the {what}");
+    }
+
+    // The container now has no interface but docker_gwbridge's: only the guard keeps its words in.
+    let tables = swarm.host(1).sh("nft list tables")?;
+    let guards: Vec<_> = tables.lines().filter(|table| table.contains("wgnet")).collect();
+    assert!(!guards.is_empty(), "there is no guard in {tables}");
+    let capture = swarm.lab.capture()?;
+    for guard in guards {
+        swarm.host(1).sh(&format!("nft delete {guard}"))?;
+    }
+    thread::sleep(UNDER_DAMAGE);
+    assert!(capture.stop()?.frames_with(&KNOWN_TEXT)? > 0, "without the guard the text should be seen: the check cannot fail");
+    Ok(())
+}
+
+/// Sends the text to the other container, for ever, whether it can be reached or not.
+fn talk(from: &Container<'_>) -> Result<()> {
+    let say = format!("while :; do ping -q -i 0.02 -s 400 -p {FILLING:x} 10.73.0.12; sleep 0.05; done >/dev/null 2>&1");
+    from.host.docker(&["exec", "-d", &from.name, "sh", "-c", &say]).map(drop)
+}
