@@ -76,7 +76,11 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
         // Nobody listens any more only when everything ends.
         let _ = remembered.send(());
     }
-    let mut follower = Follower::start(task.inputs.store.clone(), FollowerOptions::default(), &cancel);
+    let mut follower = Follower::start(
+        task.inputs.store.clone(),
+        FollowerOptions::default(),
+        &cancel,
+    );
     task.scopes = Some(follower.scopes());
     follower.scopes().follow(CLUSTER);
     let session = Session::start(task.inputs.store.clone(), LEASE_TTL, &cancel);
@@ -107,6 +111,7 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
         if let Some(event) = event {
             task.followed(event).await;
         }
+        task.look_again_if_overtaken(publishing.borrow().is_overtaken);
     }
 }
 
@@ -128,6 +133,7 @@ struct Task<S> {
     /// The revision of each scope's last event in this history.
     seen: BTreeMap<String, Revision>,
     connection: Option<Result<(), String>>,
+    was_overtaken: bool,
     wanted: watch::Sender<Arc<WantedRecords>>,
     picture: watch::Sender<Arc<Picture>>,
 }
@@ -150,6 +156,7 @@ impl<S: Store> Task<S> {
             searched: false,
             seen: BTreeMap::new(),
             connection: None,
+            was_overtaken: false,
             wanted: watch::Sender::default(),
             picture: watch::Sender::default(),
         }
@@ -159,13 +166,20 @@ impl<S: Store> Task<S> {
     async fn remember(&mut self) {
         match self.inputs.journal.records().await {
             Ok(records) => {
-                let verdicts = self.judge.import(records.iter().map(|(key, value)| (key.as_str(), value.as_slice())));
+                let verdicts = self.judge.import(
+                    records
+                        .iter()
+                        .map(|(key, value)| (key.as_str(), value.as_slice())),
+                );
                 for (key, verdict) in verdicts {
                     self.judged(&key, &verdict);
                 }
                 debug!(records = records.len(), "Took the last known records in");
             }
-            Err(error) => warn!(error = crate::chain(&error), "Cannot read the last known records"),
+            Err(error) => warn!(
+                error = crate::chain(&error),
+                "Cannot read the last known records"
+            ),
         }
     }
 
@@ -182,13 +196,24 @@ impl<S: Store> Task<S> {
                 self.connection = Some(Err(error));
             }
             Followed::History { revision, highest } => {
-                warn!(revision, highest, "The store's revision fell: it was wiped or restored");
+                warn!(
+                    revision,
+                    highest, "The store's revision fell: it was wiped or restored"
+                );
                 self.problem_of_history(revision, highest);
                 self.history.fell();
                 self.seen.clear();
             }
-            Followed::Listed { scope, revision, entries } => self.listed(&scope, revision, entries).await,
-            Followed::Changed { scope, revision, changes } => self.changed(&scope, revision, changes).await,
+            Followed::Listed {
+                scope,
+                revision,
+                entries,
+            } => self.listed(&scope, revision, entries).await,
+            Followed::Changed {
+                scope,
+                revision,
+                changes,
+            } => self.changed(&scope, revision, changes).await,
         }
     }
 
@@ -199,7 +224,9 @@ impl<S: Store> Task<S> {
         }
         let keys = entries.iter().map(|entry| entry.key.as_str()).collect();
         let missing = self.judge.missing(scope, &keys);
-        let (mut gone, kept) = self.history.split_missing(missing, &self.judge, self.inputs.facts.me);
+        let (mut gone, kept) =
+            self.history
+                .split_missing(missing, &self.judge, self.inputs.facts.me);
         if let Some(held) = self.history.brake(scope, &gone, self.judge.view()) {
             self.problem_of_brake(scope, held.vanishing, held.of);
             gone.clear();
@@ -213,11 +240,20 @@ impl<S: Store> Task<S> {
             self.judge.keep_without_store(path);
         }
         if !kept.is_empty() {
-            info!(scope, records = kept.len(), "Keeping records that are missing from another history");
+            info!(
+                scope,
+                records = kept.len(),
+                "Keeping records that are missing from another history"
+            );
         }
         self.seen.insert(scope.to_owned(), revision);
         let kept_keys: Vec<String> = entries.iter().map(|entry| entry.key.clone()).collect();
-        self.keep(kept_keys.into_iter().chain(gone.iter().map(ToString::to_string))).await;
+        self.keep(
+            kept_keys
+                .into_iter()
+                .chain(gone.iter().map(ToString::to_string)),
+        )
+        .await;
     }
 
     async fn changed(&mut self, scope: &str, revision: Revision, changes: Vec<Change>) {
@@ -242,25 +278,45 @@ impl<S: Store> Task<S> {
 
     /// Keeps what is in force at these keys for the next boot.
     async fn keep(&mut self, keys: impl Iterator<Item = String>) {
-        let lasting = keys.filter_map(|key| Path::parse(&key)).filter(|path| !matches!(path, Path::Alive(_) | Path::Status(_)));
-        let records = lasting.map(|path| (path.to_string(), self.judge.sealed(&path).map(<[u8]>::to_vec)));
+        let lasting = keys
+            .filter_map(|key| Path::parse(&key))
+            .filter(|path| !matches!(path, Path::Alive(_) | Path::Status(_)));
+        let records = lasting.map(|path| {
+            (
+                path.to_string(),
+                self.judge.sealed(&path).map(<[u8]>::to_vec),
+            )
+        });
         let records: Vec<_> = records.collect();
         if records.is_empty() {
             return;
         }
         if let Err(error) = self.inputs.journal.keep_records(records).await {
-            warn!(error = crate::chain(&error), "Cannot keep the last known records");
+            warn!(
+                error = crate::chain(&error),
+                "Cannot keep the last known records"
+            );
         }
     }
 
     /// Says once what was refused and why.
     fn judged(&self, key: &str, verdict: &Verdict) {
-        let Verdict::Refused(refusal) = verdict else { return };
+        let Verdict::Refused(refusal) = verdict else {
+            return;
+        };
         if !refusal.first_time {
             return;
         }
-        let writer = refusal.writer.map_or_else(|| "unknown".to_owned(), |writer| writer.to_string());
-        warn!(key, writer, reason = refusal.reason.code(), detail = refusal.detail, "Ignored a record of etcd");
+        let writer = refusal
+            .writer
+            .map_or_else(|| "unknown".to_owned(), |writer| writer.to_string());
+        warn!(
+            key,
+            writer,
+            reason = refusal.reason.code(),
+            detail = refusal.detail,
+            "Ignored a record of etcd"
+        );
         if refusal.path == CLUSTER && refusal.reason == Refused::ForeignCluster {
             self.inputs.problems.set(Problem {
                 code: "foreign-cluster".to_owned(),
@@ -269,6 +325,17 @@ impl<S: Store> Task<S> {
                 next_step: "correct `etcd` or `etcd_prefix` in the driver's settings; nothing is read or written until then".to_owned(),
             });
         }
+    }
+
+    /// The store holds something else than this host was told, and the audit would be slow to see it.
+    fn look_again_if_overtaken(&mut self, is_overtaken: bool) {
+        if is_overtaken
+            && !self.was_overtaken
+            && let Some(scopes) = &self.scopes
+        {
+            scopes.list_again();
+        }
+        self.was_overtaken = is_overtaken;
     }
 
     /// Brings everything that follows from judge and journal up to date.
@@ -288,9 +355,15 @@ impl<S: Store> Task<S> {
 
     /// Keeps to the first cluster this host meets.
     async fn pin_cluster(&mut self) {
-        let Some(record) = self.judge.cluster() else { return };
+        let Some(record) = self.judge.cluster() else {
+            return;
+        };
         let state = self.inputs.journal.state();
-        if self.judge.in_store(&Path::Cluster).is_some_and(|held| held.accepted.is_some()) {
+        if self
+            .judge
+            .in_store(&Path::Cluster)
+            .is_some_and(|held| held.accepted.is_some())
+        {
             self.inputs.problems.clear("foreign-cluster", "etcd");
             self.turn_history(&record).await;
         }
@@ -317,17 +390,34 @@ impl<S: Store> Task<S> {
                 }
             }
             history::Turn::Announce => {
-                let Some(held) = self.judge.in_store(&Path::Cluster) else { return };
-                let next = wgnet_proto::record::ClusterRecord { incarnation: self.random_id(), ..record.clone() };
-                let Ok(seq) = self.inputs.journal.next_seq().await else { return };
-                let sealed = self.sealer(record.cluster).seal_record(&Path::Cluster, seq, &Record::Cluster(next));
+                let Some(held) = self.judge.in_store(&Path::Cluster) else {
+                    return;
+                };
+                let next = wgnet_proto::record::ClusterRecord {
+                    incarnation: self.random_id(),
+                    ..record.clone()
+                };
+                let Ok(seq) = self.inputs.journal.next_seq().await else {
+                    return;
+                };
+                let sealed = self.sealer(record.cluster).seal_record(
+                    &Path::Cluster,
+                    seq,
+                    &Record::Cluster(next),
+                );
                 let key = Path::Cluster.to_string();
                 let txn = Txn {
-                    conditions: vec![Condition::Unchanged { key: key.clone(), mod_revision: held.mod_revision }],
+                    conditions: vec![Condition::Unchanged {
+                        key: key.clone(),
+                        mod_revision: held.mod_revision,
+                    }],
                     ops: vec![Op::Put { key, value: sealed }],
                 };
                 if let Err(error) = self.inputs.store.commit(txn).await {
-                    warn!(error = crate::chain(&error), "Cannot announce another history");
+                    warn!(
+                        error = crate::chain(&error),
+                        "Cannot announce another history"
+                    );
                 }
             }
         }
@@ -336,7 +426,10 @@ impl<S: Store> Task<S> {
     /// Follows the networks this host has, has freed, or is leaving.
     fn follow_networks(&mut self) {
         let state = self.inputs.journal.state();
-        let local = state.networks.values().map(|network| network.definition.key.clone());
+        let local = state
+            .networks
+            .values()
+            .map(|network| network.definition.key.clone());
         let mut wanted: BTreeSet<NetworkKey> = local.filter(NetworkKey::is_shared).collect();
         wanted.extend(state.freed.iter().cloned());
         for left in self.followed.difference(&wanted) {
@@ -344,7 +437,13 @@ impl<S: Store> Task<S> {
         }
         self.leaving.retain(|key| !wanted.contains(key));
         wanted.extend(self.leaving.iter().cloned());
-        let Some(scopes) = self.scopes.as_ref().filter(|_| self.judge.cluster_id().is_some()) else { return };
+        let Some(scopes) = self
+            .scopes
+            .as_ref()
+            .filter(|_| self.judge.cluster_id().is_some())
+        else {
+            return;
+        };
         for scope in COMMON {
             scopes.follow(scope);
         }
@@ -368,11 +467,16 @@ impl<S: Store> Task<S> {
         match self.inputs.store.list("networks/").await {
             Ok(listing) => {
                 self.searched = true;
-                let mine = listing.entries.iter().filter_map(|entry| match Path::parse(&entry.key)? {
-                    Path::Member(key, host) if host == self.inputs.facts.me => Some(key),
-                    _ => None,
-                });
-                self.leaving.extend(mine.filter(|key| !self.followed.contains(key)));
+                let mine =
+                    listing
+                        .entries
+                        .iter()
+                        .filter_map(|entry| match Path::parse(&entry.key)? {
+                            Path::Member(key, host) if host == self.inputs.facts.me => Some(key),
+                            _ => None,
+                        });
+                self.leaving
+                    .extend(mine.filter(|key| !self.followed.contains(key)));
                 self.follow_networks();
             }
             Err(error) => debug!(error = crate::chain(&error), "Cannot search the store yet"),
@@ -393,9 +497,18 @@ impl<S: Store> Task<S> {
         let state = self.inputs.journal.state();
         for (id, local) in &state.networks {
             let key = &local.definition.key;
-            let Some(network) = view.networks.get(key).filter(|_| changed.networks.contains(key) || changed.hosts) else { continue };
+            let Some(network) = view
+                .networks
+                .get(key)
+                .filter(|_| changed.networks.contains(key) || changed.hosts)
+            else {
+                continue;
+            };
             let lost = wgnet_core::superseded(local, network, &view, self.inputs.facts.me);
-            let lost: Vec<_> = lost.into_iter().filter(|endpoint| !local.endpoints[endpoint].superseded).collect();
+            let lost: Vec<_> = lost
+                .into_iter()
+                .filter(|endpoint| !local.endpoints[endpoint].superseded)
+                .collect();
             if lost.is_empty() {
                 continue;
             }
@@ -403,7 +516,10 @@ impl<S: Store> Task<S> {
                 self.problem_of_claim(local.endpoints[endpoint].primary(), endpoint.short(), key);
             }
             let id = id.clone();
-            let noted = self.inputs.journal.update(move |state| lost.iter().for_each(|endpoint| state.supersede(&id, endpoint)));
+            let noted = self.inputs.journal.update(move |state| {
+                lost.iter()
+                    .for_each(|endpoint| state.supersede(&id, endpoint))
+            });
             if let Err(error) = noted.await {
                 warn!(error = crate::chain(&error), "Cannot note a lost address");
             }
@@ -412,19 +528,40 @@ impl<S: Store> Task<S> {
 
     /// Tells the publisher what is wanted and what is there.
     async fn want(&mut self) {
-        if let Err(error) = self.inputs.journal.raise_seq_above(self.judge.own_highest_seq()).await {
-            warn!(error = crate::chain(&error), "Cannot continue above this host's own records");
+        if let Err(error) = self
+            .inputs
+            .journal
+            .raise_seq_above(self.judge.own_highest_seq())
+            .await
+        {
+            warn!(
+                error = crate::chain(&error),
+                "Cannot continue above this host's own records"
+            );
             return;
         }
         if let Err(error) = self.inputs.journal.top_up_seqs().await {
-            warn!(error = crate::chain(&error), "Cannot reserve sequence numbers");
+            warn!(
+                error = crate::chain(&error),
+                "Cannot reserve sequence numbers"
+            );
         }
         let wanted = self.wanted_now();
         let picture = self.picture_of(&wanted);
         // In this order: what was not known to be in the store is not wanted yet either, and would be
         // taken back by a publisher that sees only the picture of it.
-        self.wanted.send_if_modified(|old| **old != wanted && { *old = Arc::new(wanted); true });
-        self.picture.send_if_modified(|old| **old != picture && { *old = Arc::new(picture); true });
+        self.wanted.send_if_modified(|old| {
+            **old != wanted && {
+                *old = Arc::new(wanted);
+                true
+            }
+        });
+        self.picture.send_if_modified(|old| {
+            **old != picture && {
+                *old = Arc::new(picture);
+                true
+            }
+        });
     }
 
     fn wanted_now(&mut self) -> WantedRecords {
@@ -444,22 +581,43 @@ impl<S: Store> Task<S> {
             return WantedRecords::new();
         };
         self.sealing.set(self.sealer(record.cluster));
-        let mut facts = self.inputs.facts.clone();
-        facts.underlay = self.inputs.underlay.borrow().addresses.clone();
-        let state = self.inputs.journal.state();
-        let mut wanted = wanted::records(&facts, &state, self.judge.view());
+        let mut wanted = self.records();
+        let facts = self.facts();
         let me = Path::Host(facts.me);
-        let said = self.judge.in_store(&me).and_then(|held| held.accepted).map(|accepted| accepted.record);
-        let said_here = matches!(&said, Some(Record::Host(host)) if host.incarnation == record.incarnation);
+        let said = self
+            .judge
+            .in_store(&me)
+            .and_then(|held| held.accepted)
+            .map(|accepted| accepted.record);
+        let said_here =
+            matches!(&said, Some(Record::Host(host)) if host.incarnation == record.incarnation);
         let host = if said_here || wanted::is_complete(&wanted, &self.judge) {
             Some(wanted::host_record(&facts, record.incarnation))
         } else {
             said
         };
         if let Some(host) = host {
-            wanted.insert(me, wgnet_control_plane::publisher::Wanted { record: host, leased: false });
+            wanted.insert(
+                me,
+                wgnet_control_plane::publisher::Wanted {
+                    record: host,
+                    leased: false,
+                },
+            );
         }
         wanted
+    }
+
+    fn facts(&self) -> HostFacts {
+        let underlay = self.inputs.underlay.borrow().addresses.clone();
+        HostFacts {
+            underlay,
+            ..self.inputs.facts.clone()
+        }
+    }
+
+    fn records(&self) -> WantedRecords {
+        wanted::records(&self.facts(), &self.inputs.journal.state(), self.judge.view())
     }
 
     fn picture_of(&self, wanted: &WantedRecords) -> Picture {
@@ -467,18 +625,32 @@ impl<S: Store> Task<S> {
         for path in wanted.keys().chain(self.judge.own_in_store()) {
             if let Some(held) = self.judge.in_store(path) {
                 let mine = held.writer == Some(self.inputs.facts.me);
-                let current = held.accepted.filter(|accepted| accepted.epoch == self.inputs.secrets.current_epoch());
+                let current = held
+                    .accepted
+                    .filter(|accepted| accepted.epoch == self.inputs.secrets.current_epoch());
                 let record = current.map(|accepted| accepted.record);
-                present.insert(path.clone(), Present { mine, record, mod_revision: held.mod_revision });
+                present.insert(
+                    path.clone(),
+                    Present {
+                        mine,
+                        record,
+                        mod_revision: held.mod_revision,
+                    },
+                );
             }
         }
-        Picture { history: self.history.number(), seen: self.seen.clone(), present }
+        Picture {
+            history: self.history.number(),
+            seen: self.seen.clone(),
+            present,
+        }
     }
 
     /// The last member to leave deletes the network, in a transaction that requires no members.
     async fn remove_left_networks(&mut self) {
         let state = self.inputs.journal.state();
-        let candidates: Vec<NetworkKey> = self.leaving.iter().chain(&state.freed).cloned().collect();
+        let candidates: Vec<NetworkKey> =
+            self.leaving.iter().chain(&state.freed).cloned().collect();
         for key in candidates {
             let scope = scope_of(&key);
             if !self.seen.contains_key(&scope) {
@@ -486,7 +658,11 @@ impl<S: Store> Task<S> {
             }
             let local = state.by_key(&key).is_some();
             let view = self.judge.view().networks.get(&key);
-            let mine = self.judge.own_in_store().iter().any(|path| path.owner().is_some() && path.network() == Some(&key));
+            let mine = self
+                .judge
+                .own_in_store()
+                .iter()
+                .any(|path| path.owner().is_some() && path.network() == Some(&key));
             let members = view.is_some_and(|network| !network.members.is_empty());
             if local || mine {
                 continue;
@@ -499,8 +675,16 @@ impl<S: Store> Task<S> {
                 self.leaving.remove(&key);
                 if state.freed.contains(&key) {
                     let key = key.clone();
-                    if let Err(error) = self.inputs.journal.update(move |state| state.freed.remove(&key)).await {
-                        warn!(error = crate::chain(&error), "Cannot forget a freed network");
+                    if let Err(error) = self
+                        .inputs
+                        .journal
+                        .update(move |state| state.freed.remove(&key))
+                        .await
+                    {
+                        warn!(
+                            error = crate::chain(&error),
+                            "Cannot forget a freed network"
+                        );
                     }
                 }
             }
@@ -513,21 +697,36 @@ impl<S: Store> Task<S> {
         let listing = match self.inputs.store.list(&scope_of(key)).await {
             Ok(listing) => listing,
             Err(error) => {
-                debug!(error = crate::chain(&error), "Cannot look at a network that is left");
+                debug!(
+                    error = crate::chain(&error),
+                    "Cannot look at a network that is left"
+                );
                 return false;
             }
         };
         let members = format!("networks/{key}/members/");
-        if listing.entries.iter().any(|entry| entry.key.starts_with(&members)) {
+        if listing
+            .entries
+            .iter()
+            .any(|entry| entry.key.starts_with(&members))
+        {
             return false;
         }
         for entries in listing.entries.chunks(wgnet_control_plane::store::MAX_OPS) {
             let txn = Txn {
                 conditions: vec![Condition::NonePrefixed(members.clone())],
-                ops: entries.iter().map(|entry| Op::Delete { key: entry.key.clone() }).collect(),
+                ops: entries
+                    .iter()
+                    .map(|entry| Op::Delete {
+                        key: entry.key.clone(),
+                    })
+                    .collect(),
             };
             if let Err(error) = self.inputs.store.commit(txn).await {
-                debug!(error = crate::chain(&error), "Cannot delete a network that nobody has");
+                debug!(
+                    error = crate::chain(&error),
+                    "Cannot delete a network that nobody has"
+                );
                 return false;
             }
         }
@@ -535,7 +734,11 @@ impl<S: Store> Task<S> {
     }
 
     fn sealer(&self, cluster: wgnet_proto::ClusterId) -> Sealer {
-        Sealer::new(self.inputs.host_key.clone(), self.inputs.secrets.clone(), cluster)
+        Sealer::new(
+            self.inputs.host_key.clone(),
+            self.inputs.secrets.clone(),
+            cluster,
+        )
     }
 
     fn random_id<Id: From16>(&self) -> Id {
@@ -555,12 +758,30 @@ impl<S: Store> Task<S> {
             connected,
             error,
             revision: self.seen.values().copied().max().unwrap_or(0),
-            unpublished: publishing.unpublished,
+            unpublished: if self.seen.contains_key(CLUSTER) {
+                publishing.unpublished
+            } else {
+                self.records().len()
+            },
         };
-        let refused = self.judge.refused().iter().map(|(reason, count)| (reason.code().to_owned(), *count)).collect();
+        let refused = self
+            .judge
+            .refused()
+            .iter()
+            .map(|(reason, count)| (reason.code().to_owned(), *count))
+            .collect();
         let refusals = self.judge.last_refusals().cloned().collect();
-        let status = ClusterStatus { store, refused, refusals };
-        self.status.send_if_modified(|old| *old != status && { *old = status; true });
+        let status = ClusterStatus {
+            store,
+            refused,
+            refusals,
+        };
+        self.status.send_if_modified(|old| {
+            *old != status && {
+                *old = status;
+                true
+            }
+        });
     }
 
     fn problem_of_history(&self, revision: Revision, highest: Revision) {
@@ -581,13 +802,22 @@ impl<S: Store> Task<S> {
         });
     }
 
-    fn problem_of_claim(&self, address: Option<std::net::IpAddr>, endpoint: &str, key: &NetworkKey) {
-        let address = address.map_or_else(|| "an address".to_owned(), |address| address.to_string());
+    fn problem_of_claim(
+        &self,
+        address: Option<std::net::IpAddr>,
+        endpoint: &str,
+        key: &NetworkKey,
+    ) {
+        let address =
+            address.map_or_else(|| "an address".to_owned(), |address| address.to_string());
         self.inputs.problems.set(Problem {
             code: "address-lost".to_owned(),
             object: format!("endpoint {endpoint} of network {key}"),
-            cause: format!("{address} was given to a newer endpoint on another host; this one is cut off"),
-            next_step: "remove the older container; on plain engines give each its own --ip-range".to_owned(),
+            cause: format!(
+                "{address} was given to a newer endpoint on another host; this one is cut off"
+            ),
+            next_step: "remove the older container; on plain engines give each its own --ip-range"
+                .to_owned(),
         });
     }
 }
