@@ -52,3 +52,8 @@ fn a_guarded_subnet_is_not_reached_through_the_bridge() {
     let engine = Engine::new();
     guard::a_guarded_subnet_is_not_reached_through_the_bridge(engine.choice());
 }
+
+#[test]
+fn a_dead_engine_is_replaced() {
+    engine::a_dead_engine_is_replaced();
+}

@@ -3,6 +3,7 @@
 mod container;
 mod error;
 mod events;
+mod lifecycle;
 mod link;
 mod netlink;
 pub mod netns;
@@ -26,7 +27,7 @@ use tokio::task::AbortHandle;
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_engine::Spawn;
 
-use self::error::{Result, failing, refused};
+use self::error::{Result, failing};
 use self::events::Watch;
 use self::space::{Network, Space};
 use self::wireguard::Backend;
@@ -34,7 +35,7 @@ use self::wireguard::genl::PeerChange;
 use self::wireguard::kernel::{self, Kernel};
 use self::wireguard::userspace::Userspace;
 use super::changes::{Changed, Changes};
-use super::{Dataplane, ErrorKind, Joined};
+use super::{Dataplane, Joined};
 
 /// Requests to the kernel that are under way at once.
 const PIPELINED: usize = 64;
@@ -108,120 +109,6 @@ impl Linux {
             peers: peers::watch(shared.clone()),
         });
         Ok(Self { shared })
-    }
-
-    /// The namespace, if it is held or pinned.
-    async fn network(&self, namespace: &Namespace) -> Result<Option<Network>> {
-        let held = self.shared.spaces().get(namespace).cloned();
-        let space = match held {
-            Some(space) => space,
-            None => {
-                let pin = netns::open(&netns::pin_path(namespace))
-                    .map_err(failing("open namespace", namespace))?;
-                let Some(fd) = pin else { return Ok(None) };
-                self.hold(namespace, fd).await?
-            }
-        };
-        Ok(Some(Network {
-            namespace: namespace.clone(),
-            space,
-        }))
-    }
-
-    async fn existing(&self, namespace: &Namespace, step: &'static str) -> Result<Network> {
-        let missing = || {
-            refused(
-                step,
-                namespace,
-                ErrorKind::Other,
-                "the namespace is not there",
-            )
-        };
-        self.network(namespace).await?.ok_or_else(missing)
-    }
-
-    async fn hold(&self, namespace: &Namespace, fd: std::os::fd::OwnedFd) -> Result<Arc<Space>> {
-        let opened = Space::open(fd, Watch::Network(namespace.clone()), &self.shared.changes).await;
-        let space = Arc::new(opened.map_err(failing("open netlink sockets in", namespace))?);
-        Ok(Arc::clone(
-            self.shared
-                .spaces()
-                .entry(namespace.clone())
-                .or_insert(space),
-        ))
-    }
-
-    async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
-        const OPERATION: &str = "create namespace";
-        let network = match self.network(namespace).await? {
-            Some(network) => network,
-            None => {
-                let fd = netns::create()
-                    .await
-                    .map_err(failing(OPERATION, namespace))?;
-                // The pin comes first: what is not pinned must hold nothing.
-                netns::pin(&fd, &netns::pin_path(namespace))
-                    .map_err(failing(OPERATION, namespace))?;
-                let space = self.hold(namespace, fd).await?;
-                Network {
-                    namespace: namespace.clone(),
-                    space,
-                }
-            }
-        };
-        netns::pin(&*network.space, &network.pin_path())
-            .map_err(failing("pin namespace", namespace))
-    }
-
-    /// Goes on after a failure; the first one is reported.
-    async fn delete_namespace(&self, namespace: &Namespace) -> Result<()> {
-        let mut result = Ok(());
-        let mut note = |done: Result<()>| {
-            if result.is_ok() {
-                result = done;
-            }
-        };
-        if let Some(network) = self.network(namespace).await? {
-            // The kernel tears a namespace down later, and with it what containers hold of it.
-            match network
-                .space
-                .rtnl
-                .links()
-                .await
-                .map_err(failing("list the links of", namespace))
-            {
-                Ok(links) => {
-                    for link in links.iter().filter(|link| link.is_ours()) {
-                        match link.name.parse() {
-                            Ok(name) if link.is_our_wireguard() => {
-                                note(self.shared.backend.remove(&network, &name).await);
-                            }
-                            _ => {
-                                let deleted = network.space.rtnl.delete_link(link.index).await;
-                                note(
-                                    deleted.map_err(failing(
-                                        "delete link",
-                                        network.object(&link.name),
-                                    )),
-                                );
-                            }
-                        }
-                    }
-                }
-                Err(error) => note(Err(error)),
-            }
-        }
-        note(self.remove_guard(namespace).await);
-        let unpinned = netns::unpin(&netns::pin_path(namespace));
-        note(unpinned.map_err(failing("remove the pin of namespace", namespace)));
-        self.shared.spaces().remove(namespace);
-        result
-    }
-
-    async fn remove_guard(&self, namespace: &Namespace) -> Result<()> {
-        let removed = nft::remove_guard(&self.shared.host, namespace).await;
-        removed
-            .map_err(|source| prepare::nft_failed("remove the host's guard of", namespace, source))
     }
 
     async fn apply_step(&self, namespace: &Namespace, step: &Step) -> Result<()> {

@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use wgnet_core::{Seen, Step};
 use wgnet_driver::dataplane::linux::Choice;
+use wgnet_driver::dataplane::{Dataplane, Events, Joined};
 use wgnet_engine::{Client, Spawn};
+
+use crate::traffic::{Side, namespace};
 
 pub(crate) struct Engine {
     directory: TempDir,
@@ -33,6 +37,22 @@ impl Engine {
         self.directory.path().join("engine.sock")
     }
 
+    /// Kills it, as a crash would.
+    pub(crate) fn kill(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let Some(pid) = runtime.block_on(self.pid()) else {
+            return;
+        };
+        let _ = kill(pid, Signal::SIGKILL);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while kill(pid, None).is_ok() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     async fn pid(&self) -> Option<Pid> {
         let engine = Client::new(self.socket()).hello().await.ok()?;
         Some(Pid::from_raw(engine.pid.cast_signed()))
@@ -41,20 +61,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        let Some(pid) = std::thread::scope(|scope| {
-            scope.spawn(|| runtime.block_on(self.pid())).join().unwrap()
-        }) else {
-            return;
-        };
-        let _ = kill(pid, Signal::SIGKILL);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while kill(pid, None).is_ok() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.kill();
         if std::thread::panicking() {
             let log =
                 std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
@@ -72,4 +79,26 @@ fn program() -> PathBuf {
         program.display()
     );
     program
+}
+
+/// An engine that died is started again by the repair of what died with it.
+pub(crate) fn a_dead_engine_is_replaced() {
+    let engine = Engine::new();
+    let side = Side::start(1, &engine.choice());
+    side.make_network();
+    let mut events = side.plane.events();
+    engine.kill();
+    let reported = side.host.run(async move {
+        let next = async { while events.next().await != Some(namespace()) {} };
+        tokio::time::timeout(Duration::from_secs(2), next).await
+    });
+    assert!(reported.is_ok(), "nobody said that the interface is gone");
+    let plane = side.plane.clone();
+    let look = async move { plane.observe(&namespace(), &Joined::new()).await };
+    let Seen::Present(seen) = side.host.run(look) else {
+        panic!("the namespace can be read without the engine");
+    };
+    assert!(seen.wireguards.is_empty());
+    side.make_wireguard();
+    side.apply(Step::DeleteNamespace);
 }

@@ -42,13 +42,13 @@ impl Underlay {
 }
 
 /// One host with a network `wgnet-talk` and a container `c` in it.
-struct Side {
+pub(crate) struct Side {
     number: u8,
-    host: Host,
-    plane: Linux,
+    pub(crate) host: Host,
+    pub(crate) plane: Linux,
 }
 
-fn namespace() -> Namespace {
+pub(crate) fn namespace() -> Namespace {
     Namespace::parse("wgnet-talk").unwrap()
 }
 
@@ -101,7 +101,7 @@ fn host_route(address: IpAddr, link: IfName) -> Step {
 }
 
 impl Side {
-    fn start(number: u8, choice: &Choice) -> Self {
+    pub(crate) fn start(number: u8, choice: &Choice) -> Self {
         let host = Host::start(&format!("host{number}"));
         let choice = choice.clone();
         let plane = host.run(async move { start(&choice).await });
@@ -112,7 +112,7 @@ impl Side {
         }
     }
 
-    fn apply(&self, step: Step) {
+    pub(crate) fn apply(&self, step: Step) {
         let plane = self.plane.clone();
         self.host.run(async move {
             if let Err(error) = plane.apply(&namespace(), &step).await {
@@ -122,7 +122,7 @@ impl Side {
     }
 
     /// Everything but the peer and the way to it.
-    fn make_network(&self) {
+    pub(crate) fn make_network(&self) {
         self.apply(Step::CreateNamespace);
         self.apply(Step::Prepare);
         self.apply(Step::AddGateway("10.50.0.1".parse().unwrap()));
@@ -148,7 +148,7 @@ impl Side {
         }
     }
 
-    fn make_wireguard(&self) {
+    pub(crate) fn make_wireguard(&self) {
         let private_key = key(self.number);
         self.apply(Step::CreateWireguard {
             name: wg0(),

@@ -57,6 +57,12 @@ impl Sandbox {
         Ok(number.is_some() && number == veth.peer_namespace)
     }
 
+    /// Docker switches IPv6 off in containers that have no IPv6 network.
+    async fn allow_ipv6(&self, name: &str) -> io::Result<()> {
+        let switch = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        netns::within(self, move || std::fs::write(switch, "0")).await
+    }
+
     /// The name Docker would give: the lowest `ethN` that is free.
     pub(crate) async fn free_name(&self) -> io::Result<String> {
         let taken: BTreeSet<String> = self
@@ -143,6 +149,16 @@ pub(crate) async fn configure(
     rtnl.set_link(message.build())
         .await
         .map_err(failing("set up the container's interface of", object))?;
+    if veth
+        .addresses
+        .iter()
+        .any(|address| address.addr().is_ipv6())
+    {
+        sandbox.allow_ipv6(&link.name).await.map_err(failing(
+            "allow IPv6 on the container's interface of",
+            object,
+        ))?;
+    }
     for address in &veth.addresses {
         let message = address_message(index, address.addr(), address.prefix_len());
         rtnl.set_address(message).await.map_err(failing(

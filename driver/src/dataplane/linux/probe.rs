@@ -4,7 +4,7 @@ use std::io;
 
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use rtnetlink::{LinkWireguard, sys};
-use wgnet_engine::Spawn;
+use wgnet_engine::{Client, Spawn};
 
 use super::error::{Result, failing, refused};
 use super::rtnl::Rtnl;
@@ -29,12 +29,34 @@ pub async fn backend(wanted: Wanted, engine: Spawn) -> Result<Choice> {
         return Ok(Choice::Userspace(engine));
     }
     match kernel_has_wireguard().await {
-        Ok(()) => Ok(Choice::Kernel),
+        Ok(()) => {
+            end_devices(&engine).await?;
+            Ok(Choice::Kernel)
+        }
         Err(error) if error.kind == ErrorKind::Unsupported && wanted == Wanted::Auto => {
             Ok(Choice::Userspace(engine))
         }
         Err(error) => Err(error),
     }
+}
+
+/// Ends the devices of an engine that an earlier driver used: they hold the ports.
+async fn end_devices(engine: &Spawn) -> Result<()> {
+    let client = Client::new(&engine.socket);
+    let Ok(devices) = client.list_devices().await else {
+        return Ok(());
+    };
+    for id in devices {
+        if let Err(source) = client.delete_device(&id).await {
+            return Err(DataplaneError {
+                operation: "end the userspace engine's",
+                object: id.to_string(),
+                kind: ErrorKind::Other,
+                source: source.into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Makes a WireGuard interface, as the only sure way to know, in a namespace that vanishes with it.
