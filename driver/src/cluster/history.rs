@@ -38,7 +38,14 @@ pub(super) struct History {
 
 impl History {
     pub(super) fn new(incarnation: Option<Incarnation>) -> Self {
-        Self { incarnation, number: 0, fell: false, kept: BTreeMap::new(), founding: None, braked: BTreeMap::new() }
+        Self {
+            incarnation,
+            number: 0,
+            fell: false,
+            kept: BTreeMap::new(),
+            founding: None,
+            braked: BTreeMap::new(),
+        }
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -73,19 +80,35 @@ impl History {
     }
 
     /// The record to found the cluster with: under the id this host is pinned to, if it is.
-    pub(super) fn founding(&mut self, pinned: Option<ClusterId>, cluster: ClusterId, incarnation: Incarnation) -> ClusterRecord {
-        let record = ClusterRecord { cluster: pinned.unwrap_or(cluster), incarnation, schema: 1 };
+    pub(super) fn founding(
+        &mut self,
+        pinned: Option<ClusterId>,
+        cluster: ClusterId,
+        incarnation: Incarnation,
+    ) -> ClusterRecord {
+        let record = ClusterRecord {
+            cluster: pinned.unwrap_or(cluster),
+            incarnation,
+            schema: 1,
+        };
         self.founding.get_or_insert(record).clone()
     }
 
     /// Parts what a listing lacks into what is gone and what stands: in another history a host's
     /// former records stand until its `hosts/` record names that history.
-    pub(super) fn split_missing(&mut self, missing: Vec<Path>, judge: &Judge, me: HostId) -> (Vec<Path>, Vec<Path>) {
+    pub(super) fn split_missing(
+        &mut self,
+        missing: Vec<Path>,
+        judge: &Judge,
+        me: HostId,
+    ) -> (Vec<Path>, Vec<Path>) {
         let (mut gone, mut kept) = (Vec::new(), Vec::new());
         for path in missing {
             let owner = judge.entry(&path).map(|entry| entry.writer);
             match owner {
-                Some(owner) if owner != me && !is_leased(&path) && !self.has_spoken(owner, judge) => {
+                Some(owner)
+                    if owner != me && !is_leased(&path) && !self.has_spoken(owner, judge) =>
+                {
                     self.kept.insert(path.clone(), owner);
                     kept.push(path);
                 }
@@ -98,7 +121,9 @@ impl History {
     /// Kept records whose owner has spoken since, without repeating them.
     pub(super) fn no_longer_kept(&mut self, judge: &Judge) -> Vec<Path> {
         let kept = std::mem::take(&mut self.kept);
-        let (spoken, silent): (BTreeMap<_, _>, BTreeMap<_, _>) = kept.into_iter().partition(|(_, owner)| self.has_spoken(*owner, judge));
+        let (spoken, silent): (BTreeMap<_, _>, BTreeMap<_, _>) = kept
+            .into_iter()
+            .partition(|(_, owner)| self.has_spoken(*owner, judge));
         self.kept = silent;
         spoken.into_keys().collect()
     }
@@ -115,18 +140,29 @@ impl History {
 
     /// Whether a listing that loses these paths is to be held; after [`BRAKE`] it is believed.
     pub(super) fn brake(&mut self, scope: &str, gone: &[Path], view: &ClusterView) -> Option<Held> {
-        let lost: BTreeSet<HostId> = gone.iter().filter_map(|path| match path {
-            Path::Member(_, host) => Some(*host),
-            _ => None,
-        }).collect();
-        let network = gone.iter().find_map(|path| path.network()).and_then(|key| view.networks.get(key));
-        let before: BTreeSet<HostId> = network.map(|network| network.members.keys().copied().collect()).unwrap_or_default();
+        let lost: BTreeSet<HostId> = gone
+            .iter()
+            .filter_map(|path| match path {
+                Path::Member(_, host) => Some(*host),
+                _ => None,
+            })
+            .collect();
+        let network = gone
+            .iter()
+            .find_map(|path| path.network())
+            .and_then(|key| view.networks.get(key));
+        let before: BTreeSet<HostId> = network
+            .map(|network| network.members.keys().copied().collect())
+            .unwrap_or_default();
         let listing = before.difference(&lost).copied().collect();
         let Some(held) = brake::holds(&before, &listing) else {
             self.braked.remove(scope);
             return None;
         };
-        let since = *self.braked.entry(scope.to_owned()).or_insert_with(Instant::now);
+        let since = *self
+            .braked
+            .entry(scope.to_owned())
+            .or_insert_with(Instant::now);
         (since.elapsed() < BRAKE).then_some(held)
     }
 
@@ -134,7 +170,8 @@ impl History {
     pub(super) fn brake_is_due(&mut self) -> bool {
         let due = self.braked.values().any(|since| since.elapsed() >= BRAKE);
         if due {
-            self.braked.retain(|_, since| since.elapsed() < BRAKE + BRAKE);
+            self.braked
+                .retain(|_, since| since.elapsed() < BRAKE + BRAKE);
         }
         due
     }

@@ -28,7 +28,12 @@ impl Sealing {
     pub(super) fn seal(&self, journal: Journal) -> Seal {
         let sealing = self.clone();
         Arc::new(move |path, record| {
-            let sealer = sealing.0.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(NotSealed::NoCluster)?;
+            let sealer = sealing
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+                .ok_or(NotSealed::NoCluster)?;
             record.check(path)?;
             let seq = journal.take_seq().ok_or(NotSealed::NoSeq)?;
             Ok(sealer.seal_record(path, seq, record))

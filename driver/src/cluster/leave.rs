@@ -1,0 +1,92 @@
+//! The end of a network: the last member to leave deletes it.
+
+use super::*;
+
+impl<S: Store> Task<S> {
+    /// The last member to leave deletes the network, in a transaction that requires no members.
+    pub(super) async fn remove_left_networks(&mut self) {
+        let state = self.inputs.journal.state();
+        let candidates: Vec<NetworkKey> =
+            self.leaving.iter().chain(&state.freed).cloned().collect();
+        for key in candidates {
+            let scope = scope_of(&key);
+            if !self.seen.contains_key(&scope) {
+                continue;
+            }
+            let local = state.by_key(&key).is_some();
+            let view = self.judge.view().networks.get(&key);
+            let mine = self
+                .judge
+                .own_in_store()
+                .iter()
+                .any(|path| path.owner().is_some() && path.network() == Some(&key));
+            let members = view.is_some_and(|network| !network.members.is_empty());
+            if local || mine {
+                continue;
+            }
+            let told = wanted::is_freed(self.judge.view(), &key);
+            if !members && !self.delete_network(&key).await {
+                continue;
+            }
+            if !members || (!state.freed.contains(&key)) || told {
+                self.leaving.remove(&key);
+                if state.freed.contains(&key) {
+                    let key = key.clone();
+                    if let Err(error) = self
+                        .inputs
+                        .journal
+                        .update(move |state| state.freed.remove(&key))
+                        .await
+                    {
+                        warn!(
+                            error = crate::chain(&error),
+                            "Cannot forget a freed network"
+                        );
+                    }
+                }
+            }
+        }
+        self.follow_networks();
+    }
+
+    /// Whether nothing of the network is left in the store.
+    pub(super) async fn delete_network(&self, key: &NetworkKey) -> bool {
+        let listing = match self.inputs.store.list(&scope_of(key)).await {
+            Ok(listing) => listing,
+            Err(error) => {
+                debug!(
+                    error = crate::chain(&error),
+                    "Cannot look at a network that is left"
+                );
+                return false;
+            }
+        };
+        let members = format!("networks/{key}/members/");
+        if listing
+            .entries
+            .iter()
+            .any(|entry| entry.key.starts_with(&members))
+        {
+            return false;
+        }
+        for entries in listing.entries.chunks(wgnet_control_plane::store::MAX_OPS) {
+            let txn = Txn {
+                conditions: vec![Condition::NonePrefixed(members.clone())],
+                ops: entries
+                    .iter()
+                    .map(|entry| Op::Delete {
+                        key: entry.key.clone(),
+                    })
+                    .collect(),
+            };
+            if let Err(error) = self.inputs.store.commit(txn).await {
+                debug!(
+                    error = crate::chain(&error),
+                    "Cannot delete a network that nobody has"
+                );
+                return false;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,125 @@
+//! What the publisher is told: the records this host wants in the store, and what is there.
+
+use super::*;
+
+impl<S: Store> Task<S> {
+    /// Tells the publisher what is wanted and what is there.
+    pub(super) async fn want(&mut self) {
+        if let Err(error) = self
+            .inputs
+            .journal
+            .raise_seq_above(self.judge.own_highest_seq())
+            .await
+        {
+            warn!(
+                error = crate::chain(&error),
+                "Cannot continue above this host's own records"
+            );
+            return;
+        }
+        if let Err(error) = self.inputs.journal.top_up_seqs().await {
+            warn!(
+                error = crate::chain(&error),
+                "Cannot reserve sequence numbers"
+            );
+        }
+        let wanted = self.wanted_now();
+        let picture = self.picture_of(&wanted);
+        // In this order: what was not known to be in the store is not wanted yet either, and would be
+        // taken back by a publisher that sees only the picture of it.
+        self.wanted.send_if_modified(|old| {
+            **old != wanted && {
+                *old = Arc::new(wanted);
+                true
+            }
+        });
+        self.picture.send_if_modified(|old| {
+            **old != picture && {
+                *old = Arc::new(picture);
+                true
+            }
+        });
+    }
+
+    pub(super) fn wanted_now(&mut self) -> WantedRecords {
+        if !self.seen.contains_key(CLUSTER) {
+            return WantedRecords::clone(&self.wanted.borrow());
+        }
+        let in_store = self.judge.in_store(&Path::Cluster);
+        let Some(held) = in_store else {
+            let state = self.inputs.journal.state();
+            let (cluster, incarnation) = (self.random_id(), self.random_id());
+            let record = self.history.founding(state.cluster, cluster, incarnation);
+            self.sealing.set(self.sealer(record.cluster));
+            return wanted::cluster_record(record);
+        };
+        let (Some(_), Some(record)) = (held.accepted, self.judge.cluster()) else {
+            // Another cluster's etcd, or rubbish in its place: nothing of ours belongs there.
+            return WantedRecords::new();
+        };
+        self.sealing.set(self.sealer(record.cluster));
+        let mut wanted = self.records();
+        let facts = self.facts();
+        let me = Path::Host(facts.me);
+        let said = self
+            .judge
+            .in_store(&me)
+            .and_then(|held| held.accepted)
+            .map(|accepted| accepted.record);
+        let said_here =
+            matches!(&said, Some(Record::Host(host)) if host.incarnation == record.incarnation);
+        let host = if said_here || wanted::is_complete(&wanted, &self.judge) {
+            Some(wanted::host_record(&facts, record.incarnation))
+        } else {
+            said
+        };
+        if let Some(host) = host {
+            wanted.insert(
+                me,
+                wgnet_control_plane::publisher::Wanted {
+                    record: host,
+                    leased: false,
+                },
+            );
+        }
+        wanted
+    }
+
+    pub(super) fn facts(&self) -> HostFacts {
+        let underlay = self.inputs.underlay.borrow().addresses.clone();
+        HostFacts {
+            underlay,
+            ..self.inputs.facts.clone()
+        }
+    }
+
+    pub(super) fn records(&self) -> WantedRecords {
+        wanted::records(&self.facts(), &self.inputs.journal.state(), self.judge.view())
+    }
+
+    pub(super) fn picture_of(&self, wanted: &WantedRecords) -> Picture {
+        let mut present = BTreeMap::new();
+        for path in wanted.keys().chain(self.judge.own_in_store()) {
+            if let Some(held) = self.judge.in_store(path) {
+                let mine = held.writer == Some(self.inputs.facts.me);
+                let current = held
+                    .accepted
+                    .filter(|accepted| accepted.epoch == self.inputs.secrets.current_epoch());
+                let record = current.map(|accepted| accepted.record);
+                present.insert(
+                    path.clone(),
+                    Present {
+                        mine,
+                        record,
+                        mod_revision: held.mod_revision,
+                    },
+                );
+            }
+        }
+        Picture {
+            history: self.history.number(),
+            seen: self.seen.clone(),
+            present,
+        }
+    }
+}

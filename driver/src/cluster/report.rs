@@ -1,0 +1,107 @@
+//! What people are told: status, refusals, problems.
+
+use super::*;
+
+impl<S: Store> Task<S> {
+    pub(super) fn tell(&self, publishing: &wgnet_control_plane::publisher::Publishing) {
+        let connected = self.connection == Some(Ok(()));
+        let error = match &self.connection {
+            Some(Err(error)) => Some(error.clone()),
+            Some(Ok(())) => publishing.error.clone(),
+            None => None,
+        };
+        let store = StoreStatus {
+            connected,
+            error,
+            revision: self.seen.values().copied().max().unwrap_or(0),
+            unpublished: if self.seen.contains_key(CLUSTER) {
+                publishing.unpublished
+            } else {
+                self.records().len()
+            },
+        };
+        let refused = self
+            .judge
+            .refused()
+            .iter()
+            .map(|(reason, count)| (reason.code().to_owned(), *count))
+            .collect();
+        let refusals = self.judge.last_refusals().cloned().collect();
+        let status = ClusterStatus {
+            store,
+            refused,
+            refusals,
+        };
+        self.status.send_if_modified(|old| {
+            *old != status && {
+                *old = status;
+                true
+            }
+        });
+    }
+
+    /// Says once what was refused and why.
+    pub(super) fn judged(&self, key: &str, verdict: &Verdict) {
+        let Verdict::Refused(refusal) = verdict else {
+            return;
+        };
+        if !refusal.first_time {
+            return;
+        }
+        let writer = refusal
+            .writer
+            .map_or_else(|| "unknown".to_owned(), |writer| writer.to_string());
+        warn!(
+            key,
+            writer,
+            reason = refusal.reason.code(),
+            detail = refusal.detail,
+            "Ignored a record of etcd"
+        );
+        if refusal.path == CLUSTER && refusal.reason == Refused::ForeignCluster {
+            self.inputs.problems.set(Problem {
+                code: "foreign-cluster".to_owned(),
+                object: "etcd".to_owned(),
+                cause: "this etcd belongs to another cluster than this host".to_owned(),
+                next_step: "correct `etcd` or `etcd_prefix` in the driver's settings; nothing is read or written until then".to_owned(),
+            });
+        }
+    }
+
+    pub(super) fn problem_of_history(&self, revision: Revision, highest: Revision) {
+        self.inputs.problems.set(Problem {
+            code: "store-history".to_owned(),
+            object: "etcd".to_owned(),
+            cause: format!("etcd's revision fell from {highest} to {revision}: it was wiped or restored from a backup"),
+            next_step: "nothing: every host publishes its records again; look at who restored it and why".to_owned(),
+        });
+    }
+
+    pub(super) fn problem_of_brake(&self, scope: &str, vanishing: usize, of: usize) {
+        self.inputs.problems.set(Problem {
+            code: "mass-delete-held".to_owned(),
+            object: scope.to_owned(),
+            cause: format!("etcd lists {vanishing} of {of} members no more, all at once"),
+            next_step: format!("nothing if they were removed on purpose: it is believed after {} s; else look at etcd", history::BRAKE.as_secs()),
+        });
+    }
+
+    pub(super) fn problem_of_claim(
+        &self,
+        address: Option<std::net::IpAddr>,
+        endpoint: &str,
+        key: &NetworkKey,
+    ) {
+        let address =
+            address.map_or_else(|| "an address".to_owned(), |address| address.to_string());
+        self.inputs.problems.set(Problem {
+            code: "address-lost".to_owned(),
+            object: format!("endpoint {endpoint} of network {key}"),
+            cause: format!(
+                "{address} was given to a newer endpoint on another host; this one is cut off"
+            ),
+            next_step: "remove the older container; on plain engines give each its own --ip-range"
+                .to_owned(),
+        });
+    }
+}

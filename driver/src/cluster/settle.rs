@@ -1,0 +1,226 @@
+//! What follows from judge and journal: which cluster and history this is, which networks are
+//! followed, and the view that everything else works from.
+
+use super::*;
+
+impl<S: Store> Task<S> {
+    /// Brings everything that follows from judge and journal up to date.
+    pub(super) async fn settle(&mut self) {
+        self.pin_cluster().await;
+        if self.history.brake_is_due()
+            && let Some(scopes) = &self.scopes
+        {
+            scopes.list_again();
+        }
+        self.follow_networks();
+        self.search_store().await;
+        self.tell_view().await;
+        self.want().await;
+        self.remove_left_networks().await;
+    }
+
+    /// Keeps to the first cluster this host meets.
+    pub(super) async fn pin_cluster(&mut self) {
+        let Some(record) = self.judge.cluster() else {
+            return;
+        };
+        let state = self.inputs.journal.state();
+        if self
+            .judge
+            .in_store(&Path::Cluster)
+            .is_some_and(|held| held.accepted.is_some())
+        {
+            self.inputs.problems.clear("foreign-cluster", "etcd");
+            self.turn_history(&record).await;
+        }
+        if state.cluster != Some(record.cluster) || state.incarnation != Some(record.incarnation) {
+            let pinned = self.inputs.journal.update(move |state| {
+                state.cluster = Some(record.cluster);
+                state.incarnation = Some(record.incarnation);
+            });
+            if let Err(error) = pinned.await {
+                warn!(error = crate::chain(&error), "Cannot note the cluster");
+            }
+        }
+    }
+
+    /// Another incarnation is another history; after a fall that nobody told of, this host says so.
+    pub(super) async fn turn_history(&mut self, record: &wgnet_proto::record::ClusterRecord) {
+        match self.history.meet(record.incarnation) {
+            history::Turn::Same => {}
+            history::Turn::Another => {
+                info!(incarnation = %record.incarnation, "Another history of the store: listing and publishing everything again");
+                self.seen.retain(|scope, _| scope == CLUSTER);
+                if let Some(scopes) = &self.scopes {
+                    scopes.list_again();
+                }
+            }
+            history::Turn::Announce => {
+                let Some(held) = self.judge.in_store(&Path::Cluster) else {
+                    return;
+                };
+                let next = wgnet_proto::record::ClusterRecord {
+                    incarnation: self.random_id(),
+                    ..record.clone()
+                };
+                let Ok(seq) = self.inputs.journal.next_seq().await else {
+                    return;
+                };
+                let sealed = self.sealer(record.cluster).seal_record(
+                    &Path::Cluster,
+                    seq,
+                    &Record::Cluster(next),
+                );
+                let key = Path::Cluster.to_string();
+                let txn = Txn {
+                    conditions: vec![Condition::Unchanged {
+                        key: key.clone(),
+                        mod_revision: held.mod_revision,
+                    }],
+                    ops: vec![Op::Put { key, value: sealed }],
+                };
+                if let Err(error) = self.inputs.store.commit(txn).await {
+                    warn!(
+                        error = crate::chain(&error),
+                        "Cannot announce another history"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Follows the networks this host has, has freed, or is leaving.
+    pub(super) fn follow_networks(&mut self) {
+        let state = self.inputs.journal.state();
+        let local = state
+            .networks
+            .values()
+            .map(|network| network.definition.key.clone());
+        let mut wanted: BTreeSet<NetworkKey> = local.filter(NetworkKey::is_shared).collect();
+        wanted.extend(state.freed.iter().cloned());
+        for left in self.followed.difference(&wanted) {
+            self.leaving.insert(left.clone());
+        }
+        self.leaving.retain(|key| !wanted.contains(key));
+        wanted.extend(self.leaving.iter().cloned());
+        let Some(scopes) = self
+            .scopes
+            .as_ref()
+            .filter(|_| self.judge.cluster_id().is_some())
+        else {
+            return;
+        };
+        for scope in COMMON {
+            scopes.follow(scope);
+        }
+        for key in wanted.difference(&self.followed) {
+            scopes.follow(scope_of(key));
+        }
+        for key in self.followed.difference(&wanted) {
+            scopes.unfollow(&scope_of(key));
+            self.seen.remove(&scope_of(key));
+            self.judge.forget(key);
+        }
+        self.followed = wanted;
+    }
+
+    /// Once: finds records of networks this host has no more (its journal was lost, or it ended
+    /// between forgetting a network and withdrawing from it).
+    pub(super) async fn search_store(&mut self) {
+        if self.searched || self.connection != Some(Ok(())) {
+            return;
+        }
+        match self.inputs.store.list("networks/").await {
+            Ok(listing) => {
+                self.searched = true;
+                let mine =
+                    listing
+                        .entries
+                        .iter()
+                        .filter_map(|entry| match Path::parse(&entry.key)? {
+                            Path::Member(key, host) if host == self.inputs.facts.me => Some(key),
+                            _ => None,
+                        });
+                self.leaving
+                    .extend(mine.filter(|key| !self.followed.contains(key)));
+                self.follow_networks();
+            }
+            Err(error) => debug!(error = crate::chain(&error), "Cannot search the store yet"),
+        }
+    }
+
+    /// Hands the view on, and notes in the journal what it decides.
+    pub(super) async fn tell_view(&mut self) {
+        let changed = self.judge.take_changed();
+        if !changed.cluster && !changed.hosts && changed.networks.is_empty() {
+            return;
+        }
+        for path in self.history.no_longer_kept(&self.judge) {
+            self.judge.delete(&path.to_string());
+        }
+        let view = Arc::new(self.judge.view().clone());
+        self.view.send_replace(Arc::clone(&view));
+        let state = self.inputs.journal.state();
+        for (id, local) in &state.networks {
+            let key = &local.definition.key;
+            let Some(network) = view
+                .networks
+                .get(key)
+                .filter(|_| changed.networks.contains(key) || changed.hosts)
+            else {
+                continue;
+            };
+            let lost = wgnet_core::superseded(local, network, &view, self.inputs.facts.me);
+            let lost: Vec<_> = lost
+                .into_iter()
+                .filter(|endpoint| !local.endpoints[endpoint].superseded)
+                .collect();
+            if lost.is_empty() {
+                continue;
+            }
+            for endpoint in &lost {
+                self.problem_of_claim(local.endpoints[endpoint].primary(), endpoint.short(), key);
+            }
+            let id = id.clone();
+            let noted = self.inputs.journal.update(move |state| {
+                lost.iter()
+                    .for_each(|endpoint| state.supersede(&id, endpoint))
+            });
+            if let Err(error) = noted.await {
+                warn!(error = crate::chain(&error), "Cannot note a lost address");
+            }
+        }
+    }
+
+    pub(super) fn sealer(&self, cluster: wgnet_proto::ClusterId) -> Sealer {
+        Sealer::new(
+            self.inputs.host_key.clone(),
+            self.inputs.secrets.clone(),
+            cluster,
+        )
+    }
+
+    pub(super) fn random_id<Id: From16>(&self) -> Id {
+        let mut bytes = [0; 16];
+        (self.inputs.random)(&mut bytes);
+        Id::from16(bytes)
+    }
+}
+
+/// Identifiers made of 16 random bytes.
+pub(super) trait From16 {
+    fn from16(bytes: [u8; 16]) -> Self;
+}
+
+impl From16 for wgnet_proto::ClusterId {
+    fn from16(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From16 for wgnet_proto::Incarnation {
+    fn from16(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
