@@ -26,22 +26,11 @@ pub enum Followed {
     Disconnected { error: String },
     /// The store's revision fell: it was wiped or restored. Every revision known before is void,
     /// and each scope's `Listed` follows.
-    History {
-        revision: Revision,
-        highest: Revision,
-    },
+    History { revision: Revision, highest: Revision },
     /// A complete picture of a scope: what is missing from it is gone.
-    Listed {
-        scope: String,
-        revision: Revision,
-        entries: Vec<Entry>,
-    },
+    Listed { scope: String, revision: Revision, entries: Vec<Entry> },
     /// What happened in a scope since the last `Listed` or `Changed`, up to this revision.
-    Changed {
-        scope: String,
-        revision: Revision,
-        changes: Vec<Change>,
-    },
+    Changed { scope: String, revision: Revision, changes: Vec<Change> },
 }
 
 #[derive(Debug, Clone)]
@@ -53,9 +42,7 @@ pub struct FollowerOptions {
 
 impl Default for FollowerOptions {
     fn default() -> Self {
-        Self {
-            audit: Duration::from_secs(600),
-        }
+        Self { audit: Duration::from_secs(600) }
     }
 }
 
@@ -99,16 +86,8 @@ impl Follower {
             tasks: 0,
             told: None,
         };
-        tokio::spawn(
-            cancel
-                .clone()
-                .run_until_cancelled_owned(owner.run(received, reports)),
-        );
-        Self {
-            events,
-            scopes: Scopes { commands },
-            _stop: cancel.drop_guard(),
-        }
+        tokio::spawn(cancel.clone().run_until_cancelled_owned(owner.run(received, reports)));
+        Self { events, scopes: Scopes { commands }, _stop: cancel.drop_guard() }
     }
 
     /// The next event; `None` once cancelled. Cancel-safe.
@@ -215,11 +194,7 @@ impl<S: Store> Owner<S> {
             self.reporting.clone(),
         );
         tokio::spawn(stop.clone().run_until_cancelled_owned(task.run()));
-        let following = Following {
-            task: self.tasks,
-            health: None,
-            _stop: stop.drop_guard(),
-        };
+        let following = Following { task: self.tasks, health: None, _stop: stop.drop_guard() };
         self.scopes.insert(scope, following);
     }
 
@@ -230,10 +205,7 @@ impl<S: Store> Owner<S> {
 
     async fn hear(&mut self, report: Report) -> Result<(), Deaf> {
         let scope = report.scope;
-        let following = self
-            .scopes
-            .get_mut(&scope)
-            .filter(|it| it.task == report.task);
+        let following = self.scopes.get_mut(&scope).filter(|it| it.task == report.task);
         let Some(following) = following else {
             return Ok(());
         };
@@ -241,20 +213,10 @@ impl<S: Store> Owner<S> {
             Told::Watching => following.health = Some(Ok(())),
             Told::Failing(error) => following.health = Some(Err(error)),
             Told::Listed { revision, entries } => {
-                self.tell(Followed::Listed {
-                    scope,
-                    revision,
-                    entries,
-                })
-                .await?;
+                self.tell(Followed::Listed { scope, revision, entries }).await?;
             }
             Told::Changed { revision, changes } => {
-                self.tell(Followed::Changed {
-                    scope,
-                    revision,
-                    changes,
-                })
-                .await?;
+                self.tell(Followed::Changed { scope, revision, changes }).await?;
             }
             Told::Fell { revision, highest } => {
                 // Tasks that still run hold the old history's highest revision.
@@ -283,11 +245,7 @@ impl<S: Store> Owner<S> {
 
     /// Failing if one scope does, well if all are; `None` while some scope has not said yet.
     fn health(&self) -> Option<Result<(), String>> {
-        let all = || {
-            self.scopes
-                .values()
-                .map(|following| following.health.as_ref())
-        };
+        let all = || self.scopes.values().map(|following| following.health.as_ref());
         if let Some(error) = all().find_map(|health| health?.as_ref().err()) {
             return Some(Err(error.clone()));
         }

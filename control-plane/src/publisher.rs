@@ -106,10 +106,7 @@ impl Publisher {
             due: None,
         };
         tokio::spawn(cancel.clone().run_until_cancelled_owned(loops.run()));
-        Self {
-            publishing,
-            _stop: cancel.drop_guard(),
-        }
+        Self { publishing, _stop: cancel.drop_guard() }
     }
 
     pub fn publishing(&self) -> watch::Receiver<Publishing> {
@@ -187,8 +184,7 @@ impl<S: Store> Loop<S> {
                 }
                 Round::Idle => {
                     backoff.reset();
-                    self.due
-                        .map(|due| due.saturating_duration_since(Instant::now()))
+                    self.due.map(|due| due.saturating_duration_since(Instant::now()))
                 }
                 Round::Overtaken(_) | Round::Unfit(_) => Some(backoff.wait()),
                 Round::Failed(_) => {
@@ -219,16 +215,9 @@ impl<S: Store> Loop<S> {
         let mut changes = diff(&wanted, &known, lease, &self.leases);
         changes.retain(|change| is_seen(&picture, &change.path));
         self.due = self.again.hold_back(&mut changes, Instant::now());
-        let round = if changes.is_empty() {
-            Round::Idle
-        } else {
-            self.publish(&changes, lease).await
-        };
-        self.overtaken = if let Round::Overtaken(_) = round {
-            self.overtaken + 1
-        } else {
-            0
-        };
+        let round =
+            if changes.is_empty() { Round::Idle } else { self.publish(&changes, lease).await };
+        self.overtaken = if let Round::Overtaken(_) = round { self.overtaken + 1 } else { 0 };
         let error = match &round {
             Round::Failed(error) | Round::Unfit(error) => Some(error.clone()),
             Round::Overtaken(path) if self.overtaken >= OFTEN => {
@@ -268,14 +257,7 @@ impl<S: Store> Loop<S> {
             match &done.record {
                 Some(record) => {
                     let (record, mod_revision) = (Some(record.clone()), done.revision);
-                    present.insert(
-                        path.clone(),
-                        Present {
-                            mine: true,
-                            record,
-                            mod_revision,
-                        },
-                    );
+                    present.insert(path.clone(), Present { mine: true, record, mod_revision });
                 }
                 None => _ = present.remove(path),
             }
@@ -343,17 +325,12 @@ impl<S: Store> Loop<S> {
             return Outcome::Done;
         }
         let txn = Txn {
-            conditions: batch
-                .iter()
-                .map(|(change, _)| change.condition.clone())
-                .collect(),
+            conditions: batch.iter().map(|(change, _)| change.condition.clone()).collect(),
             ops: batch.iter().map(|(_, op)| op.clone()).collect(),
         };
         match self.store.commit(txn).await {
             Ok(Committed::Done { revision }) => {
-                batch
-                    .iter()
-                    .for_each(|(change, _)| self.committed(change, revision, lease));
+                batch.iter().for_each(|(change, _)| self.committed(change, revision, lease));
                 Outcome::Done
             }
             Ok(Committed::Refused { .. }) => Outcome::Overtaken,
@@ -383,8 +360,7 @@ impl<S: Store> Loop<S> {
                 None
             }
         };
-        self.done
-            .insert(change.path.clone(), Done { record, revision });
+        self.done.insert(change.path.clone(), Done { record, revision });
     }
 }
 

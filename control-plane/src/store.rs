@@ -73,10 +73,7 @@ impl Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchEvent {
     /// Everything that happened up to and including this revision since the last event.
-    Changes {
-        revision: Revision,
-        changes: Vec<Change>,
-    },
+    Changes { revision: Revision, changes: Vec<Change> },
     /// Nothing more happened up to this revision.
     Progress { revision: Revision },
     /// The wanted revision is gone: list again and delete what is missing. The watch is over.

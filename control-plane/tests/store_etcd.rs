@@ -23,17 +23,8 @@ async fn etcd_passes_the_conformance_suite() {
 async fn a_client_certificate_opens_etcd_and_nothing_else_does() {
     let etcd = Etcd::start_with_tls().await;
     let store = etcd.store("/tls");
-    let ops = vec![Op::Put {
-        key: "a".into(),
-        value: vec![1],
-    }];
-    store
-        .commit(Txn {
-            conditions: vec![],
-            ops,
-        })
-        .await
-        .unwrap();
+    let ops = vec![Op::Put { key: "a".into(), value: vec![1] }];
+    store.commit(Txn { conditions: vec![], ops }).await.unwrap();
     assert_eq!(store.list("").await.unwrap().entries.len(), 1);
 
     let mut options = etcd.options("/tls");
@@ -61,10 +52,7 @@ async fn a_client_made_before_etcd_works_once_it_is_there() {
     let before = Instant::now();
     let error = store.list("").await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
-    assert!(
-        before.elapsed() < Duration::from_secs(4),
-        "a refused connection is told at once"
-    );
+    assert!(before.elapsed() < Duration::from_secs(4), "a refused connection is told at once");
     etcd.start_all();
     let deadline = Instant::now() + Duration::from_secs(20);
     while let Err(error) = store.list("").await {
@@ -93,10 +81,7 @@ async fn one_member_of_three_is_enough_to_be_heard_while_two_agree() {
 #[test]
 fn settings_that_cannot_work_are_told_at_once() {
     let options = |endpoints: &[&str]| EtcdOptions {
-        endpoints: endpoints
-            .iter()
-            .map(|endpoint| (*endpoint).to_owned())
-            .collect(),
+        endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
         prefix: "/wgnet/v1".to_owned(),
         tls: None,
     };
@@ -105,9 +90,7 @@ fn settings_that_cannot_work_are_told_at_once() {
         (&["http://not a host:2379"][..], "http://not a host:2379"),
         (&["https://127.0.0.1:2379"][..], "certificate"),
     ] {
-        let Err(error) = EtcdStore::new(options(endpoints)) else {
-            panic!("{endpoints:?}")
-        };
+        let Err(error) = EtcdStore::new(options(endpoints)) else { panic!("{endpoints:?}") };
         assert!(matches!(error, StoreError::Config { .. }), "{error:?}");
         assert!(chain(&error).contains(told), "{}", chain(&error));
     }

@@ -63,13 +63,11 @@ macro_rules! text_id {
 }
 
 fn is_lower_alnum(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
+    text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase())
 }
 
 fn is_hex(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 text_id!(
@@ -128,9 +126,7 @@ impl NetworkKey {
 
     /// The key of a plain engine's network from its `-o id=`.
     pub fn named(id: &str) -> Result<Self, IdError> {
-        let clean = id
-            .bytes()
-            .all(|b| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b'-');
+        let clean = id.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b'-');
         if !(1..=40).contains(&id.len()) || !clean {
             let text = id.chars().take(80).collect();
             return Err(IdError {

@@ -44,9 +44,7 @@ impl FromStr for IfName {
     type Err = BadIfName;
     fn from_str(name: &str) -> Result<Self, BadIfName> {
         let fits = (1..=15).contains(&name.len());
-        let clean = name
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+        let clean = name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
         if fits && clean && name != "." && name != ".." {
             Ok(Self(name.to_owned()))
         } else {

@@ -67,11 +67,7 @@ pub struct Sealer {
 
 impl Sealer {
     pub fn new(key: HostKey, secrets: ClusterSecrets, cluster: ClusterId) -> Self {
-        Self {
-            key,
-            secrets,
-            cluster,
-        }
+        Self { key, secrets, cluster }
     }
 
     pub fn writer(&self) -> HostId {
@@ -142,20 +138,9 @@ impl Opener {
 
     /// Checks the envelope found at `path`: size and form, MAC, signature, cluster, writer.
     pub fn open(&self, path: &Path, sealed: &[u8]) -> Result<Opened, Refused> {
-        let (
-            envelope,
-            Fixed {
-                cluster,
-                writer,
-                signature,
-                mac,
-            },
-        ) = parse(sealed)?;
+        let (envelope, Fixed { cluster, writer, signature, mac }) = parse(sealed)?;
         let epoch = envelope.secret_epoch;
-        if !self
-            .secrets
-            .admits(epoch, &to_authenticate(path, &envelope), &mac)
-        {
+        if !self.secrets.admits(epoch, &to_authenticate(path, &envelope), &mac) {
             return Err(Refused::WrongSecret);
         }
         VerifyingKey::from_bytes(&writer)
@@ -171,21 +156,13 @@ impl Opener {
         if path.owner().is_some_and(|owner| owner != writer) {
             return Err(Refused::WrongWriter);
         }
-        Ok(Opened {
-            writer,
-            seq: envelope.seq,
-            epoch,
-            cluster,
-            payload: envelope.payload,
-        })
+        Ok(Opened { writer, seq: envelope.seq, epoch, cluster, payload: envelope.payload })
     }
 }
 
 /// The writer an envelope names, genuine or not: for telling people about a refused record.
 pub fn claimed_writer(sealed: &[u8]) -> Option<HostId> {
-    parse(sealed)
-        .ok()
-        .map(|(_, fixed)| HostId::of(&fixed.writer))
+    parse(sealed).ok().map(|(_, fixed)| HostId::of(&fixed.writer))
 }
 
 /// The payload of a sealed record that was opened before.

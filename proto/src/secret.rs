@@ -51,21 +51,14 @@ struct Secret {
 impl ClusterSecrets {
     /// The first secret of a cluster from 32 random bytes.
     pub fn generate(random: [u8; 32]) -> Self {
-        Self {
-            epochs: vec![Secret::new(1, random)],
-        }
+        Self { epochs: vec![Secret::new(1, random)] }
     }
 
     /// What stands in for a secret under the explicit `insecure` setting. Everybody knows it: the
     /// MAC then admits whoever can write to etcd, and pre-shared keys add nothing. Signatures still
     /// keep one host from writing another's records.
     pub fn insecure() -> Self {
-        Self {
-            epochs: vec![Secret::new(
-                INSECURE_EPOCH,
-                *b"wgnet without a cluster secret!!",
-            )],
-        }
+        Self { epochs: vec![Secret::new(INSECURE_EPOCH, *b"wgnet without a cluster secret!!")] }
     }
 
     pub fn is_insecure(&self) -> bool {
@@ -117,10 +110,7 @@ impl ClusterSecrets {
                 &one.max(other).0,
             ],
         );
-        Some(PresharedKey::from_bytes(derive(
-            &self.of(epoch)?.bytes,
-            &info,
-        )))
+        Some(PresharedKey::from_bytes(derive(&self.of(epoch)?.bytes, &info)))
     }
 
     /// The MAC of a message under the current epoch.
@@ -130,8 +120,7 @@ impl ClusterSecrets {
 
     /// Whether this is the message's MAC, in constant time.
     pub(crate) fn admits(&self, epoch: Epoch, message: &[u8], mac: &[u8; 32]) -> bool {
-        self.of(epoch)
-            .is_some_and(|secret| secret.mac(message).ct_eq(mac).into())
+        self.of(epoch).is_some_and(|secret| secret.mac(message).ct_eq(mac).into())
     }
 
     fn of(&self, epoch: Epoch) -> Option<&Secret> {
@@ -163,10 +152,8 @@ impl ClusterSecrets {
         }
         let mut epochs: Vec<Secret> = Vec::new();
         for (number, line) in lines {
-            let secret = Secret::parse(line).ok_or((
-                number,
-                "\"epoch\", its number from 1 on and 32 bytes in base64",
-            ))?;
+            let secret = Secret::parse(line)
+                .ok_or((number, "\"epoch\", its number from 1 on and 32 bytes in base64"))?;
             if epochs.iter().any(|known| known.epoch == secret.epoch) {
                 return Err((number, "another epoch than in the lines before"));
             }
@@ -185,15 +172,8 @@ impl ClusterSecrets {
 
 impl Secret {
     fn new(epoch: Epoch, bytes: [u8; 32]) -> Self {
-        let mac_key = derive(
-            &bytes,
-            &frame("wgnet v1 record mac key", &[&epoch.to_be_bytes()]),
-        );
-        Self {
-            epoch,
-            bytes,
-            mac_key,
-        }
+        let mac_key = derive(&bytes, &frame("wgnet v1 record mac key", &[&epoch.to_be_bytes()]));
+        Self { epoch, bytes, mac_key }
     }
 
     fn parse(line: &str) -> Option<Self> {

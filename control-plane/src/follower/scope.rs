@@ -89,17 +89,7 @@ impl<S: Store> ScopeTask<S> {
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let (known, keys, fruitless) = (None, BTreeMap::new(), 0);
-        Self {
-            number,
-            scope,
-            store,
-            audit,
-            highest,
-            reports,
-            known,
-            keys,
-            fruitless,
-        }
+        Self { number, scope, store, audit, highest, reports, known, keys, fruitless }
     }
 
     pub(super) async fn run(mut self) {
@@ -129,9 +119,7 @@ impl<S: Store> ScopeTask<S> {
         let watch = self.store.watch(&self.scope, known + 1).await?;
         self.tell(Told::Watching).await?;
         let begun = Instant::now();
-        let ended = self
-            .follow(watch, Instant::now() + jitter(first_audit))
-            .await;
+        let ended = self.follow(watch, Instant::now() + jitter(first_audit)).await;
         let is_fruitless = self.known == Some(known);
         if !is_fruitless || begun.elapsed() > GOOD {
             backoff.reset();
@@ -237,11 +225,7 @@ impl<S: Store> ScopeTask<S> {
     }
 
     async fn tell(&self, told: Told) -> Result<(), End> {
-        let report = Report {
-            task: self.number,
-            scope: self.scope.clone(),
-            told,
-        };
+        let report = Report { task: self.number, scope: self.scope.clone(), told };
         self.reports.send(report).await.map_err(|_| End::Task)
     }
 }

@@ -18,16 +18,9 @@ impl Reader {
     fn of(store: &MemoryStore, scopes: &[&str]) -> Self {
         let cancel = CancellationToken::new();
         let follower = Follower::start(store.clone(), FollowerOptions::default(), &cancel);
-        scopes
-            .iter()
-            .for_each(|scope| follower.scopes().follow(*scope));
+        scopes.iter().for_each(|scope| follower.scopes().follow(*scope));
         let (keys, log) = (BTreeMap::new(), Vec::new());
-        Self {
-            follower,
-            keys,
-            log,
-            _cancel: cancel.drop_guard(),
-        }
+        Self { follower, keys, log, _cancel: cancel.drop_guard() }
     }
 
     async fn read(&mut self) {
@@ -41,27 +34,17 @@ impl Reader {
                 "history".to_owned()
             }
             Followed::Listed { scope, entries, .. } => {
-                self.keys
-                    .retain(|key, _| !crate::store::covers(&scope, key));
-                self.keys.extend(
-                    entries
-                        .into_iter()
-                        .map(|entry| (entry.key, entry.mod_revision)),
-                );
+                self.keys.retain(|key, _| !crate::store::covers(&scope, key));
+                self.keys.extend(entries.into_iter().map(|entry| (entry.key, entry.mod_revision)));
                 format!("listed {scope}")
             }
-            Followed::Changed {
-                changes, revision, ..
-            } => {
+            Followed::Changed { changes, revision, .. } => {
                 assert_eq!(changes.last().map(Change::mod_revision), Some(revision));
                 for change in &changes {
                     match change {
                         Change::Put(entry) => {
                             let last = self.keys.insert(entry.key.clone(), entry.mod_revision);
-                            assert!(
-                                last.is_none_or(|last| last < entry.mod_revision),
-                                "told once"
-                            );
+                            assert!(last.is_none_or(|last| last < entry.mod_revision), "told once");
                         }
                         Change::Delete { key, .. } => assert!(self.keys.remove(key).is_some()),
                     }
@@ -89,32 +72,16 @@ impl Reader {
     }
 
     fn count(&self, word: &str) -> usize {
-        self.log
-            .iter()
-            .filter(|said| said.starts_with(word))
-            .count()
+        self.log.iter().filter(|said| said.starts_with(word)).count()
     }
 }
 
 async fn write(store: &MemoryStore, ops: Vec<Op>) {
-    store
-        .commit(Txn {
-            conditions: vec![],
-            ops,
-        })
-        .await
-        .unwrap();
+    store.commit(Txn { conditions: vec![], ops }).await.unwrap();
 }
 
 async fn put(store: &MemoryStore, key: &str) {
-    write(
-        store,
-        vec![Op::Put {
-            key: key.into(),
-            value: vec![],
-        }],
-    )
-    .await;
+    write(store, vec![Op::Put { key: key.into(), value: vec![] }]).await;
 }
 
 async fn delete(store: &MemoryStore, key: &str) {
@@ -133,15 +100,7 @@ async fn a_scope_is_listed_and_then_told_change_by_change() {
     reader.until("changed").await;
     delete(&store, "hosts/1").await;
     reader.until("changed").await;
-    assert_eq!(
-        reader.log,
-        [
-            "listed hosts/",
-            "connected",
-            "changed hosts/2",
-            "changed hosts/1"
-        ]
-    );
+    assert_eq!(reader.log, ["listed hosts/", "connected", "changed hosts/2", "changed hosts/1"]);
     assert!(reader.keys.keys().eq(["hosts/2"]));
 }
 
@@ -161,9 +120,7 @@ async fn scopes_come_and_go_while_it_runs() {
     reader.until("changed hosts/1").await;
     assert_eq!(reader.count("changed networks/n/members/1"), 0);
     reader.follower.scopes().follow("networks/n");
-    reader
-        .until_holds(&["hosts/1", "networks/n", "networks/n/members/1"])
-        .await;
+    reader.until_holds(&["hosts/1", "networks/n", "networks/n/members/1"]).await;
     assert_eq!(reader.count("listed networks/n"), 2);
 }
 
@@ -182,11 +139,7 @@ async fn a_cut_line_is_told_and_the_watch_resumes_without_a_listing() {
     client.mend();
     let mended = tokio::time::Instant::now();
     reader.until("connected").await;
-    assert!(
-        mended.elapsed() <= Duration::from_secs(5),
-        "{:?}",
-        mended.elapsed()
-    );
+    assert!(mended.elapsed() <= Duration::from_secs(5), "{:?}", mended.elapsed());
     reader.until_holds(&["hosts/2"]).await;
     assert_eq!(reader.count("listed"), 2);
 }
@@ -202,9 +155,7 @@ async fn a_silent_line_and_a_missing_leader_are_told_and_survived() {
     client.mend();
     reader.until("connected").await;
     store.lose_leader();
-    reader
-        .until("disconnected: etcd at memory has no leader")
-        .await;
+    reader.until("disconnected: etcd at memory has no leader").await;
     store.regain_leader();
     reader.until("connected").await;
     put(&store, "hosts/1").await;
@@ -253,9 +204,7 @@ async fn a_wiped_store_is_another_history_and_every_scope_is_listed_in_it() {
     for key in ["cluster", "hosts/1", "networks/n", "networks/n/members/1"] {
         put(&store, key).await;
     }
-    reader
-        .until_holds(&["cluster", "hosts/1", "networks/n", "networks/n/members/1"])
-        .await;
+    reader.until_holds(&["cluster", "hosts/1", "networks/n", "networks/n/members/1"]).await;
     store.wipe();
     reader.until("history").await;
     let history = reader.log.len();
@@ -298,11 +247,7 @@ async fn the_audit_finds_what_the_store_never_told() {
     delete(&store, "hosts/1").await;
     let lost = tokio::time::Instant::now();
     reader.until_holds(&[]).await;
-    assert!(
-        lost.elapsed() <= Duration::from_secs(610),
-        "{:?}",
-        lost.elapsed()
-    );
+    assert!(lost.elapsed() <= Duration::from_secs(610), "{:?}", lost.elapsed());
     store.lose_next_change();
     put(&store, "hosts/2").await;
     reader.until_holds(&["hosts/2"]).await;
@@ -337,12 +282,8 @@ async fn answers_that_overtake_each_other_are_no_other_history() {
             store.restart();
         }
     }
-    let all: Vec<_> = (0..200)
-        .map(|round| format!("networks/n{}/x{round}", round % 20))
-        .collect();
-    reader
-        .until_holds(&all.iter().map(String::as_str).collect::<Vec<_>>())
-        .await;
+    let all: Vec<_> = (0..200).map(|round| format!("networks/n{}/x{round}", round % 20)).collect();
+    reader.until_holds(&all.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!(reader.count("history"), 0);
 }
 

@@ -31,14 +31,7 @@ impl Again {
     pub(super) fn was_put(&mut self, path: &Path, record: &Record, now: Instant) {
         let before = self.0.get(path).filter(|put| put.record == *record);
         let times = before.map_or(0, |put| put.times + 1);
-        self.0.insert(
-            path.clone(),
-            Put {
-                record: record.clone(),
-                at: now,
-                times,
-            },
-        );
+        self.0.insert(path.clone(), Put { record: record.clone(), at: now, times });
     }
 
     /// Leaves out what has to wait; when the first of it may go.

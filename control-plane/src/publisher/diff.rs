@@ -40,15 +40,8 @@ pub(super) fn diff(
         if there.is_some_and(|there| satisfies(path, there, &want.record)) && is_leased_as_wanted {
             continue;
         }
-        let deed = Deed::Put {
-            record: want.record.clone(),
-            leased: want.leased,
-        };
-        changes.push(Change {
-            path: path.clone(),
-            condition: unchanged(path, there),
-            deed,
-        });
+        let deed = Deed::Put { record: want.record.clone(), leased: want.leased };
+        changes.push(Change { path: path.clone(), condition: unchanged(path, there), deed });
     }
     for (path, there) in present {
         if there.mine && !wanted.contains_key(path) && is_withdrawn(path) {
@@ -93,10 +86,7 @@ pub(super) fn is_withdrawn(path: &Path) -> bool {
 fn unchanged(path: &Path, there: Option<&Present>) -> Condition {
     let key = path.to_string();
     match there {
-        Some(there) => Condition::Unchanged {
-            key,
-            mod_revision: there.mod_revision,
-        },
+        Some(there) => Condition::Unchanged { key, mod_revision: there.mod_revision },
         None => Condition::Absent(key),
     }
 }

@@ -14,12 +14,7 @@ async fn what_is_wanted_is_put_and_what_is_not_is_withdrawn() {
     let store = MemoryStore::new();
     let mut host = Host::on(&store);
     let (one, two) = (endpoint(1, 1), endpoint(2, 2));
-    host.wants(&[
-        host_record(),
-        network_record(false),
-        one.clone(),
-        two.clone(),
-    ]);
+    host.wants(&[host_record(), network_record(false), one.clone(), two.clone()]);
     holds(&store, &two).await;
     host.is_settled().await;
     host.wants(&[host_record(), two.clone()]);
@@ -41,11 +36,7 @@ async fn a_new_endpoint_goes_out_at_once() {
     let before = Instant::now();
     host.wants(&[host_record(), endpoint(1, 1)]);
     holds(&store, &endpoint(1, 1)).await;
-    assert!(
-        before.elapsed() <= Duration::from_millis(2),
-        "{:?}",
-        before.elapsed()
-    );
+    assert!(before.elapsed() <= Duration::from_millis(2), "{:?}", before.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -55,24 +46,11 @@ async fn what_others_delete_or_overwrite_is_put_back() {
     let one = endpoint(1, 1);
     host.wants(&[host_record(), one.clone()]);
     holds(&store, &one).await;
-    write(
-        &store,
-        Op::Delete {
-            key: one.0.to_string(),
-        },
-    )
-    .await;
+    write(&store, Op::Delete { key: one.0.to_string() }).await;
     holds(&store, &one).await;
     write_foreign(&store, &endpoint(1, 9)).await;
     holds(&store, &one).await;
-    write(
-        &store,
-        Op::Put {
-            key: one.0.to_string(),
-            value: b"rubbish".to_vec(),
-        },
-    )
-    .await;
+    write(&store, Op::Put { key: one.0.to_string(), value: b"rubbish".to_vec() }).await;
     holds(&store, &one).await;
 }
 
@@ -87,10 +65,7 @@ async fn a_foreign_record_is_beaten_where_wanted_and_left_alone_elsewhere() {
     host.wants(&[]);
     lacks(&store, &endpoint(1, 2).0).await;
     host.is_settled().await;
-    assert_eq!(
-        held(&store, &endpoint(2, 1).0).await,
-        Some((false, endpoint(2, 1).1))
-    );
+    assert_eq!(held(&store, &endpoint(2, 1).0).await, Some((false, endpoint(2, 1).1)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,10 +77,7 @@ async fn a_network_is_created_once_and_freed_for_good() {
     holds(&store, &endpoint(1, 1)).await;
     host.is_settled().await;
     let (path, freed) = network_record(true);
-    assert_eq!(
-        held(&store, &path).await,
-        Some((false, network_record(false).1))
-    );
+    assert_eq!(held(&store, &path).await, Some((false, network_record(false).1)));
     host.wants(&[(path.clone(), freed.clone())]);
     holds(&store, &(path.clone(), freed.clone())).await;
     host.wants(&[network_record(false), endpoint(1, 1)]);
@@ -122,10 +94,7 @@ async fn a_thousand_records_take_few_transactions() {
     holds(&store, &host_record()).await;
     host.is_settled().await;
     let (calls, revision) = (host.client.calls(), store.revision().await.unwrap());
-    let all: Vec<_> = (0..1000)
-        .map(|i| endpoint(i, 1))
-        .chain([host_record()])
-        .collect();
+    let all: Vec<_> = (0..1000).map(|i| endpoint(i, 1)).chain([host_record()]).collect();
     host.wants(&all);
     holds(&store, &endpoint(999, 1)).await;
     host.is_settled().await;
@@ -145,19 +114,11 @@ async fn one_record_that_was_overtaken_holds_no_other_up() {
     store.lose_next_change();
     write_foreign(&store, &endpoint(1, 3)).await;
     let before = Instant::now();
-    let all: Vec<_> = (2..50)
-        .map(|i| endpoint(i, 1))
-        .chain([endpoint(1, 2)])
-        .collect();
+    let all: Vec<_> = (2..50).map(|i| endpoint(i, 1)).chain([endpoint(1, 2)]).collect();
     host.wants(&all);
     holds(&store, &endpoint(49, 1)).await;
-    assert!(
-        before.elapsed() < Duration::from_millis(50),
-        "{:?}",
-        before.elapsed()
-    );
-    host.says("somebody else keeps changing networks/n-a/endpoints/10.1.0.1")
-        .await;
+    assert!(before.elapsed() < Duration::from_millis(50), "{:?}", before.elapsed());
+    host.says("somebody else keeps changing networks/n-a/endpoints/10.1.0.1").await;
     assert!(host.publishing.borrow().is_overtaken);
     host.scopes.list_again();
     holds(&store, &endpoint(1, 2)).await;
@@ -170,8 +131,7 @@ async fn one_record_that_cannot_be_sealed_holds_no_other_up() {
     *host.unsealable.lock().unwrap() = Some(endpoint(1, 1).0);
     host.wants(&[endpoint(1, 1), endpoint(2, 1)]);
     holds(&store, &endpoint(2, 1)).await;
-    host.says("cannot seal networks/n-a/endpoints/10.1.0.1: no number is left")
-        .await;
+    host.says("cannot seal networks/n-a/endpoints/10.1.0.1: no number is left").await;
     host.wants(&[endpoint(1, 1), endpoint(2, 1), endpoint(3, 1)]);
     holds(&store, &endpoint(3, 1)).await;
     *host.unsealable.lock().unwrap() = None;
@@ -193,11 +153,7 @@ async fn publishing_resumes_by_itself_when_the_store_is_back() {
     store.start();
     let before = Instant::now();
     host.is_settled().await;
-    assert!(
-        before.elapsed() <= Duration::from_secs(6),
-        "{:?}",
-        before.elapsed()
-    );
+    assert!(before.elapsed() <= Duration::from_secs(6), "{:?}", before.elapsed());
     holds(&store, &endpoint(3, 1)).await;
     lacks(&store, &endpoint(1, 1).0).await;
     assert_eq!(held(&store, &endpoint(2, 1).0).await, None);
@@ -237,12 +193,7 @@ async fn a_record_that_is_never_right_is_not_put_at_the_speed_of_the_line() {
 async fn another_history_gets_everything_again() {
     let store = MemoryStore::new();
     let mut host = Host::on(&store);
-    let all = [
-        host_record(),
-        alive(),
-        network_record(false),
-        endpoint(1, 1),
-    ];
+    let all = [host_record(), alive(), network_record(false), endpoint(1, 1)];
     host.wants(&all);
     host.is_settled().await;
     for i in 0..10 {
@@ -267,11 +218,7 @@ async fn a_leased_record_lives_as_long_as_its_host_and_no_longer() {
     let before = Instant::now();
     host.client.cut();
     lacks(&store, &alive().0).await;
-    assert!(
-        before.elapsed() <= Duration::from_secs(46),
-        "{:?}",
-        before.elapsed()
-    );
+    assert!(before.elapsed() <= Duration::from_secs(46), "{:?}", before.elapsed());
     host.client.mend();
     holds(&store, &alive()).await;
     drop(host);
@@ -306,21 +253,14 @@ async fn a_revoked_lease_is_replaced() {
     lacks(&store, &alive().0).await;
     let before = Instant::now();
     holds(&store, &alive()).await;
-    assert!(
-        before.elapsed() <= Duration::from_secs(1),
-        "{:?}",
-        before.elapsed()
-    );
+    assert!(before.elapsed() <= Duration::from_secs(1), "{:?}", before.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_never_listed_is_left_alone() {
     let store = MemoryStore::new();
     let host = Host::on(&store);
-    host.wants(&[
-        host_record(),
-        (Path::Status(ME), Record::Status(b"{}".to_vec())),
-    ]);
+    host.wants(&[host_record(), (Path::Status(ME), Record::Status(b"{}".to_vec()))]);
     holds(&store, &host_record()).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(store.count("status/").await.unwrap().0, 0);
@@ -329,31 +269,11 @@ async fn what_was_never_listed_is_left_alone() {
 
 #[test]
 fn an_absent_record_is_created_and_a_present_one_replaced_only_unchanged() {
-    let wants = |(path, record): (Path, Record)| {
-        (
-            path,
-            Wanted {
-                record,
-                leased: false,
-            },
-        )
-    };
+    let wants = |(path, record): (Path, Record)| (path, Wanted { record, leased: false });
     let wanted = BTreeMap::from([wants(endpoint(1, 2)), wants(endpoint(2, 2))]);
-    let there = Present {
-        mine: true,
-        record: Some(endpoint(1, 1).1),
-        mod_revision: 7,
-    };
-    let left = Present {
-        mine: true,
-        record: None,
-        mod_revision: 8,
-    };
-    let foreign = Present {
-        mine: false,
-        record: None,
-        mod_revision: 9,
-    };
+    let there = Present { mine: true, record: Some(endpoint(1, 1).1), mod_revision: 7 };
+    let left = Present { mine: true, record: None, mod_revision: 8 };
+    let foreign = Present { mine: false, record: None, mod_revision: 9 };
     let present = BTreeMap::from([
         (endpoint(1, 1).0, there),
         (endpoint(3, 1).0, left),
@@ -368,12 +288,5 @@ fn an_absent_record_is_created_and_a_present_one_replaced_only_unchanged() {
         mod_revision,
     };
     let absent = Condition::Absent(endpoint(2, 0).0.to_string());
-    assert_eq!(
-        conditions,
-        [
-            (unchanged(1, 7), false),
-            (absent, false),
-            (unchanged(3, 8), true)
-        ]
-    );
+    assert_eq!(conditions, [(unchanged(1, 7), false), (absent, false), (unchanged(3, 8), true)]);
 }

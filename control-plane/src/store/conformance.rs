@@ -72,22 +72,15 @@ pub async fn suite<F: Fixture>(fixture: &mut F) {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn within<T>(claim: &str, work: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, work)
-        .await
-        .unwrap_or_else(|_| panic!("{claim}: it took too long"))
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{claim}: it took too long"))
 }
 
 fn put(key: &str, value: &str) -> Op {
-    Op::Put {
-        key: key.to_owned(),
-        value: value.as_bytes().to_vec(),
-    }
+    Op::Put { key: key.to_owned(), value: value.as_bytes().to_vec() }
 }
 
 fn delete(key: &str) -> Op {
-    Op::Delete {
-        key: key.to_owned(),
-    }
+    Op::Delete { key: key.to_owned() }
 }
 
 async fn try_commit<S: Store>(
@@ -124,24 +117,13 @@ async fn next_changes<W: Watch>(
 ) -> Vec<(String, Revision)> {
     let mut told = Vec::new();
     while told.len() < count {
-        match within(claim, watch.next())
-            .await
-            .expect("the watch goes on")
-        {
+        match within(claim, watch.next()).await.expect("the watch goes on") {
             WatchEvent::Changes { revision, changes } => {
                 assert!(!changes.is_empty(), "{claim}: an event without changes");
                 let last = changes.last().map(Change::mod_revision);
-                assert_eq!(
-                    last,
-                    Some(revision),
-                    "{claim}: an event ends at its revision"
-                );
+                assert_eq!(last, Some(revision), "{claim}: an event ends at its revision");
                 told.extend(changes.iter().map(|change| {
-                    let sign = if matches!(change, Change::Put(_)) {
-                        '+'
-                    } else {
-                        '-'
-                    };
+                    let sign = if matches!(change, Change::Put(_)) { '+' } else { '-' };
                     (format!("{sign}{}", change.key()), change.mod_revision())
                 }));
             }
@@ -155,11 +137,7 @@ async fn next_changes<W: Watch>(
 
 /// Only the names of [`next_changes`].
 async fn next_names<W: Watch>(claim: &str, watch: &mut W, count: usize) -> Vec<String> {
-    next_changes(claim, watch, count)
-        .await
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect()
+    next_changes(claim, watch, count).await.into_iter().map(|(name, _)| name).collect()
 }
 
 /// Reads until the watch is over.

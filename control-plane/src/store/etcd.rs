@@ -67,10 +67,7 @@ impl EtcdStore {
             connect = connect.with_tls(tls_options(tls));
         }
         let prefix = format!("{}/", options.prefix.trim_end_matches('/')).into();
-        Ok(Self {
-            line: Arc::new(Line::new(connect, options.endpoints)),
-            prefix,
-        })
+        Ok(Self { line: Arc::new(Line::new(connect, options.endpoints)), prefix })
     }
 
     fn full(&self, key: &str) -> String {
@@ -168,16 +165,9 @@ impl Store for EtcdStore {
         let entries = pairs.into_iter().filter_map(|pair| {
             let (key, mod_revision) = (self.name(scope, pair.key())?, pair.mod_revision());
             let (_, value) = pair.into_key_value();
-            Some(Entry {
-                key,
-                value,
-                mod_revision,
-            })
+            Some(Entry { key, value, mod_revision })
         });
-        Ok(Listing {
-            revision,
-            entries: entries.collect(),
-        })
+        Ok(Listing { revision, entries: entries.collect() })
     }
 
     async fn watch(&self, scope: &str, from: Revision) -> Result<EtcdWatch, StoreError> {
@@ -186,12 +176,7 @@ impl Store for EtcdStore {
             .call("the start of a watch", Repeat::Harmless, |connection| {
                 let (store, scope) = (self.clone(), scope.to_owned());
                 let name = Box::new(move |key: &[u8]| store.name(&scope, key));
-                let wish = Wish {
-                    start: start.clone(),
-                    end: end.clone(),
-                    from,
-                    name,
-                };
+                let wish = Wish { start: start.clone(), end: end.clone(), from, name };
                 let endpoints = self.line.endpoints();
                 async move { connection.streams.open(wish, endpoints).await }
             })
@@ -210,12 +195,10 @@ impl Store for EtcdStore {
         let compares: Vec<_> = txn.conditions.iter().map(|it| self.compare(it)).collect();
         let ops: Vec<_> = txn.ops.into_iter().map(|op| self.op(op)).collect();
         let txn = etcd_client::Txn::new().when(compares).and_then(ops);
-        let committed = self
-            .line
-            .call("a transaction", Repeat::OnlyIfUnsent, |mut connection| {
-                let txn = txn.clone();
-                async move { connection.client.txn(txn).await.map_err(Fault::from) }
-            });
+        let committed = self.line.call("a transaction", Repeat::OnlyIfUnsent, |mut connection| {
+            let txn = txn.clone();
+            async move { connection.client.txn(txn).await.map_err(Fault::from) }
+        });
         let answer = committed.await.map_err(|error| lease_lost(error, lease))?;
         let revision = revision(answer.header());
         Ok(if answer.succeeded() {
@@ -235,31 +218,21 @@ impl Store for EtcdStore {
         } else {
             self.full(&format!("{scope}/"))
         };
-        let mut gets = vec![TxnOp::get(
-            below.clone(),
-            Some(newest.clone().with_prefix()),
-        )];
+        let mut gets = vec![TxnOp::get(below.clone(), Some(newest.clone().with_prefix()))];
         if below != self.full(scope) {
             gets.push(TxnOp::get(self.full(scope), Some(newest)));
         }
         let txn = etcd_client::Txn::new().and_then(gets);
-        let counted = self
-            .line
-            .call("a count", Repeat::Harmless, |mut connection| {
-                let txn = txn.clone();
-                async move { connection.client.txn(txn).await.map_err(Fault::from) }
-            });
+        let counted = self.line.call("a count", Repeat::Harmless, |mut connection| {
+            let txn = txn.clone();
+            async move { connection.client.txn(txn).await.map_err(Fault::from) }
+        });
         let (mut count, mut newest) = (0, 0);
         for response in counted.await?.op_responses() {
             if let TxnOpResponse::Get(got) = response {
                 count += u64::try_from(got.count()).unwrap_or(0);
-                newest = got
-                    .kvs()
-                    .iter()
-                    .map(KeyValue::mod_revision)
-                    .max()
-                    .unwrap_or(0)
-                    .max(newest);
+                newest =
+                    got.kvs().iter().map(KeyValue::mod_revision).max().unwrap_or(0).max(newest);
             }
         }
         Ok((count, newest))
@@ -273,82 +246,54 @@ impl Store for EtcdStore {
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         let seconds = i64::try_from(ttl.as_secs().max(1)).unwrap_or(i64::MAX);
-        let granted = self.line.call(
-            "a lease",
-            Repeat::OnlyIfUnsent,
-            |mut connection| async move {
-                connection
-                    .client
-                    .lease_grant(seconds, None)
-                    .await
-                    .map_err(Fault::from)
-            },
-        );
+        let granted =
+            self.line.call("a lease", Repeat::OnlyIfUnsent, |mut connection| async move {
+                connection.client.lease_grant(seconds, None).await.map_err(Fault::from)
+            });
         Ok(granted.await?.id())
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let kept = self.line.call(
-            "a lease's renewal",
-            Repeat::Harmless,
-            |mut connection| async move {
+        let kept =
+            self.line.call("a lease's renewal", Repeat::Harmless, |mut connection| async move {
                 match connection.client.lease_keep_alive(lease).await {
                     Ok(_) => Ok(()),
                     // etcd answers with a time of 0, the client with this.
-                    Err(etcd_client::Error::LeaseKeepAliveError(message)) => Err(Fault::Answered {
-                        code: code::NOT_FOUND,
-                        message,
-                    }),
+                    Err(etcd_client::Error::LeaseKeepAliveError(message)) => {
+                        Err(Fault::Answered { code: code::NOT_FOUND, message })
+                    }
                     Err(error) => Err(error.into()),
                 }
-            },
-        );
+            });
         kept.await.map_err(|error| lease_lost(error, Some(lease)))
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let revoked = self.line.call(
-            "a lease's end",
-            Repeat::OnlyIfUnsent,
-            |mut connection| async move {
-                connection
-                    .client
-                    .lease_revoke(lease)
-                    .await
-                    .map(|_| ())
-                    .map_err(Fault::from)
-            },
-        );
-        revoked
-            .await
-            .map_err(|error| lease_lost(error, Some(lease)))
+        let revoked =
+            self.line.call("a lease's end", Repeat::OnlyIfUnsent, |mut connection| async move {
+                connection.client.lease_revoke(lease).await.map(|_| ()).map_err(Fault::from)
+            });
+        revoked.await.map_err(|error| lease_lost(error, Some(lease)))
     }
 }
 
 fn check(options: &EtcdOptions) -> Result<(), StoreError> {
     let config = |what: String, source: &'static str| {
-        Err(StoreError::Config {
-            what,
-            source: source.into(),
-        })
+        Err(StoreError::Config { what, source: source.into() })
     };
     if options.endpoints.is_empty() {
         return config("no endpoint is named".to_owned(), "at least one is needed");
     }
     let has_ca = options.tls.as_ref().is_some_and(|tls| tls.ca.is_some());
     for endpoint in &options.endpoints {
-        let (is_https, rest) = match (
-            endpoint.strip_prefix("https://"),
-            endpoint.strip_prefix("http://"),
-        ) {
-            (Some(rest), _) => (true, rest),
-            (None, Some(rest)) => (false, rest),
-            (None, None) => (options.tls.is_some(), endpoint.as_str()),
-        };
+        let (is_https, rest) =
+            match (endpoint.strip_prefix("https://"), endpoint.strip_prefix("http://")) {
+                (Some(rest), _) => (true, rest),
+                (None, Some(rest)) => (false, rest),
+                (None, None) => (options.tls.is_some(), endpoint.as_str()),
+            };
         let is_address = !rest.is_empty()
-            && rest
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b".:-_[]%/".contains(&byte));
+            && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-_[]%/".contains(&byte));
         if !is_address {
             return config(format!("{endpoint:?}"), "it is no http or https address");
         }
@@ -359,10 +304,7 @@ fn check(options: &EtcdOptions) -> Result<(), StoreError> {
             );
         }
         if !is_https && options.tls.is_some() {
-            return config(
-                endpoint.clone(),
-                "certificates are given, so it must be https",
-            );
+            return config(endpoint.clone(), "certificates are given, so it must be https");
         }
     }
     Ok(())
@@ -395,9 +337,7 @@ struct Answer {
 }
 
 fn answered(source: &(dyn std::error::Error + Send + Sync + 'static), code: i32) -> bool {
-    source
-        .downcast_ref::<Answer>()
-        .is_some_and(|answer| answer.code == code)
+    source.downcast_ref::<Answer>().is_some_and(|answer| answer.code == code)
 }
 
 /// Tells a lease that is gone from other refusals.

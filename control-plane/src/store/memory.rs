@@ -67,39 +67,20 @@ impl MemoryStore {
     /// A new, empty store and its first client.
     pub fn new() -> Self {
         let (tick, _) = watch::channel(());
-        let inner = Inner {
-            state: State::new(),
-            up: true,
-            leader: true,
-            run: 0,
-            progress: 0,
-        };
-        let server = Arc::new(Server {
-            inner: Mutex::new(inner),
-            tick,
-        });
-        Self {
-            server,
-            line: Arc::default(),
-            prefix: "".into(),
-        }
+        let inner = Inner { state: State::new(), up: true, leader: true, run: 0, progress: 0 };
+        let server = Arc::new(Server { inner: Mutex::new(inner), tick });
+        Self { server, line: Arc::default(), prefix: "".into() }
     }
 
     /// Another client.
     pub fn client(&self) -> Self {
-        Self {
-            line: Arc::default(),
-            ..self.clone()
-        }
+        Self { line: Arc::default(), ..self.clone() }
     }
 
     /// Another client, of another cluster, whose keys live below `prefix`.
     pub fn with_prefix(&self, prefix: &str) -> Self {
         let prefix = format!("{}/", prefix.trim_end_matches('/')).into();
-        Self {
-            prefix,
-            ..self.client()
-        }
+        Self { prefix, ..self.client() }
     }
 
     /// Forgets every change before the current revision.
@@ -183,12 +164,7 @@ impl MemoryStore {
     }
 
     pub fn mend(&self) {
-        self.fault(|line| {
-            *line = Line {
-                calls: line.calls,
-                ..Line::default()
-            }
-        });
+        self.fault(|line| *line = Line { calls: line.calls, ..Line::default() });
     }
 
     /// The next calls fail, with nothing done.
@@ -247,9 +223,7 @@ impl MemoryStore {
                 let _ = tick.changed().await;
             }
         };
-        timeout(CALL_DEADLINE, passable)
-            .await
-            .map_err(|_| StoreError::Deadline { operation })?;
+        timeout(CALL_DEADLINE, passable).await.map_err(|_| StoreError::Deadline { operation })?;
         self.passes(operation)?;
         let mut inner = self.server.now();
         if !inner.up {
@@ -302,9 +276,7 @@ impl Store for MemoryStore {
     type Watch = MemoryWatch;
 
     async fn list(&self, scope: &str) -> Result<Listing, StoreError> {
-        let mut listing = self
-            .call("list", |state| Ok(state.list(&self.full(scope))))
-            .await?;
+        let mut listing = self.call("list", |state| Ok(state.list(&self.full(scope)))).await?;
         for entry in &mut listing.entries {
             entry.key = self.relative(&entry.key);
         }
@@ -346,8 +318,7 @@ impl Store for MemoryStore {
     }
 
     async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {
-        self.call("count", |state| Ok(state.count(&self.full(scope))))
-            .await
+        self.call("count", |state| Ok(state.count(&self.full(scope)))).await
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
@@ -355,15 +326,11 @@ impl Store for MemoryStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.call("grant", |state| Ok(state.grant(ttl, Instant::now())))
-            .await
+        self.call("grant", |state| Ok(state.grant(ttl, Instant::now()))).await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.call("keep alive", |state| {
-            state.keep_alive(lease, Instant::now())
-        })
-        .await
+        self.call("keep alive", |state| state.keep_alive(lease, Instant::now())).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
@@ -409,11 +376,7 @@ impl MemoryWatch {
         };
         if let Some(since) = held_since {
             let silent = since.elapsed() >= SILENCE;
-            return if silent {
-                Err(ended("the store is silent"))
-            } else {
-                Ok(None)
-            };
+            return if silent { Err(ended("the store is silent")) } else { Ok(None) };
         }
         let server = Arc::clone(&self.client.server);
         let inner = server.now();
@@ -434,11 +397,7 @@ impl MemoryWatch {
     }
 
     fn relative(&self, event: WatchEvent) -> WatchEvent {
-        let WatchEvent::Changes {
-            revision,
-            mut changes,
-        } = event
-        else {
+        let WatchEvent::Changes { revision, mut changes } = event else {
             return event;
         };
         for change in &mut changes {
@@ -451,27 +410,18 @@ impl MemoryWatch {
     fn next_wake(&self) -> Option<Instant> {
         let held_since = self.client.line().held_since;
         let inner = self.client.server.lock();
-        let expiry = inner
-            .state
-            .next_expiry()
-            .filter(|_| inner.leader && inner.up);
+        let expiry = inner.state.next_expiry().filter(|_| inner.leader && inner.up);
         let silence = held_since.map(|since| since + SILENCE);
         [expiry, silence].into_iter().flatten().min()
     }
 }
 
 fn unreachable(operation: &'static str, why: &'static str) -> StoreError {
-    StoreError::Unreachable {
-        operation,
-        endpoints: "memory".to_owned(),
-        source: why.into(),
-    }
+    StoreError::Unreachable { operation, endpoints: "memory".to_owned(), source: why.into() }
 }
 
 fn no_leader() -> StoreError {
-    StoreError::NoLeader {
-        endpoints: "memory".to_owned(),
-    }
+    StoreError::NoLeader { endpoints: "memory".to_owned() }
 }
 
 fn ended(why: &'static str) -> StoreError {
@@ -530,30 +480,15 @@ mod tests {
     async fn a_held_lease_expires_and_says_so() {
         let store = MemoryStore::new();
         let lease = store.grant(Duration::from_secs(45)).await.unwrap();
-        let op = Op::PutLeased {
-            key: "alive/1".into(),
-            value: vec![],
-            lease,
-        };
-        store
-            .commit(Txn {
-                conditions: vec![],
-                ops: vec![op],
-            })
-            .await
-            .unwrap();
+        let op = Op::PutLeased { key: "alive/1".into(), value: vec![], lease };
+        store.commit(Txn { conditions: vec![], ops: vec![op] }).await.unwrap();
         let mut watch = store.watch("alive/", 1).await.unwrap();
         watch.next().await.unwrap();
         let before = Instant::now();
-        let WatchEvent::Changes { changes, .. } = watch.next().await.unwrap() else {
-            panic!()
-        };
+        let WatchEvent::Changes { changes, .. } = watch.next().await.unwrap() else { panic!() };
         assert!(matches!(changes[..], [Change::Delete { .. }]));
         assert!(before.elapsed() >= Duration::from_secs(44));
-        assert!(matches!(
-            store.keep_alive(lease).await,
-            Err(StoreError::LeaseLost(_))
-        ));
+        assert!(matches!(store.keep_alive(lease).await, Err(StoreError::LeaseLost(_))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -561,10 +496,7 @@ mod tests {
         let store = MemoryStore::new();
         let put = |key: &str| Txn {
             conditions: vec![],
-            ops: vec![Op::Put {
-                key: key.into(),
-                value: vec![],
-            }],
+            ops: vec![Op::Put { key: key.into(), value: vec![] }],
         };
         store.commit(put("a")).await.unwrap();
         let backup = store.backup();

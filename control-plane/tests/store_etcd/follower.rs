@@ -52,39 +52,21 @@ impl Reader {
 }
 
 async fn write(store: &EtcdStore, op: Op) {
-    let txn = Txn {
-        conditions: vec![],
-        ops: vec![op],
-    };
+    let txn = Txn { conditions: vec![], ops: vec![op] };
     let written = async {
         while store.commit(txn.clone()).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(Duration::from_secs(30), written)
-        .await
-        .expect("etcd comes back");
+    timeout(Duration::from_secs(30), written).await.expect("etcd comes back");
 }
 
 async fn put(store: &EtcdStore, key: &str) {
-    write(
-        store,
-        Op::Put {
-            key: key.to_owned(),
-            value: vec![1],
-        },
-    )
-    .await;
+    write(store, Op::Put { key: key.to_owned(), value: vec![1] }).await;
 }
 
 async fn delete(store: &EtcdStore, key: &str) {
-    write(
-        store,
-        Op::Delete {
-            key: key.to_owned(),
-        },
-    )
-    .await;
+    write(store, Op::Delete { key: key.to_owned() }).await;
 }
 
 #[tokio::test]
@@ -93,30 +75,19 @@ async fn a_follower_survives_restart_compaction_and_wipe_of_etcd() {
     let store = etcd.store("/follower");
     let cancel = CancellationToken::new();
     let follower = Follower::start(store.clone(), FollowerOptions::default(), &cancel);
-    ["hosts/", "networks/n"]
-        .iter()
-        .for_each(|scope| follower.scopes().follow(*scope));
-    let mut reader = Reader {
-        follower,
-        keys: BTreeSet::new(),
-        listings: 0,
-        histories: 0,
-    };
+    ["hosts/", "networks/n"].iter().for_each(|scope| follower.scopes().follow(*scope));
+    let mut reader = Reader { follower, keys: BTreeSet::new(), listings: 0, histories: 0 };
     put(&store, "hosts/1").await;
     put(&store, "networks/n").await;
     put(&store, "networks/n-2").await;
     put(&store, "networks/n/members/1").await;
-    reader
-        .until_holds(&["hosts/1", "networks/n", "networks/n/members/1"])
-        .await;
+    reader.until_holds(&["hosts/1", "networks/n", "networks/n/members/1"]).await;
     let listings = reader.listings;
 
     etcd.restart().await;
     put(&store, "hosts/2").await;
     delete(&store, "networks/n/members/1").await;
-    reader
-        .until_holds(&["hosts/1", "hosts/2", "networks/n"])
-        .await;
+    reader.until_holds(&["hosts/1", "hosts/2", "networks/n"]).await;
     assert_eq!(reader.listings, listings, "a restart takes no listing");
 
     // The history it would go on from is compacted before it can connect again.
@@ -129,9 +100,7 @@ async fn a_follower_survives_restart_compaction_and_wipe_of_etcd() {
     alone.compact_now().await;
     alone.kill_all();
     etcd.start_all();
-    reader
-        .until_holds(&["hosts/2", "hosts/3", "networks/n"])
-        .await;
+    reader.until_holds(&["hosts/2", "hosts/3", "networks/n"]).await;
     assert_eq!(reader.histories, 0);
 
     etcd.wipe().await;

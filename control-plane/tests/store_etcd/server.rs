@@ -44,10 +44,7 @@ impl Etcd {
     }
 
     async fn start_with(size: usize, is_tls: bool) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("wgnett-etcd-")
-            .tempdir()
-            .unwrap();
+        let dir = tempfile::Builder::new().prefix("wgnett-etcd-").tempdir().unwrap();
         let pki = is_tls.then(|| Pki::make(dir.path()));
         let scheme = if is_tls { "https" } else { "http" };
         let urls: Vec<_> = (0..size)
@@ -56,10 +53,7 @@ impl Etcd {
                 (format!("m{i}"), url(scheme), url("http"))
             })
             .collect();
-        let all: Vec<_> = urls
-            .iter()
-            .map(|(name, _, peer)| format!("{name}={peer}"))
-            .collect();
+        let all: Vec<_> = urls.iter().map(|(name, _, peer)| format!("{name}={peer}")).collect();
         let members = urls.iter().map(|(name, client, peer)| {
             let data = dir.path().join(name);
             let mut args: Vec<String> = Vec::new();
@@ -87,11 +81,7 @@ impl Etcd {
                 child: None,
             }
         });
-        let mut etcd = Self {
-            members: members.collect(),
-            pki,
-            _dir: Some(dir),
-        };
+        let mut etcd = Self { members: members.collect(), pki, _dir: Some(dir) };
         etcd.start_all();
         etcd.answers().await;
         etcd
@@ -103,11 +93,7 @@ impl Etcd {
 
     pub(crate) fn options(&self, prefix: &str) -> EtcdOptions {
         EtcdOptions {
-            endpoints: self
-                .members
-                .iter()
-                .map(|member| member.client_url.clone())
-                .collect(),
+            endpoints: self.members.iter().map(|member| member.client_url.clone()).collect(),
             prefix: prefix.to_owned(),
             tls: self.pki.as_ref().map(|pki| EtcdTls {
                 ca: Some(pki.read("ca.pem")),
@@ -118,10 +104,7 @@ impl Etcd {
     }
 
     pub(crate) fn start_all(&mut self) {
-        self.members
-            .iter_mut()
-            .filter(|member| member.child.is_none())
-            .for_each(Member::start);
+        self.members.iter_mut().filter(|member| member.child.is_none()).for_each(Member::start);
     }
 
     pub(crate) fn kill_all(&mut self) {
@@ -130,15 +113,9 @@ impl Etcd {
 
     /// The same single member with the same data where its clients do not find it. It must not run.
     pub(crate) fn on_other_port(&self) -> Self {
-        let [member] = &self.members[..] else {
-            panic!("this is for one member")
-        };
+        let [member] = &self.members[..] else { panic!("this is for one member") };
         let url = format!("http://127.0.0.1:{}", free_port());
-        let args = member
-            .args
-            .iter()
-            .map(|arg| arg.replace(&member.client_url, &url))
-            .collect();
+        let args = member.args.iter().map(|arg| arg.replace(&member.client_url, &url)).collect();
         let member = Member {
             name: member.name.clone(),
             client_url: url,
@@ -147,11 +124,7 @@ impl Etcd {
             log: member.log.clone(),
             child: None,
         };
-        let mut etcd = Self {
-            members: vec![member],
-            pki: None,
-            _dir: None,
-        };
+        let mut etcd = Self { members: vec![member], pki: None, _dir: None };
         etcd.start_all();
         etcd
     }
@@ -201,10 +174,7 @@ impl Fixture for Etcd {
 
     async fn lose_leader(&mut self) {
         let majority = self.members.len() / 2 + 1;
-        self.members
-            .iter_mut()
-            .take(majority)
-            .for_each(Member::kill);
+        self.members.iter_mut().take(majority).for_each(Member::kill);
     }
 
     async fn regain_leader(&mut self) {
@@ -220,31 +190,19 @@ impl Fixture for Etcd {
     }
 
     async fn freeze(&mut self, _client: &EtcdStore) {
-        self.members
-            .iter()
-            .for_each(|member| member.signal(Signal::SIGSTOP));
+        self.members.iter().for_each(|member| member.signal(Signal::SIGSTOP));
     }
 
     async fn thaw(&mut self, _client: &EtcdStore) {
-        self.members
-            .iter()
-            .for_each(|member| member.signal(Signal::SIGCONT));
+        self.members.iter().for_each(|member| member.signal(Signal::SIGCONT));
     }
 }
 
 impl Member {
     fn start(&mut self) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .unwrap();
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = Command::new("etcd");
-        command
-            .args(&self.args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
+        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         // SAFETY: prctl is async-signal-safe and touches nothing of this process.
         unsafe {
             command.pre_exec(|| {
@@ -312,18 +270,13 @@ pub(crate) struct Pki {
 
 impl Pki {
     pub(crate) fn make(dir: &Path) -> Self {
-        let pki = Self {
-            dir: dir.to_owned(),
-        };
+        let pki = Self { dir: dir.to_owned() };
         pki.openssl(
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
              -subj /CN=wgnett-ca -addext basicConstraints=critical,CA:TRUE \
              -keyout ca.key -out ca.pem",
         );
-        pki.sign(
-            "server",
-            "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth",
-        );
+        pki.sign("server", "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth");
         pki.sign("client", "extendedKeyUsage=clientAuth");
         pki
     }

@@ -15,10 +15,7 @@ pub struct Held {
 /// Whether a listing must be held for the grace time: more than half of the peers before it would
 /// vanish (of three and more, that is also the case when all but one would).
 pub fn holds<Peer: Ord>(before: &BTreeSet<Peer>, listing: &BTreeSet<Peer>) -> Option<Held> {
-    let held = Held {
-        vanishing: before.difference(listing).count(),
-        of: before.len(),
-    };
+    let held = Held { vanishing: before.difference(listing).count(), of: before.len() };
     (held.of >= FEWEST && 2 * held.vanishing > held.of).then_some(held)
 }
 
@@ -34,31 +31,13 @@ mod tests {
 
     #[test]
     fn a_listing_without_most_of_the_peers_is_held() {
-        assert_eq!(
-            after_losing(3, 5),
-            Some(Held {
-                vanishing: 3,
-                of: 5
-            })
-        );
-        assert_eq!(
-            after_losing(9, 9),
-            Some(Held {
-                vanishing: 9,
-                of: 9
-            })
-        );
+        assert_eq!(after_losing(3, 5), Some(Held { vanishing: 3, of: 5 }));
+        assert_eq!(after_losing(9, 9), Some(Held { vanishing: 9, of: 9 }));
     }
 
     #[test]
     fn a_listing_with_one_peer_left_of_three_is_held() {
-        assert_eq!(
-            after_losing(2, 3),
-            Some(Held {
-                vanishing: 2,
-                of: 3
-            })
-        );
+        assert_eq!(after_losing(2, 3), Some(Held { vanishing: 2, of: 3 }));
     }
 
     #[test]
@@ -76,12 +55,6 @@ mod tests {
     fn new_peers_do_not_make_up_for_vanished_ones() {
         let before = BTreeSet::from([1, 2, 3]);
         let listing = BTreeSet::from([4, 5, 6, 7]);
-        assert_eq!(
-            holds(&before, &listing),
-            Some(Held {
-                vanishing: 3,
-                of: 3
-            })
-        );
+        assert_eq!(holds(&before, &listing), Some(Held { vanishing: 3, of: 3 }));
     }
 }

@@ -58,11 +58,7 @@ pub fn container_routes(subnets: &[Subnet], addresses: &[IpNet]) -> Vec<(IpNet, 
         let others = others.filter(|p| *p != own && is_ipv4(p) == is_ipv4(&own));
         routes.extend(others.map(|pool| (pool, gateway)));
         if let Some([low, high]) = halves(&own) {
-            let [first, last] = if low.contains(&gateway) {
-                [high, low]
-            } else {
-                [low, high]
-            };
+            let [first, last] = if low.contains(&gateway) { [high, low] } else { [low, high] };
             routes.extend([(first, gateway), (last, gateway)]);
         }
     }
@@ -95,10 +91,7 @@ mod tests {
         let subnets: Vec<Subnet> = subnets.iter().map(subnet).collect();
         let addresses: Vec<IpNet> = addresses.iter().map(|a| a.parse().unwrap()).collect();
         let routes = container_routes(&subnets, &addresses);
-        routes
-            .iter()
-            .map(|(destination, via)| format!("{destination} via {via}"))
-            .collect()
+        routes.iter().map(|(destination, via)| format!("{destination} via {via}")).collect()
     }
 
     #[test]
@@ -109,19 +102,13 @@ mod tests {
         );
         assert_eq!(
             routes(&[("fd50::/64", Some("fd50::8000:0:0:1"))], &["fd50::7/64"]),
-            [
-                "fd50::/65 via fd50::8000:0:0:1",
-                "fd50::8000:0:0:0/65 via fd50::8000:0:0:1"
-            ]
+            ["fd50::/65 via fd50::8000:0:0:1", "fd50::8000:0:0:0/65 via fd50::8000:0:0:1"]
         );
     }
 
     #[test]
     fn each_family_goes_through_its_own_gateway() {
-        let subnets = [
-            ("10.50.0.0/24", Some("10.50.0.1")),
-            ("fd50::/64", Some("fd50::1")),
-        ];
+        let subnets = [("10.50.0.0/24", Some("10.50.0.1")), ("fd50::/64", Some("fd50::1"))];
         assert_eq!(
             routes(&subnets, &["10.50.0.7/24", "fd50::7/64"]),
             [
@@ -136,17 +123,10 @@ mod tests {
 
     #[test]
     fn other_subnets_go_as_a_whole_through_the_gateway_that_is_on_the_link() {
-        let subnets = [
-            ("10.1.0.0/24", Some("10.1.0.1")),
-            ("10.2.0.0/24", Some("10.2.0.1")),
-        ];
+        let subnets = [("10.1.0.0/24", Some("10.1.0.1")), ("10.2.0.0/24", Some("10.2.0.1"))];
         assert_eq!(
             routes(&subnets, &["10.2.0.9/24"]),
-            [
-                "10.1.0.0/24 via 10.2.0.1",
-                "10.2.0.128/25 via 10.2.0.1",
-                "10.2.0.0/25 via 10.2.0.1",
-            ]
+            ["10.1.0.0/24 via 10.2.0.1", "10.2.0.128/25 via 10.2.0.1", "10.2.0.0/25 via 10.2.0.1",]
         );
     }
 

@@ -132,9 +132,7 @@ impl Judge {
             let place = self.place_mut(&path);
             place.held = Held::Value {
                 mod_revision,
-                writer: judged
-                    .as_ref()
-                    .map_or_else(|not| not.writer, |writer| Some(*writer)),
+                writer: judged.as_ref().map_or_else(|not| not.writer, |writer| Some(*writer)),
                 valid: judged.is_ok(),
             };
         }
@@ -190,10 +188,7 @@ impl Judge {
             !matches!(place.held, Held::Absent) && scope::covers(scope, &key) && !is_listed
         };
         let places = scope::within(&self.places, scope);
-        places
-            .filter(|(path, place)| is_gone(path, place))
-            .map(|(path, _)| path.clone())
-            .collect()
+        places.filter(|(path, place)| is_gone(path, place)).map(|(path, _)| path.clone()).collect()
     }
 
     /// Forgets a network this host follows no longer.
@@ -243,20 +238,11 @@ impl Judge {
     /// What the store holds at a path, as far as this judge was told.
     pub fn in_store(&self, path: &Path) -> Option<InStore> {
         let place = self.places.get(path)?;
-        let Held::Value {
-            mod_revision,
-            writer,
-            ..
-        } = place.held
-        else {
+        let Held::Value { mod_revision, writer, .. } = place.held else {
             return None;
         };
         let accepted = place.held_record().map(|valid| in_force(path, valid));
-        Some(InStore {
-            mod_revision,
-            writer,
-            accepted,
-        })
+        Some(InStore { mod_revision, writer, accepted })
     }
 
     /// Where the store holds something that this host wrote, valid or not.
@@ -295,10 +281,7 @@ impl Judge {
     pub fn export(&self) -> impl Iterator<Item = (String, &[u8])> {
         let lasting = self.places.iter().filter(|(path, _)| !is_leased(path));
         lasting.flat_map(|(path, place)| {
-            place
-                .records
-                .iter()
-                .map(|valid| (path.to_string(), &*valid.sealed))
+            place.records.iter().map(|valid| (path.to_string(), &*valid.sealed))
         })
     }
 
@@ -326,15 +309,8 @@ impl Judge {
 }
 
 fn in_force(path: &Path, valid: &Valid) -> InForce {
-    let Valid {
-        writer, seq, epoch, ..
-    } = *valid;
-    InForce {
-        writer,
-        seq,
-        epoch,
-        record: valid.record(path),
-    }
+    let Valid { writer, seq, epoch, .. } = *valid;
+    InForce { writer, seq, epoch, record: valid.record(path) }
 }
 
 /// Endpoints are judged last: the floors of their writers are known then.

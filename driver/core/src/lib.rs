@@ -54,9 +54,7 @@ impl Namespace {
     pub fn parse(name: &str) -> Option<Self> {
         let id = name.strip_prefix(Self::PREFIX)?;
         let ours = (1..=12).contains(&id.len())
-            && id
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         ours.then(|| Self(name.to_owned()))
     }
 

@@ -37,11 +37,7 @@ pub enum ModelError {
     #[error("interface {wireguard} has no peer {peer}")]
     NoPeer { wireguard: IfName, peer: PublicKey },
     #[error("port {port} of {name} is taken by {holder}")]
-    PortTaken {
-        name: IfName,
-        port: u16,
-        holder: IfName,
-    },
+    PortTaken { name: IfName, port: u16, holder: IfName },
     #[error("the container of {0} is not known")]
     NoContainer(IfName),
 }
@@ -55,10 +51,7 @@ pub fn apply(seen: &mut Seen<Observed>, step: &Step) -> Result<(), ModelError> {
     match (seen, step) {
         (Seen::Unknown, _) => Err(ModelError::Unknown),
         (seen @ Seen::Absent, Step::CreateNamespace) => {
-            *seen = Seen::Present(Observed {
-                pinned: true,
-                ..Observed::default()
-            });
+            *seen = Seen::Present(Observed { pinned: true, ..Observed::default() });
             Ok(())
         }
         (Seen::Absent, step) if is_removal(step) => Ok(()),
@@ -94,12 +87,7 @@ fn apply_inside(kernel: &mut Observed, step: &Step) -> Result<(), ModelError> {
         Step::AddGateway(address) => drop(kernel.gateways.insert(*address)),
         Step::RemoveGateway(address) => drop(kernel.gateways.remove(address)),
 
-        Step::CreateWireguard {
-            name,
-            private_key,
-            port,
-            mtu,
-        } => {
+        Step::CreateWireguard { name, private_key, port, mtu } => {
             return create_wireguard(kernel, name, private_key.public(), *port, *mtu);
         }
         Step::RaiseWireguard { name } => wireguard(kernel, name)?.up = true,
@@ -108,20 +96,10 @@ fn apply_inside(kernel: &mut Observed, step: &Step) -> Result<(), ModelError> {
             routes_die(kernel, name);
         }
 
-        Step::AddPeer {
-            wireguard: name,
-            peer,
-            config,
-        } => {
+        Step::AddPeer { wireguard: name, peer, config } => {
             add_peer(wireguard(kernel, name)?, *peer, config);
         }
-        Step::UpdatePeer {
-            wireguard: name,
-            peer,
-            preshared_key,
-            underlay,
-            keepalive,
-        } => {
+        Step::UpdatePeer { wireguard: name, peer, preshared_key, underlay, keepalive } => {
             let known = peer_of(kernel, name, peer)?;
             if let Some(key) = preshared_key {
                 known.preshared_key = key.clone();
@@ -131,27 +109,16 @@ fn apply_inside(kernel: &mut Observed, step: &Step) -> Result<(), ModelError> {
                 known.keepalive = Some(*seconds).filter(|s| *s > 0);
             }
         }
-        Step::RemovePeer {
-            wireguard: name,
-            peer,
-        } => {
+        Step::RemovePeer { wireguard: name, peer } => {
             if let Some(wireguard) = kernel.wireguards.get_mut(name) {
                 wireguard.peers.remove(peer);
             }
         }
-        Step::AddAllowed {
-            wireguard: name,
-            peer,
-            addresses,
-        } => {
+        Step::AddAllowed { wireguard: name, peer, addresses } => {
             peer_of(kernel, name, peer)?;
             give(wireguard(kernel, name)?, peer, addresses);
         }
-        Step::RemoveAllowed {
-            wireguard: name,
-            peer,
-            addresses,
-        } => {
+        Step::RemoveAllowed { wireguard: name, peer, addresses } => {
             let wireguard = kernel.wireguards.get_mut(name);
             if let Some(peer) = wireguard.and_then(|w| w.peers.get_mut(peer)) {
                 peer.allowed.retain(|a| !addresses.contains(a));
@@ -166,13 +133,7 @@ fn apply_inside(kernel: &mut Observed, step: &Step) -> Result<(), ModelError> {
                 return Err(ModelError::NoContainer(name.clone()));
             }
             let interface = Seen::Present(configured(veth));
-            return create_veth(
-                kernel,
-                name,
-                veth,
-                *mtu,
-                ContainerEnd::InContainer(interface),
-            );
+            return create_veth(kernel, name, veth, *mtu, ContainerEnd::InContainer(interface));
         }
         Step::FixVeth { name, veth } => {
             let known = veth_of(kernel, name)?;
@@ -189,19 +150,14 @@ fn apply_inside(kernel: &mut Observed, step: &Step) -> Result<(), ModelError> {
             };
             interface.up = true;
             interface.addresses.extend(veth.addresses.iter().copied());
-            interface
-                .routes
-                .extend(veth.container_routes.iter().copied());
+            interface.routes.extend(veth.container_routes.iter().copied());
         }
         Step::RemoveVeth { name } => {
             kernel.veths.remove(name);
             routes_die(kernel, name);
         }
 
-        Step::SetRoute {
-            destination,
-            target,
-        } => {
+        Step::SetRoute { destination, target } => {
             if let RouteTarget::Link(link) = target {
                 require_up(kernel, link)?;
             }
@@ -225,24 +181,14 @@ fn create_wireguard(
     refuse_foreign(kernel, name)?;
     if let Some(existing) = kernel.wireguards.get(name) {
         let same = existing.public_key == Some(public_key) && existing.port == port;
-        return if same {
-            Ok(())
-        } else {
-            Err(ModelError::LinkExists(name.clone()))
-        };
+        return if same { Ok(()) } else { Err(ModelError::LinkExists(name.clone())) };
     }
     if let Some((holder, _)) = kernel.wireguards.iter().find(|(_, w)| w.port == port) {
         let (name, holder) = (name.clone(), holder.clone());
         return Err(ModelError::PortTaken { name, port, holder });
     }
     let public_key = Some(public_key);
-    let made = ObservedWireguard {
-        public_key,
-        port,
-        mtu,
-        up: true,
-        peers: Default::default(),
-    };
+    let made = ObservedWireguard { public_key, port, mtu, up: true, peers: Default::default() };
     kernel.wireguards.insert(name.clone(), made);
     Ok(())
 }
@@ -279,19 +225,9 @@ fn create_veth(
     let endpoint = Some(veth.endpoint.clone());
     if let Some(existing) = kernel.veths.get(name) {
         let same = existing.endpoint == endpoint;
-        return if same {
-            Ok(())
-        } else {
-            Err(ModelError::LinkExists(name.clone()))
-        };
+        return if same { Ok(()) } else { Err(ModelError::LinkExists(name.clone())) };
     }
-    let made = ObservedVeth {
-        endpoint,
-        mac: MacAddr::GATEWAY,
-        mtu,
-        up: true,
-        container,
-    };
+    let made = ObservedVeth { endpoint, mac: MacAddr::GATEWAY, mtu, up: true, container };
     kernel.veths.insert(name.clone(), made);
     Ok(())
 }
@@ -308,19 +244,14 @@ fn configured(veth: &DesiredVeth) -> ContainerInterface {
 }
 
 fn routes_die(kernel: &mut Observed, link: &IfName) {
-    kernel
-        .routes
-        .retain(|_, target| !matches!(target, RouteTarget::Link(l) if l == link));
+    kernel.routes.retain(|_, target| !matches!(target, RouteTarget::Link(l) if l == link));
 }
 
 fn wireguard<'a>(
     kernel: &'a mut Observed,
     name: &IfName,
 ) -> Result<&'a mut ObservedWireguard, ModelError> {
-    kernel
-        .wireguards
-        .get_mut(name)
-        .ok_or_else(|| ModelError::NoLink(name.clone()))
+    kernel.wireguards.get_mut(name).ok_or_else(|| ModelError::NoLink(name.clone()))
 }
 
 fn peer_of<'a>(
@@ -328,24 +259,15 @@ fn peer_of<'a>(
     name: &IfName,
     peer: &PublicKey,
 ) -> Result<&'a mut ObservedPeer, ModelError> {
-    let missing = || ModelError::NoPeer {
-        wireguard: name.clone(),
-        peer: *peer,
-    };
-    wireguard(kernel, name)?
-        .peers
-        .get_mut(peer)
-        .ok_or_else(missing)
+    let missing = || ModelError::NoPeer { wireguard: name.clone(), peer: *peer };
+    wireguard(kernel, name)?.peers.get_mut(peer).ok_or_else(missing)
 }
 
 fn veth_of<'a>(
     kernel: &'a mut Observed,
     name: &IfName,
 ) -> Result<&'a mut ObservedVeth, ModelError> {
-    kernel
-        .veths
-        .get_mut(name)
-        .ok_or_else(|| ModelError::NoLink(name.clone()))
+    kernel.veths.get_mut(name).ok_or_else(|| ModelError::NoLink(name.clone()))
 }
 
 fn require_up(kernel: &Observed, link: &IfName) -> Result<(), ModelError> {

@@ -21,11 +21,7 @@ pub enum OptionError {
     #[error("network option {key:?} is not known to wgnet; known options: {Known}")]
     Unknown { key: String },
     #[error("network option {key}={value:?} is not valid: want {wanted}; known options: {Known}")]
-    Bad {
-        key: String,
-        value: String,
-        wanted: String,
-    },
+    Bad { key: String, value: String, wanted: String },
 }
 
 /// Parses the options as they came. Keys of Docker's own (`com.docker.…`) pass unread, but for its
@@ -38,11 +34,7 @@ pub fn parse(raw: &BTreeMap<String, String>, ipv6: bool) -> Result<NetworkOption
     let mut options = NetworkOptions::default();
     let mut docker_mtu = None;
     for (key, value) in raw {
-        let bad = |wanted: String| OptionError::Bad {
-            key: clip(key),
-            value: clip(value),
-            wanted,
-        };
+        let bad = |wanted: String| OptionError::Bad { key: clip(key), value: clip(value), wanted };
         let number = |range: RangeInclusive<u16>| {
             let wanted = format!("a number from {} to {}", range.start(), range.end());
             let number = canonical_number(value).filter(|n| range.contains(n));
@@ -76,20 +68,13 @@ pub fn parse(raw: &BTreeMap<String, String>, ipv6: bool) -> Result<NetworkOption
 /// The MTU of a network's links: the option, else what the underlay leaves.
 pub fn mtu(options: &NetworkOptions, underlay_mtu: u16, ipv6: bool) -> u16 {
     let room = underlay_mtu.saturating_sub(OVERHEAD);
-    options
-        .mtu
-        .unwrap_or(room)
-        .clamp(smallest_mtu(ipv6), LARGEST_MTU)
+    options.mtu.unwrap_or(room).clamp(smallest_mtu(ipv6), LARGEST_MTU)
 }
 
 const DOCKER_MTU: &str = "com.docker.network.driver.mtu";
 
 fn smallest_mtu(ipv6: bool) -> u16 {
-    if ipv6 {
-        SMALLEST_MTU_IPV6
-    } else {
-        SMALLEST_MTU
-    }
+    if ipv6 { SMALLEST_MTU_IPV6 } else { SMALLEST_MTU }
 }
 
 /// Only the form a person would expect: no sign, no leading zero, no space.
@@ -162,10 +147,7 @@ mod tests {
     #[test]
     fn a_bad_value_is_named_with_what_is_wanted() {
         let text = refusal("port", "70000");
-        assert!(
-            text.contains("port=\"70000\"") && text.contains("from 1 to 65535"),
-            "{text}"
-        );
+        assert!(text.contains("port=\"70000\"") && text.contains("from 1 to 65535"), "{text}");
         for (key, value) in [
             ("mtu", "575"),
             ("mtu", "9001"),
@@ -220,10 +202,7 @@ mod tests {
         assert_eq!(mtu(&none, 1300, false), 1220);
         assert_eq!(mtu(&none, 1300, true), SMALLEST_MTU_IPV6);
         assert_eq!(mtu(&none, 0, false), SMALLEST_MTU);
-        let option = NetworkOptions {
-            mtu: Some(1400),
-            ..none
-        };
+        let option = NetworkOptions { mtu: Some(1400), ..none };
         assert_eq!(mtu(&option, 1500, false), 1400);
     }
 }

@@ -51,11 +51,7 @@ impl Hints {
     /// Keeps the hints true after a step was applied.
     pub fn applied(&mut self, step: &Step) {
         match step {
-            Step::AddPeer {
-                wireguard,
-                peer,
-                config,
-            } => {
+            Step::AddPeer { wireguard, peer, config } => {
                 let key = (wireguard.clone(), *peer);
                 self.remake.remove(&key);
                 match config.underlay {
@@ -63,12 +59,7 @@ impl Hints {
                     None => self.told.remove(&key),
                 };
             }
-            Step::UpdatePeer {
-                wireguard,
-                peer,
-                underlay: Some(underlay),
-                ..
-            } => {
+            Step::UpdatePeer { wireguard, peer, underlay: Some(underlay), .. } => {
                 self.told.insert((wireguard.clone(), *peer), *underlay);
             }
             Step::RemovePeer { wireguard, peer } => {
@@ -116,10 +107,7 @@ pub fn plan(desired: Option<&Desired>, observed: &Seen<Observed>, hints: &Hints)
 /// The guard goes after the last way into the network and before the namespace: with the namespace
 /// gone nobody would look for it again.
 fn teardown(observed: &Observed) -> Vec<Step> {
-    let veths = observed
-        .veths
-        .keys()
-        .map(|name| Step::RemoveVeth { name: name.clone() });
+    let veths = observed.veths.keys().map(|name| Step::RemoveVeth { name: name.clone() });
     let guard = (!observed.guard.is_empty()).then_some(Step::RemoveGuard);
     veths.chain(guard).chain([Step::DeleteNamespace]).collect()
 }
@@ -146,9 +134,7 @@ fn namespace(desired: &Desired, observed: &Observed, steps: &mut Steps) {
         steps.now(Step::Prepare);
     }
     if !desired.guard.is_empty() && desired.guard != observed.guard {
-        steps.now(Step::SetGuard {
-            subnets: desired.guard.clone(),
-        });
+        steps.now(Step::SetGuard { subnets: desired.guard.clone() });
     }
     for gateway in desired.gateways.difference(&observed.gateways) {
         steps.now(Step::AddGateway(*gateway));
@@ -166,18 +152,13 @@ fn routes(desired: &Desired, observed: &Observed, steps: &mut Steps) {
         let stands = observed.routes.get(destination) == Some(target) && !steps.took(target);
         if !stands {
             let (destination, target) = (*destination, target.clone());
-            steps.now(Step::SetRoute {
-                destination,
-                target,
-            });
+            steps.now(Step::SetRoute { destination, target });
         }
     }
     for (destination, target) in &observed.routes {
         let died = steps.took(target);
         if !died && is_stray(desired, observed, destination, target) {
-            steps.unroute(Step::RemoveRoute {
-                destination: *destination,
-            });
+            steps.unroute(Step::RemoveRoute { destination: *destination });
         }
     }
 }

@@ -58,10 +58,7 @@ pub fn reconcile(desired: Option<&Desired>, kernel: &mut Seen<Observed>, hints: 
         apply(kernel, hints, &step);
     }
     let rest = plan(desired, kernel, hints);
-    assert!(
-        rest.is_empty(),
-        "still to do after everything was done: {rest:#?}"
-    );
+    assert!(rest.is_empty(), "still to do after everything was done: {rest:#?}");
 }
 
 /// Applies one step and keeps the hints true.

@@ -47,10 +47,7 @@ impl Watchdog {
         for (name, wireguard) in &observed.wireguards {
             for (key, peer) in &wireguard.peers {
                 let id = (name.clone(), *key);
-                let mut track = self
-                    .peers
-                    .remove(&id)
-                    .unwrap_or_else(|| Track::new(now, peer));
+                let mut track = self.peers.remove(&id).unwrap_or_else(|| Track::new(now, peer));
                 if track.feed(now, peer) {
                     remake.insert(id.clone());
                 }
@@ -73,11 +70,7 @@ impl Track {
         Self {
             last_handshake: peer.last_handshake,
             handshake_seen: now,
-            sent_bytes: if peer.last_handshake.is_some() {
-                peer.sent_bytes
-            } else {
-                0
-            },
+            sent_bytes: if peer.last_handshake.is_some() { peer.sent_bytes } else { 0 },
             unanswered: None,
             last_growth: now,
             back_off: 0,
@@ -116,8 +109,7 @@ impl Track {
     }
 
     fn due(&self) -> Option<u64> {
-        self.unanswered
-            .map(|since| (since + PATIENCE).max(self.not_before))
+        self.unanswered.map(|since| (since + PATIENCE).max(self.not_before))
     }
 }
 
@@ -130,11 +122,7 @@ mod tests {
     const LATER: Option<u64> = Some(1_700_000_120);
 
     fn seen(last_handshake: Option<u64>, sent_bytes: u64) -> Observed {
-        let peer = ObservedPeer {
-            last_handshake,
-            sent_bytes,
-            ..ObservedPeer::default()
-        };
+        let peer = ObservedPeer { last_handshake, sent_bytes, ..ObservedPeer::default() };
         let wireguard = ObservedWireguard {
             public_key: None,
             port: 51820,
@@ -143,9 +131,7 @@ mod tests {
             peers: BTreeMap::from([(PublicKey([1; 32]), peer)]),
         };
         let mut observed = Observed::default();
-        observed
-            .wireguards
-            .insert("wg0".parse().unwrap(), wireguard);
+        observed.wireguards.insert("wg0".parse().unwrap(), wireguard);
         observed
     }
 
@@ -156,23 +142,16 @@ mod tests {
         seen_at: impl Fn(u64) -> Observed,
     ) -> Vec<u64> {
         let times = times.step_by(5);
-        times
-            .filter(|now| !watchdog.feed(*now, &seen_at(*now)).is_empty())
-            .collect()
+        times.filter(|now| !watchdog.feed(*now, &seen_at(*now)).is_empty()).collect()
     }
 
     #[test]
     fn a_peer_that_never_answers_is_made_anew_after_15_s_then_ever_more_seldom() {
-        let cures = cures(&mut Watchdog::default(), 0..1500, |now| {
-            seen(None, 148 + now)
-        });
+        let cures = cures(&mut Watchdog::default(), 0..1500, |now| seen(None, 148 + now));
         assert_eq!(cures[..6], [15, 35, 65, 125, 245, 485]);
         let gaps: Vec<u64> = cures.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(gaps.iter().all(|gap| *gap <= LONGEST_BACK_OFF), "{gaps:?}");
-        assert!(
-            gaps.ends_with(&[LONGEST_BACK_OFF, LONGEST_BACK_OFF]),
-            "{gaps:?}"
-        );
+        assert!(gaps.ends_with(&[LONGEST_BACK_OFF, LONGEST_BACK_OFF]), "{gaps:?}");
     }
 
     #[test]
@@ -196,10 +175,7 @@ mod tests {
     #[test]
     fn a_late_handshake_ends_the_suspicion_and_the_back_off() {
         let mut watchdog = Watchdog::default();
-        assert_eq!(
-            cures(&mut watchdog, 0..100, |now| seen(None, 148 + now)),
-            [15, 35, 65]
-        );
+        assert_eq!(cures(&mut watchdog, 0..100, |now| seen(None, 148 + now)), [15, 35, 65]);
         assert!(cures(&mut watchdog, 100..120, |now| seen(LATER, 148 + now)).is_empty());
         assert_eq!(watchdog.due(), None);
         let again = cures(&mut watchdog, 120..400, |now| seen(LATER, 148 + now));
@@ -209,10 +185,7 @@ mod tests {
     #[test]
     fn the_pauses_between_wireguards_own_tries_are_no_silence() {
         let tries = |now: u64| seen(None, 148 * (now / 10));
-        assert_eq!(
-            cures(&mut Watchdog::default(), 0..40, tries).first(),
-            Some(&25)
-        );
+        assert_eq!(cures(&mut Watchdog::default(), 0..40, tries).first(), Some(&25));
     }
 
     #[test]

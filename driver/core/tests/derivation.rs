@@ -48,23 +48,14 @@ fn a_remote_endpoint_has_a_host_route_and_its_address_is_allowed_to_its_host_onl
     assert_eq!(desired.routes[&host(6)], RouteTarget::Link(link("wg0")));
     let peers = &desired.wireguards[&link("wg0")].peers;
     assert_eq!(peers[&key(B, 0)].allowed, BTreeSet::from([ipv4(6)]));
-    assert!(
-        peers[&key(C, 0)].allowed.is_empty(),
-        "a member without endpoints is a peer"
-    );
+    assert!(peers[&key(C, 0)].allowed.is_empty(), "a member without endpoints is a peer");
 }
 
 #[test]
 fn subnets_are_unreachable_and_gateways_are_ours() {
     let desired = World::new().desired();
-    assert_eq!(
-        desired.routes[&"10.50.0.0/24".parse().unwrap()],
-        RouteTarget::Unreachable
-    );
-    assert_eq!(
-        desired.routes[&"fd50::/64".parse().unwrap()],
-        RouteTarget::Unreachable
-    );
+    assert_eq!(desired.routes[&"10.50.0.0/24".parse().unwrap()], RouteTarget::Unreachable);
+    assert_eq!(desired.routes[&"fd50::/64".parse().unwrap()], RouteTarget::Unreachable);
     assert_eq!(desired.gateways, BTreeSet::from([ipv4(1), ipv6(1)]));
 }
 
@@ -81,12 +72,7 @@ fn the_guard_stands_while_there_is_an_endpoint() {
     assert!(world.desired().guard.is_empty());
     world.local_endpoint(1, 5, 1);
     assert_eq!(world.desired().guard.len(), 2);
-    world
-        .local
-        .endpoints
-        .get_mut(&endpoint_id(1))
-        .unwrap()
-        .superseded = true;
+    world.local.endpoints.get_mut(&endpoint_id(1)).unwrap().superseded = true;
     assert_eq!(world.desired().guard.len(), 2, "its container still runs");
     world.local.definition.internal = true;
     assert!(world.desired().guard.is_empty());
@@ -112,10 +98,7 @@ fn records_of_a_host_that_is_no_member_or_unknown_or_revoked_count_for_nothing()
         let desired = world.desired();
         assert!(desired.wireguards[&link("wg0")].peers.is_empty());
         assert!(!desired.routes.contains_key(&host(6)));
-        assert!(
-            desired.routes.contains_key(&host(5)),
-            "the local endpoint keeps its address"
-        );
+        assert!(desired.routes.contains_key(&host(5)), "the local endpoint keeps its address");
         assert!(world.lost().is_empty());
     }
 }
@@ -132,12 +115,9 @@ fn own_records_in_the_store_are_not_remote_endpoints() {
 
 #[test]
 fn the_higher_claim_wins_then_the_higher_host_id() {
-    for (mine, theirs, other, wins) in [
-        (7, 8, C, false),
-        (8, 7, B, true),
-        (7, 7, B, false),
-        (7, 7, C, true),
-    ] {
+    for (mine, theirs, other, wins) in
+        [(7, 8, C, false), (8, 7, B, true), (7, 7, B, false), (7, 7, C, true)]
+    {
         let mut world = World::new();
         world.member(other, &[0]);
         world.local_endpoint(1, 5, mine);
@@ -159,20 +139,11 @@ fn of_two_remote_claims_the_higher_one_wins() {
     world.remote_endpoint(2, 6, 1, B);
     // C's endpoint has B's address as its secondary one.
     world.remote_endpoint(3, 7, 2, C);
-    world
-        .network
-        .endpoints
-        .get_mut(&ipv4(7))
-        .unwrap()
-        .addresses
-        .push(ipv4(6));
+    world.network.endpoints.get_mut(&ipv4(7)).unwrap().addresses.push(ipv4(6));
     let desired = world.desired();
     let peers = &desired.wireguards[&link("wg0")].peers;
     assert!(peers[&key(B, 0)].allowed.is_empty());
-    assert_eq!(
-        peers[&key(C, 0)].allowed,
-        BTreeSet::from([ipv4(6), ipv4(7)])
-    );
+    assert_eq!(peers[&key(C, 0)].allowed, BTreeSet::from([ipv4(6), ipv4(7)]));
 }
 
 #[test]
@@ -180,13 +151,7 @@ fn an_endpoint_that_lost_its_primary_address_has_none() {
     let mut world = World::new();
     world.member(B, &[0]);
     world.local_endpoint(1, 5, 1);
-    world
-        .local
-        .endpoints
-        .get_mut(&endpoint_id(1))
-        .unwrap()
-        .addresses
-        .push(net(ipv6(5), 64));
+    world.local.endpoints.get_mut(&endpoint_id(1)).unwrap().addresses.push(net(ipv6(5), 64));
     world.remote_endpoint(2, 5, 9, B);
     assert!(!world.desired().routes.contains_key(&ipv6(5).into()));
     assert_eq!(world.lost(), BTreeSet::from([endpoint_id(1)]));
@@ -197,28 +162,13 @@ fn an_endpoint_that_lost_a_secondary_address_keeps_the_primary_one() {
     let mut world = World::new();
     world.member(B, &[0]);
     world.local_endpoint(1, 5, 1);
-    world
-        .local
-        .endpoints
-        .get_mut(&endpoint_id(1))
-        .unwrap()
-        .addresses
-        .push(net(ipv6(5), 64));
+    world.local.endpoints.get_mut(&endpoint_id(1)).unwrap().addresses.push(net(ipv6(5), 64));
     world.remote_endpoint(2, 6, 9, B);
-    world
-        .network
-        .endpoints
-        .get_mut(&ipv4(6))
-        .unwrap()
-        .addresses
-        .push(ipv6(5));
+    world.network.endpoints.get_mut(&ipv4(6)).unwrap().addresses.push(ipv6(5));
     let desired = world.desired();
     let veth = RouteTarget::Link(IfName::veth_host(&endpoint_id(1)));
     assert_eq!(desired.routes[&host(5)], veth);
-    assert_eq!(
-        desired.routes[&ipv6(5).into()],
-        RouteTarget::Link(link("wg0"))
-    );
+    assert_eq!(desired.routes[&ipv6(5).into()], RouteTarget::Link(link("wg0")));
     assert!(world.lost().is_empty());
 }
 
@@ -237,12 +187,7 @@ fn an_old_local_endpoint_yields_to_a_new_one_and_is_not_superseded() {
 fn a_superseded_endpoint_has_no_veth_and_no_route_though_its_claim_is_high() {
     let mut world = World::new();
     world.local_endpoint(1, 5, 99);
-    world
-        .local
-        .endpoints
-        .get_mut(&endpoint_id(1))
-        .unwrap()
-        .superseded = true;
+    world.local.endpoints.get_mut(&endpoint_id(1)).unwrap().superseded = true;
     let desired = world.desired();
     assert!(desired.veths.is_empty());
     assert!(!desired.routes.contains_key(&host(5)));
@@ -252,17 +197,8 @@ fn a_superseded_endpoint_has_no_veth_and_no_route_though_its_claim_is_high() {
 fn addresses_that_no_endpoint_can_have_are_ignored() {
     let mut world = World::new();
     world.member(B, &[0]);
-    let hostile = [
-        "10.50.0.0",
-        "10.50.0.1",
-        "10.50.0.255",
-        "10.51.0.9",
-        "0.0.0.0",
-        "127.0.0.1",
-    ];
-    let hostile = hostile
-        .iter()
-        .chain(&["fd50::", "fd50::1", "fd51::9", "::", "ff02::1"]);
+    let hostile = ["10.50.0.0", "10.50.0.1", "10.50.0.255", "10.51.0.9", "0.0.0.0", "127.0.0.1"];
+    let hostile = hostile.iter().chain(&["fd50::", "fd50::1", "fd51::9", "::", "ff02::1"]);
     let hostile: Vec<IpAddr> = hostile.map(|a| a.parse().unwrap()).collect();
     for address in &hostile {
         let mut record = record(2, *address, 99, B);
@@ -271,11 +207,7 @@ fn addresses_that_no_endpoint_can_have_are_ignored() {
     }
     let desired = world.desired();
     assert_eq!(desired.routes.len(), 2, "{:?}", desired.routes);
-    assert!(
-        desired.wireguards[&link("wg0")].peers[&key(B, 0)]
-            .allowed
-            .is_empty()
-    );
+    assert!(desired.wireguards[&link("wg0")].peers[&key(B, 0)].allowed.is_empty());
 }
 
 #[test]
@@ -316,10 +248,7 @@ fn a_peer_of_both_generations_has_its_addresses_on_both_interfaces() {
     let desired = world.desired();
     for (name, generation) in [("wg1", 3), ("wg0", 4)] {
         let peers = &desired.wireguards[&link(name)].peers;
-        assert_eq!(
-            peers[&key(B, generation)].allowed,
-            BTreeSet::from([ipv4(6)])
-        );
+        assert_eq!(peers[&key(B, generation)].allowed, BTreeSet::from([ipv4(6)]));
     }
     assert_eq!(desired.wireguards[&link("wg0")].peers.len(), 1);
 }
@@ -336,61 +265,20 @@ fn the_preshared_key_is_that_of_the_generation_and_the_host() {
 fn the_underlay_address_is_the_first_of_a_family_this_host_has() {
     let four: IpAddr = "192.0.2.6".parse().unwrap();
     let six: IpAddr = "2001:db8::6".parse().unwrap();
-    let only4 = Families {
-        ipv4: true,
-        ipv6: false,
-    };
-    let only6 = Families {
-        ipv4: false,
-        ipv6: true,
-    };
+    let only4 = Families { ipv4: true, ipv6: false };
+    let only6 = Families { ipv4: false, ipv6: true };
     for (families, own, of_host, expected) in [
         (Families::BOTH, vec![], vec![six, four], Some(six)),
         (only4, vec![], vec![six, four], Some(four)),
         (only6, vec![], vec![four], None),
-        (
-            only4,
-            vec!["198.51.100.1".parse().unwrap()],
-            vec![four],
-            "198.51.100.1".parse().ok(),
-        ),
+        (only4, vec!["198.51.100.1".parse().unwrap()], vec![four], "198.51.100.1".parse().ok()),
         (only4, vec![six], vec![four], Some(four)),
-        (
-            Families::BOTH,
-            vec!["127.0.0.1".parse().unwrap()],
-            vec![four],
-            Some(four),
-        ),
-        (
-            Families::BOTH,
-            vec!["0.0.0.0".parse().unwrap()],
-            vec![four],
-            Some(four),
-        ),
-        (
-            Families::BOTH,
-            vec!["224.0.0.1".parse().unwrap()],
-            vec![four],
-            Some(four),
-        ),
-        (
-            Families::BOTH,
-            vec!["255.255.255.255".parse().unwrap()],
-            vec![four],
-            Some(four),
-        ),
-        (
-            Families::BOTH,
-            vec!["::ffff:127.0.0.1".parse().unwrap()],
-            vec![four],
-            Some(four),
-        ),
-        (
-            Families::BOTH,
-            vec!["fe80::1".parse().unwrap()],
-            vec![],
-            None,
-        ),
+        (Families::BOTH, vec!["127.0.0.1".parse().unwrap()], vec![four], Some(four)),
+        (Families::BOTH, vec!["0.0.0.0".parse().unwrap()], vec![four], Some(four)),
+        (Families::BOTH, vec!["224.0.0.1".parse().unwrap()], vec![four], Some(four)),
+        (Families::BOTH, vec!["255.255.255.255".parse().unwrap()], vec![four], Some(four)),
+        (Families::BOTH, vec!["::ffff:127.0.0.1".parse().unwrap()], vec![four], Some(four)),
+        (Families::BOTH, vec!["fe80::1".parse().unwrap()], vec![], None),
     ] {
         let mut world = World::new();
         world.families = families;
@@ -439,10 +327,7 @@ impl World {
             port: 51820,
             underlay: Vec::new(),
         });
-        let member = MemberRecord {
-            slots: slots.collect(),
-            ..MemberRecord::default()
-        };
+        let member = MemberRecord { slots: slots.collect(), ..MemberRecord::default() };
         self.network.members.insert(host, member);
         let record = HostRecord {
             name: "other".to_owned(),
@@ -469,21 +354,12 @@ impl World {
 
     fn remote_endpoint(&mut self, number: u8, last: u8, claim: u64, host: HostId) {
         let address = ipv4(last);
-        self.network
-            .endpoints
-            .insert(address, record(number, address, claim, host));
+        self.network.endpoints.insert(address, record(number, address, claim, host));
     }
 
     fn derived(&self) -> Option<Desired> {
         let keys = |generation, host| Some(psk(generation, host));
-        derive(
-            &self.local,
-            &self.network,
-            &self.cluster,
-            ME,
-            self.families,
-            &keys,
-        )
+        derive(&self.local, &self.network, &self.cluster, ME, self.families, &keys)
     }
 
     fn desired(&self) -> Desired {
@@ -496,11 +372,7 @@ impl World {
 }
 
 fn slot(generation: Generation) -> LocalSlot {
-    LocalSlot {
-        generation,
-        private_key: private_key(40 + generation as u8),
-        port: 51820,
-    }
+    LocalSlot { generation, private_key: private_key(40 + generation as u8), port: 51820 }
 }
 
 fn key(host: HostId, generation: Generation) -> PublicKey {

@@ -40,18 +40,10 @@ fn a_route_dies_with_its_link() {
 #[test]
 fn a_route_into_a_missing_link_or_one_that_is_down_is_refused() {
     let mut kernel = kernel();
-    assert_eq!(
-        refused(&mut kernel, set_route(6, "wg1")),
-        ModelError::NoLink(link("wg1"))
-    );
-    let Seen::Present(network) = &mut kernel else {
-        unreachable!()
-    };
+    assert_eq!(refused(&mut kernel, set_route(6, "wg1")), ModelError::NoLink(link("wg1")));
+    let Seen::Present(network) = &mut kernel else { unreachable!() };
     network.wireguards.get_mut(&link("wg0")).unwrap().up = false;
-    assert_eq!(
-        refused(&mut kernel, set_route(6, "wg0")),
-        ModelError::LinkDown(link("wg0"))
-    );
+    assert_eq!(refused(&mut kernel, set_route(6, "wg0")), ModelError::LinkDown(link("wg0")));
     run(&mut kernel, Step::RaiseWireguard { name: link("wg0") });
     run(&mut kernel, set_route(6, "wg0"));
 }
@@ -61,37 +53,19 @@ fn adding_to_what_is_missing_is_refused() {
     let mut kernel = kernel();
     refused(&mut kernel, add_peer("wg1", 1, &[]));
     refused(&mut kernel, add_allowed(1, 6));
-    refused(
-        &mut kernel,
-        Step::FixVeth {
-            name: veth_name(),
-            veth: veth(),
-        },
-    );
+    refused(&mut kernel, Step::FixVeth { name: veth_name(), veth: veth() });
     let mut nothing = Seen::Absent;
-    assert_eq!(
-        refused(&mut nothing, Step::Prepare),
-        ModelError::NoNamespace
-    );
+    assert_eq!(refused(&mut nothing, Step::Prepare), ModelError::NoNamespace);
 }
 
 #[test]
 fn removing_what_is_missing_is_success() {
     let removals = [
         Step::RemoveGateway(ipv4(1)),
-        Step::RemovePeer {
-            wireguard: link("wg1"),
-            peer: peer_key(1),
-        },
-        Step::RemoveAllowed {
-            wireguard: link("wg0"),
-            peer: peer_key(1),
-            addresses: [].into(),
-        },
+        Step::RemovePeer { wireguard: link("wg1"), peer: peer_key(1) },
+        Step::RemoveAllowed { wireguard: link("wg0"), peer: peer_key(1), addresses: [].into() },
         Step::RemoveVeth { name: veth_name() },
-        Step::RemoveRoute {
-            destination: ipv4(6).into(),
-        },
+        Step::RemoveRoute { destination: ipv4(6).into() },
         Step::RemoveWireguard { name: link("wg1") },
         Step::RemoveGuard,
         Step::DeleteNamespace,
@@ -113,15 +87,9 @@ fn every_step_may_be_applied_twice() {
         create("wg0", 1, 51820),
         add_peer("wg0", 1, &[6]),
         add_allowed(1, 7),
-        Step::CreateVeth {
-            name: veth_name(),
-            veth: veth(),
-            mtu: 1420,
-        },
+        Step::CreateVeth { name: veth_name(), veth: veth(), mtu: 1420 },
         set_route(6, "wg0"),
-        Step::SetGuard {
-            subnets: ["10.50.0.0/24".parse().unwrap()].into(),
-        },
+        Step::SetGuard { subnets: ["10.50.0.0/24".parse().unwrap()].into() },
     ];
     for step in steps {
         run(&mut kernel, step.clone());
@@ -135,22 +103,13 @@ fn every_step_may_be_applied_twice() {
 fn two_interfaces_cannot_share_a_port() {
     let refusal = refused(&mut kernel(), create("wg1", 2, 51820));
     let (name, holder) = (link("wg1"), link("wg0"));
-    assert_eq!(
-        refusal,
-        ModelError::PortTaken {
-            name,
-            port: 51820,
-            holder
-        }
-    );
+    assert_eq!(refusal, ModelError::PortTaken { name, port: 51820, holder });
 }
 
 #[test]
 fn a_link_that_is_not_ours_is_not_made_over() {
     let mut kernel = kernel();
-    let Seen::Present(network) = &mut kernel else {
-        unreachable!()
-    };
+    let Seen::Present(network) = &mut kernel else { unreachable!() };
     network.foreign.insert(link("wg1"));
     let refusal = refused(&mut kernel, create("wg1", 2, 51821));
     assert_eq!(refusal, ModelError::ForeignLink(link("wg1")));
@@ -184,57 +143,32 @@ fn refused(kernel: &mut Seen<Observed>, step: Step) -> ModelError {
 }
 
 fn inside(kernel: &Seen<Observed>) -> &Observed {
-    let Seen::Present(network) = kernel else {
-        panic!("{kernel:?}")
-    };
+    let Seen::Present(network) = kernel else { panic!("{kernel:?}") };
     network
 }
 
 fn allowed(kernel: &Seen<Observed>, peer: u8) -> BTreeSet<IpAddr> {
-    inside(kernel).wireguards[&link("wg0")].peers[&peer_key(peer)]
-        .allowed
-        .clone()
+    inside(kernel).wireguards[&link("wg0")].peers[&peer_key(peer)].allowed.clone()
 }
 
 fn create(name: &str, key: u8, port: u16) -> Step {
     let private_key = private_key(key);
-    Step::CreateWireguard {
-        name: link(name),
-        private_key,
-        port,
-        mtu: 1420,
-    }
+    Step::CreateWireguard { name: link(name), private_key, port, mtu: 1420 }
 }
 
 fn add_peer(wireguard: &str, peer: u8, allowed: &[u8]) -> Step {
     let allowed = allowed.iter().map(|last| ipv4(*last)).collect();
-    let config = DesiredPeer {
-        preshared_key: None,
-        underlay: None,
-        keepalive: None,
-        allowed,
-    };
-    Step::AddPeer {
-        wireguard: link(wireguard),
-        peer: peer_key(peer),
-        config,
-    }
+    let config = DesiredPeer { preshared_key: None, underlay: None, keepalive: None, allowed };
+    Step::AddPeer { wireguard: link(wireguard), peer: peer_key(peer), config }
 }
 
 fn add_allowed(peer: u8, last: u8) -> Step {
     let addresses = [ipv4(last)].into();
-    Step::AddAllowed {
-        wireguard: link("wg0"),
-        peer: peer_key(peer),
-        addresses,
-    }
+    Step::AddAllowed { wireguard: link("wg0"), peer: peer_key(peer), addresses }
 }
 
 fn set_route(last: u8, name: &str) -> Step {
-    Step::SetRoute {
-        destination: ipv4(last).into(),
-        target: RouteTarget::Link(link(name)),
-    }
+    Step::SetRoute { destination: ipv4(last).into(), target: RouteTarget::Link(link(name)) }
 }
 
 fn veth_name() -> IfName {

@@ -52,11 +52,7 @@ fn an_unwanted_network_loses_its_veths_then_its_guard_then_its_namespace() {
     let kernel = reached(&wanted);
     assert_eq!(
         plan(None, &Seen::Present(kernel), &Hints::default()),
-        [
-            Step::RemoveVeth { name: veth_name(1) },
-            Step::RemoveGuard,
-            Step::DeleteNamespace,
-        ]
+        [Step::RemoveVeth { name: veth_name(1) }, Step::RemoveGuard, Step::DeleteNamespace,]
     );
 }
 
@@ -68,11 +64,7 @@ fn an_address_that_moves_between_hosts_takes_one_step() {
     after.remote(2, 6);
     assert_eq!(
         steps(&after, &reached(&before)),
-        [Step::AddAllowed {
-            wireguard: link("wg0"),
-            peer: peer_key(2),
-            addresses: only(6)
-        }]
+        [Step::AddAllowed { wireguard: link("wg0"), peer: peer_key(2), addresses: only(6) }]
     );
 }
 
@@ -99,9 +91,7 @@ fn the_last_endpoint_takes_the_guard_with_it_at_the_very_end() {
     assert_eq!(
         steps,
         [
-            Step::RemoveRoute {
-                destination: ipv4(5).into()
-            },
+            Step::RemoveRoute { destination: ipv4(5).into() },
             Step::RemoveVeth { name: veth_name(1) },
             Step::RemoveGuard,
         ]
@@ -120,9 +110,7 @@ fn a_rotation_switches_the_routes_before_the_old_interface_goes() {
     };
     both.wireguards.insert(link("wg1"), second);
     let mut switched = both.clone();
-    switched
-        .routes
-        .insert(ipv4(6).into(), RouteTarget::Link(link("wg1")));
+    switched.routes.insert(ipv4(6).into(), RouteTarget::Link(link("wg1")));
     let mut new = switched.clone();
     new.wireguards.remove(&link("wg0"));
 
@@ -145,13 +133,7 @@ fn an_interface_of_another_key_is_made_anew_and_its_routes_set_again() {
     wanted.wireguards.get_mut(&link("wg0")).unwrap().private_key = private_key(9);
     assert_eq!(
         kinds(&wanted, &kernel),
-        [
-            "RemoveWireguard",
-            "CreateWireguard",
-            "AddPeer",
-            "AddPeer",
-            "SetRoute"
-        ]
+        ["RemoveWireguard", "CreateWireguard", "AddPeer", "AddPeer", "SetRoute"]
     );
 }
 
@@ -220,25 +202,14 @@ fn roaming_is_respected_a_new_record_is_not_ignored() {
     let mut kernel = Seen::Absent;
     let mut hints = Hints::default();
     reconcile(Some(&wanted), &mut kernel, &mut hints);
-    let Seen::Present(mut kernel) = kernel else {
-        unreachable!()
-    };
+    let Seen::Present(mut kernel) = kernel else { unreachable!() };
     peer_in(&mut kernel, 1).underlay = Some(roamed);
     let seen = Seen::Present(kernel);
     assert!(plan(Some(&wanted), &seen, &hints).is_empty(), "it roamed");
-    assert!(
-        plan(Some(&wanted), &seen, &Hints::default()).is_empty(),
-        "and we restarted"
-    );
+    assert!(plan(Some(&wanted), &seen, &Hints::default()).is_empty(), "and we restarted");
     set_underlay(&mut wanted, moved);
-    assert!(
-        plan(Some(&wanted), &seen, &Hints::default()).is_empty(),
-        "who knows which is newer"
-    );
-    assert_eq!(
-        plan(Some(&wanted), &seen, &hints),
-        [update(1, None, Some(moved), None)]
-    );
+    assert!(plan(Some(&wanted), &seen, &Hints::default()).is_empty(), "who knows which is newer");
+    assert_eq!(plan(Some(&wanted), &seen, &hints), [update(1, None, Some(moved), None)]);
 }
 
 #[test]
@@ -247,10 +218,7 @@ fn a_peer_without_an_underlay_address_is_given_one_after_a_restart() {
     let kernel = reached(&wanted);
     let address = underlay("192.0.2.1:51820");
     set_underlay(&mut wanted, address);
-    assert_eq!(
-        steps(&wanted, &kernel),
-        [update(1, None, Some(address), None)]
-    );
+    assert_eq!(steps(&wanted, &kernel), [update(1, None, Some(address), None)]);
 }
 
 #[test]
@@ -260,10 +228,7 @@ fn a_preshared_key_is_changed_in_place() {
     let key = PresharedKey::from_bytes([3; 32]);
     let peers = &mut wanted.wireguards.get_mut(&link("wg0")).unwrap().peers;
     peers.get_mut(&peer_key(1)).unwrap().preshared_key = Some(key.clone());
-    assert_eq!(
-        steps(&wanted, &kernel),
-        [update(1, Some(Some(key)), None, None)]
-    );
+    assert_eq!(steps(&wanted, &kernel), [update(1, Some(Some(key)), None, None)]);
 }
 
 #[test]
@@ -288,10 +253,7 @@ fn a_peer_added_by_hand_is_removed() {
     let mut kernel = reached(&wanted);
     let peers = &mut kernel.wireguards.get_mut(&link("wg0")).unwrap().peers;
     peers.insert(peer_key(9), Default::default());
-    let removal = Step::RemovePeer {
-        wireguard: link("wg0"),
-        peer: peer_key(9),
-    };
+    let removal = Step::RemovePeer { wireguard: link("wg0"), peer: peer_key(9) };
     assert_eq!(steps(&wanted, &kernel), [removal]);
 }
 
@@ -339,19 +301,10 @@ fn a_containers_interface_gets_back_what_it_lacks() {
     };
     assert!(with(|_| {}).is_empty());
     assert_eq!(with(|i| i.addresses.clear()), ["FixContainer"]);
-    assert_eq!(
-        with(|i| i.routes.retain(|(net, _)| net.addr() == ipv4(0))),
-        ["FixContainer"]
-    );
+    assert_eq!(with(|i| i.routes.retain(|(net, _)| net.addr() == ipv4(0))), ["FixContainer"]);
     assert_eq!(with(|i| i.up = false), ["FixContainer"]);
-    let more = with(|i| {
-        i.addresses
-            .extend(["10.9.9.9/32".parse::<IpNet>().unwrap()])
-    });
-    assert!(
-        more.is_empty(),
-        "what else a container has is its own business"
-    );
+    let more = with(|i| i.addresses.extend(["10.9.9.9/32".parse::<IpNet>().unwrap()]));
+    assert!(more.is_empty(), "what else a container has is its own business");
 }
 
 #[test]
@@ -398,11 +351,7 @@ fn one_change_costs_the_same_in_a_large_network() {
 /// Two members, no endpoint.
 fn network() -> Desired {
     let peers = [(peer_key(1), peer(&[])), (peer_key(2), peer(&[]))].into();
-    let wireguard = DesiredWireguard {
-        private_key: private_key(1),
-        port: 51820,
-        peers,
-    };
+    let wireguard = DesiredWireguard { private_key: private_key(1), port: 51820, peers };
     Desired {
         mtu: 1420,
         gateways: [ipv4(1)].into(),
@@ -423,13 +372,8 @@ impl Wish for Desired {
     /// An endpoint on another host.
     fn remote(&mut self, peer: u8, last: u8) {
         let peers = &mut self.wireguards.get_mut(&link("wg0")).unwrap().peers;
-        peers
-            .get_mut(&peer_key(peer))
-            .unwrap()
-            .allowed
-            .insert(ipv4(last));
-        self.routes
-            .insert(ipv4(last).into(), RouteTarget::Link(link("wg0")));
+        peers.get_mut(&peer_key(peer)).unwrap().allowed.insert(ipv4(last));
+        self.routes.insert(ipv4(last).into(), RouteTarget::Link(link("wg0")));
     }
 
     /// An endpoint on this host, before its Join.
@@ -447,8 +391,7 @@ impl Wish for Desired {
             ],
         };
         self.veths.insert(veth_name(number), veth);
-        self.routes
-            .insert(ipv4(last).into(), RouteTarget::Link(veth_name(number)));
+        self.routes.insert(ipv4(last).into(), RouteTarget::Link(veth_name(number)));
         self.guard = ["10.50.0.0/24".parse().unwrap()].into();
     }
 
@@ -460,30 +403,19 @@ impl Wish for Desired {
 
 fn peer(allowed: &[u8]) -> DesiredPeer {
     let allowed = allowed.iter().map(|last| ipv4(*last)).collect();
-    DesiredPeer {
-        preshared_key: None,
-        underlay: None,
-        keepalive: None,
-        allowed,
-    }
+    DesiredPeer { preshared_key: None, underlay: None, keepalive: None, allowed }
 }
 
 /// A kernel that is as it should be.
 fn reached(wanted: &Desired) -> Observed {
     let mut kernel = Seen::Absent;
     testing::reconcile(Some(wanted), &mut kernel, &mut Hints::default());
-    let Seen::Present(kernel) = kernel else {
-        unreachable!("it was made")
-    };
+    let Seen::Present(kernel) = kernel else { unreachable!("it was made") };
     kernel
 }
 
 fn steps(wanted: &Desired, kernel: &Observed) -> Vec<Step> {
-    plan(
-        Some(wanted),
-        &Seen::Present(kernel.clone()),
-        &Hints::default(),
-    )
+    plan(Some(wanted), &Seen::Present(kernel.clone()), &Hints::default())
 }
 
 fn kinds(wanted: &Desired, kernel: &Observed) -> Vec<String> {
@@ -492,10 +424,7 @@ fn kinds(wanted: &Desired, kernel: &Observed) -> Vec<String> {
 
 fn kind(step: &Step) -> String {
     let text = format!("{step:?}");
-    text.split(|c: char| !c.is_alphanumeric())
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
 }
 
 fn update(
@@ -505,24 +434,12 @@ fn update(
     keepalive: Option<u16>,
 ) -> Step {
     let (wireguard, peer) = (link("wg0"), peer_key(peer));
-    Step::UpdatePeer {
-        wireguard,
-        peer,
-        preshared_key,
-        underlay,
-        keepalive,
-    }
+    Step::UpdatePeer { wireguard, peer, preshared_key, underlay, keepalive }
 }
 
 fn peer_in(kernel: &mut Observed, peer: u8) -> &mut wgnet_core::ObservedPeer {
     let peer: PublicKey = peer_key(peer);
-    kernel
-        .wireguards
-        .get_mut(&link("wg0"))
-        .unwrap()
-        .peers
-        .get_mut(&peer)
-        .unwrap()
+    kernel.wireguards.get_mut(&link("wg0")).unwrap().peers.get_mut(&peer).unwrap()
 }
 
 fn set_underlay(wanted: &mut Desired, address: SocketAddr) {

@@ -26,12 +26,7 @@ fn cases(cases: u32) -> ProptestConfig {
 /// the driver remembers.
 fn situation() -> impl Strategy<Value = (Option<Desired>, Seen<Observed>, Hints)> {
     let wanted = prop_oneof![9 => testing::desired().prop_map(Some), 1 => Just(None)];
-    let parts = (
-        wanted,
-        testing::desired(),
-        testing::observed(),
-        testing::dice(8),
-    );
+    let parts = (wanted, testing::desired(), testing::observed(), testing::dice(8));
     (parts, testing::hints()).prop_map(|((wanted, other, any, mut dice), hints)| {
         let seen = match dice.below(3) {
             0 => any,
@@ -206,16 +201,10 @@ fn one_change(mut cluster: Cluster, mut dice: Dice) -> Result<(), TestCaseError>
     for (host, kernel, hints) in &mut kernels {
         let wanted = cluster.desired(*host);
         let steps = plan(wanted.as_ref(), kernel, hints);
-        prop_assert!(
-            steps.len() <= 8 * touched.len().max(1),
-            "too many: {steps:#?}"
-        );
+        prop_assert!(steps.len() <= 8 * touched.len().max(1), "too many: {steps:#?}");
         for step in &steps {
             let addresses = addresses_of(step);
-            prop_assert!(
-                addresses.is_subset(&touched),
-                "{step:#?} beyond {touched:?}"
-            );
+            prop_assert!(addresses.is_subset(&touched), "{step:#?} beyond {touched:?}");
             let heavy = matches!(
                 step,
                 Step::AddPeer { .. }
@@ -238,11 +227,7 @@ fn connected(cluster: &Cluster, endpoint: &LocalEndpoint) -> BTreeSet<IpAddr> {
     let mut touched: BTreeSet<IpAddr> = endpoint.addresses.iter().map(|a| a.addr()).collect();
     loop {
         let size = touched.len();
-        for other in cluster
-            .locals
-            .values()
-            .flat_map(|local| local.endpoints.values())
-        {
+        for other in cluster.locals.values().flat_map(|local| local.endpoints.values()) {
             let addresses: BTreeSet<IpAddr> = other.addresses.iter().map(|a| a.addr()).collect();
             if !other.superseded && !addresses.is_disjoint(&touched) {
                 touched.extend(addresses);
@@ -307,39 +292,22 @@ fn agreement(cluster: &Cluster) -> Result<(), TestCaseError> {
         testing::reconcile(Some(&wanted), &mut kernel, &mut Hints::default());
         for (address, home) in homes.iter().filter(|(_, home)| **home != here) {
             let generations = |host: &HostId| -> BTreeSet<u32> {
-                cluster.locals[host]
-                    .slots
-                    .iter()
-                    .map(|s| s.generation)
-                    .collect()
+                cluster.locals[host].slots.iter().map(|s| s.generation).collect()
             };
             let (mine, theirs) = (generations(&here), generations(home));
             let common: Vec<u32> = mine.intersection(&theirs).copied().collect();
-            let slot = |g: u32| {
-                cluster.locals[home]
-                    .slots
-                    .iter()
-                    .find(|s| s.generation == g)
-            };
+            let slot = |g: u32| cluster.locals[home].slots.iter().find(|s| s.generation == g);
             for generation in &common {
-                let key = slot(*generation)
-                    .expect("a common one")
-                    .private_key
-                    .public();
+                let key = slot(*generation).expect("a common one").private_key.public();
                 let interface = &wanted.wireguards[&IfName::wireguard(*generation)];
                 prop_assert!(interface.peers[&key].allowed.contains(address));
             }
             let Some(way) = way(&kernel, *address) else {
-                prop_assert!(
-                    common.is_empty(),
-                    "{here} has no way to {address} at {home}"
-                );
+                prop_assert!(common.is_empty(), "{here} has no way to {address} at {home}");
                 continue;
             };
-            let keys: Vec<_> = common
-                .iter()
-                .filter_map(|g| Some(slot(*g)?.private_key.public()))
-                .collect();
+            let keys: Vec<_> =
+                common.iter().filter_map(|g| Some(slot(*g)?.private_key.public())).collect();
             prop_assert!(matches!(&way, Way::Peer(_, key) if keys.contains(key)));
         }
     }
@@ -363,14 +331,8 @@ fn way(kernel: &Seen<Observed>, address: IpAddr) -> Option<Way> {
     if network.veths.get(link).is_some_and(|veth| veth.up) {
         return Some(Way::Veth(link.clone()));
     }
-    let wireguard = network
-        .wireguards
-        .get(link)
-        .filter(|wireguard| wireguard.up)?;
-    let owner = wireguard
-        .peers
-        .iter()
-        .find(|(_, peer)| peer.allowed.contains(&address));
+    let wireguard = network.wireguards.get(link).filter(|wireguard| wireguard.up)?;
+    let owner = wireguard.peers.iter().find(|(_, peer)| peer.allowed.contains(&address));
     owner.map(|(key, _)| Way::Peer(link.clone(), *key))
 }
 
@@ -452,7 +414,5 @@ fn foreign_things(seen: &Seen<Observed>) -> Vec<(IpNet, RouteTarget)> {
     };
     let through = |target: &RouteTarget| matches!(target, RouteTarget::Link(link) if network.foreign.contains(link));
     let routes = network.routes.iter().filter(|(_, target)| through(target));
-    routes
-        .map(|(destination, target)| (*destination, target.clone()))
-        .collect()
+    routes.map(|(destination, target)| (*destination, target.clone())).collect()
 }

@@ -43,10 +43,7 @@ pub struct DeviceId {
 
 impl DeviceId {
     pub fn new(namespace: impl Into<PathBuf>, ifname: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            ifname: ifname.into(),
-        }
+        Self { namespace: namespace.into(), ifname: ifname.into() }
     }
 }
 

@@ -50,11 +50,7 @@ pub enum ClientError {
         source: io::Error,
     },
     #[error("wgnet-engine on {} did not answer {call} within {deadline:?}", .socket.display())]
-    Deadline {
-        call: &'static str,
-        socket: PathBuf,
-        deadline: Duration,
-    },
+    Deadline { call: &'static str, socket: PathBuf, deadline: Duration },
     #[error("the connection to wgnet-engine broke during {call}")]
     Broken {
         call: &'static str,
@@ -71,11 +67,7 @@ pub enum ClientError {
     },
     /// `text` says what was refused and why.
     #[error("{text}")]
-    Refused {
-        call: &'static str,
-        code: Code,
-        text: String,
-    },
+    Refused { call: &'static str, code: Code, text: String },
 }
 
 impl ClientError {
@@ -95,22 +87,13 @@ impl ClientError {
 impl Client {
     /// A client of the engine that listens (or will) on `socket`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        let shared = Shared {
-            socket: socket.into(),
-            idle: Mutex::default(),
-        };
-        Self {
-            shared: Arc::new(shared),
-            deadline: DEFAULT_DEADLINE,
-        }
+        let shared = Shared { socket: socket.into(), idle: Mutex::default() };
+        Self { shared: Arc::new(shared), deadline: DEFAULT_DEADLINE }
     }
 
     /// The same client with another deadline for its calls.
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            deadline,
-        }
+        Self { shared: Arc::clone(&self.shared), deadline }
     }
 
     pub fn socket(&self) -> &Path {
@@ -119,10 +102,7 @@ impl Client {
 
     /// Who runs there.
     pub async fn hello(&self) -> Result<EngineInfo, ClientError> {
-        let call = Call::Hello(proto::Hello {
-            protocol: PROTOCOL,
-            want_digest: true,
-        });
+        let call = Call::Hello(proto::Hello { protocol: PROTOCOL, want_digest: true });
         match self.call("Hello", call).await? {
             response::Result::Hello(reply) => Ok(reply.into()),
             _ => Err(ClientError::Answer { call: "Hello" }),
@@ -135,27 +115,18 @@ impl Client {
     /// `PortTaken`: choose another port. `AlreadyDifferent`: a device of that name runs with
     /// another key or port; delete it first. `Namespace`, `Link`: the kernel refused.
     pub async fn create_device(&self, new: &NewDevice) -> Result<bool, ClientError> {
-        match self
-            .call("CreateDevice", Call::CreateDevice(new.into()))
-            .await?
-        {
+        match self.call("CreateDevice", Call::CreateDevice(new.into())).await? {
             response::Result::DeviceCreated(reply) => Ok(reply.made),
-            _ => Err(ClientError::Answer {
-                call: "CreateDevice",
-            }),
+            _ => Err(ClientError::Answer { call: "CreateDevice" }),
         }
     }
 
     /// Ends a device; when this returns, link and port are free. `false` if there was none.
     pub async fn delete_device(&self, id: &DeviceId) -> Result<bool, ClientError> {
-        let call = Call::DeleteDevice(proto::DeleteDevice {
-            device: Some(id.into()),
-        });
+        let call = Call::DeleteDevice(proto::DeleteDevice { device: Some(id.into()) });
         match self.call("DeleteDevice", call).await? {
             response::Result::DeviceDeleted(reply) => Ok(reply.existed),
-            _ => Err(ClientError::Answer {
-                call: "DeleteDevice",
-            }),
+            _ => Err(ClientError::Answer { call: "DeleteDevice" }),
         }
     }
 
@@ -168,30 +139,18 @@ impl Client {
                 .into_iter()
                 .map(DeviceId::try_from)
                 .collect::<Result<_, _>>()
-                .map_err(|source| ClientError::Malformed {
-                    call: "ListDevices",
-                    source,
-                }),
-            _ => Err(ClientError::Answer {
-                call: "ListDevices",
-            }),
+                .map_err(|source| ClientError::Malformed { call: "ListDevices", source }),
+            _ => Err(ClientError::Answer { call: "ListDevices" }),
         }
     }
 
     /// A device's state; `None` if there is no such device.
     pub async fn get_device(&self, id: &DeviceId) -> Result<Option<DeviceState>, ClientError> {
-        let call = Call::GetDevice(proto::GetDevice {
-            device: Some(id.into()),
-        });
+        let call = Call::GetDevice(proto::GetDevice { device: Some(id.into()) });
         match self.call("GetDevice", call).await {
-            Ok(response::Result::Device(reply)) => {
-                DeviceState::try_from(reply)
-                    .map(Some)
-                    .map_err(|source| ClientError::Malformed {
-                        call: "GetDevice",
-                        source,
-                    })
-            }
+            Ok(response::Result::Device(reply)) => DeviceState::try_from(reply)
+                .map(Some)
+                .map_err(|source| ClientError::Malformed { call: "GetDevice", source }),
             Ok(_) => Err(ClientError::Answer { call: "GetDevice" }),
             Err(error) if error.code() == Some(Code::NotFound) => Ok(None),
             Err(error) => Err(error),
@@ -218,10 +177,7 @@ impl Client {
     }
 
     async fn call(&self, name: &'static str, call: Call) -> Result<response::Result, ClientError> {
-        let mut request = proto::Request {
-            id: 0,
-            call: Some(call),
-        };
+        let mut request = proto::Request { id: 0, call: Some(call) };
         let answer = timeout(self.deadline, self.exchange(name, &mut request)).await;
         wipe(&mut request);
         let answer = answer.map_err(|_| ClientError::Deadline {
@@ -230,11 +186,9 @@ impl Client {
             deadline: self.deadline,
         })??;
         match answer {
-            response::Result::Failure(failure) => Err(ClientError::Refused {
-                call: name,
-                code: failure.code(),
-                text: failure.text,
-            }),
+            response::Result::Failure(failure) => {
+                Err(ClientError::Refused { call: name, code: failure.code(), text: failure.text })
+            }
             result => Ok(result),
         }
     }
@@ -263,10 +217,7 @@ impl Client {
 
 impl Shared {
     fn take_idle(&self) -> Option<Connection> {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     fn put_idle(&self, connection: Connection) {
@@ -281,19 +232,10 @@ impl Connection {
     async fn open(socket: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(socket)
             .await
-            .map_err(|source| ClientError::Connect {
-                socket: socket.to_owned(),
-                source,
-            })?;
+            .map_err(|source| ClientError::Connect { socket: socket.to_owned(), source })?;
         let mut connection = Self { stream, last_id: 0 };
-        let hello = Call::Hello(proto::Hello {
-            protocol: PROTOCOL,
-            want_digest: false,
-        });
-        let mut request = proto::Request {
-            id: 0,
-            call: Some(hello),
-        };
+        let hello = Call::Hello(proto::Hello { protocol: PROTOCOL, want_digest: false });
+        let mut request = proto::Request { id: 0, call: Some(hello) };
         match connection.exchange(&mut request).await {
             Ok(response::Result::Hello(_)) => Ok(connection),
             Ok(response::Result::Failure(failure)) => Err(ClientError::Refused {
@@ -302,10 +244,7 @@ impl Connection {
                 text: failure.text,
             }),
             Ok(_) => Err(ClientError::Answer { call: "Hello" }),
-            Err(source) => Err(ClientError::Broken {
-                call: "Hello",
-                source,
-            }),
+            Err(source) => Err(ClientError::Broken { call: "Hello", source }),
         }
     }
 
@@ -313,18 +252,11 @@ impl Connection {
         self.last_id += 1;
         request.id = self.last_id;
         wire::write_frame(&mut self.stream, request).await?;
-        let response: proto::Response = wire::read_frame(&mut self.stream)
-            .await?
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        response
-            .result
-            .filter(|_| response.id == request.id)
-            .ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the answer belongs to another request",
-                )
-            })
+        let response: proto::Response =
+            wire::read_frame(&mut self.stream).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        response.result.filter(|_| response.id == request.id).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "the answer belongs to another request")
+        })
     }
 }
 

@@ -76,10 +76,7 @@ pub async fn spawn_detached(spawn: &Spawn) -> Result<EngineInfo, SpawnError> {
     if let Ok(running) = client.hello().await {
         return Ok(running);
     }
-    let late = |_| SpawnError::Deadline {
-        engine: spawn.engine.clone(),
-        deadline: spawn.deadline,
-    };
+    let late = |_| SpawnError::Deadline { engine: spawn.engine.clone(), deadline: spawn.deadline };
     let said = timeout_at(until, launch(spawn)).await.map_err(late)??;
     loop {
         let source = match client.hello().await {
@@ -87,16 +84,10 @@ pub async fn spawn_detached(spawn: &Spawn) -> Result<EngineInfo, SpawnError> {
             Err(source) => source,
         };
         if !said.is_empty() {
-            return Err(SpawnError::Failed {
-                engine: spawn.engine.clone(),
-                said,
-            });
+            return Err(SpawnError::Failed { engine: spawn.engine.clone(), said });
         }
         if Instant::now() >= until {
-            return Err(SpawnError::NotAnswering {
-                engine: spawn.engine.clone(),
-                source,
-            });
+            return Err(SpawnError::NotAnswering { engine: spawn.engine.clone(), source });
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -105,10 +96,7 @@ pub async fn spawn_detached(spawn: &Spawn) -> Result<EngineInfo, SpawnError> {
 /// Runs the launcher, which leaves the engine behind; returns when the engine has let go of the
 /// error output it shares with the launcher: it serves then, or has died.
 async fn launch(spawn: &Spawn) -> Result<String, SpawnError> {
-    let failed = |source| SpawnError::Start {
-        engine: spawn.engine.clone(),
-        source,
-    };
+    let failed = |source| SpawnError::Start { engine: spawn.engine.clone(), source };
     let mut command = Command::new(&spawn.engine);
     command.arg("--daemon").arg("--socket").arg(&spawn.socket);
     if let Some(log_file) = &spawn.log_file {
@@ -133,10 +121,7 @@ async fn launch(spawn: &Spawn) -> Result<String, SpawnError> {
 /// What [`EngineInfo::binary_digest`] is if this executable is the one that runs. Blocks while it
 /// reads the file.
 pub fn binary_digest(engine: &Path) -> Result<String, SpawnError> {
-    digest(engine).map_err(|source| SpawnError::Digest {
-        engine: engine.to_owned(),
-        source,
-    })
+    digest(engine).map_err(|source| SpawnError::Digest { engine: engine.to_owned(), source })
 }
 
 fn digest(path: &Path) -> io::Result<String> {

@@ -59,14 +59,8 @@ pub async fn write_frame(
         ));
     }
     let mut frame = Zeroizing::new(Vec::with_capacity(4 + length));
-    frame.extend_from_slice(
-        &u32::try_from(length)
-            .expect("below MAX_FRAME")
-            .to_be_bytes(),
-    );
-    message
-        .encode(&mut *frame)
-        .expect("the buffer grows as needed");
+    frame.extend_from_slice(&u32::try_from(length).expect("below MAX_FRAME").to_be_bytes());
+    message.encode(&mut *frame).expect("the buffer grows as needed");
     stream.write_all(&frame).await
 }
 
@@ -95,10 +89,7 @@ pub async fn read_frame<M: Message + Default>(
 
 impl From<&DeviceId> for proto::DeviceRef {
     fn from(id: &DeviceId) -> Self {
-        Self {
-            namespace: id.namespace.as_os_str().as_bytes().to_vec(),
-            ifname: id.ifname.clone(),
-        }
+        Self { namespace: id.namespace.as_os_str().as_bytes().to_vec(), ifname: id.ifname.clone() }
     }
 }
 
@@ -108,9 +99,7 @@ impl TryFrom<proto::DeviceRef> for DeviceId {
     fn try_from(device: proto::DeviceRef) -> Result<Self, Malformed> {
         let namespace = Path::new(OsStr::from_bytes(&device.namespace));
         let name = &device.ifname;
-        let clean = name
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
+        let clean = name.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
         if !namespace.is_absolute() {
             return Err(malformed("namespace"));
         }
@@ -150,10 +139,7 @@ impl TryFrom<proto::CreateDevice> for NewDevice {
                 .filter(|port| *port != 0)
                 .ok_or(malformed("port"))?,
             // IPv6 needs 1280; below 576 not even IPv4 is promised to work.
-            mtu: u16::try_from(call.mtu)
-                .ok()
-                .filter(|mtu| *mtu >= 576)
-                .ok_or(malformed("mtu"))?,
+            mtu: u16::try_from(call.mtu).ok().filter(|mtu| *mtu >= 576).ok_or(malformed("mtu"))?,
         })
     }
 }
@@ -167,9 +153,9 @@ impl From<&Operation> for proto::Operation {
         };
         let kind = match operation {
             Operation::AddOrUpdatePeer(peer) => Kind::AddOrUpdatePeer(peer.into()),
-            Operation::RemovePeer(key) => Kind::RemovePeer(proto::RemovePeer {
-                public_key: key.to_vec(),
-            }),
+            Operation::RemovePeer(key) => {
+                Kind::RemovePeer(proto::RemovePeer { public_key: key.to_vec() })
+            }
             Operation::AddAllowedIps(key, nets) => Kind::AddAllowedIps(ips(key, nets)),
             Operation::RemoveAllowedIps(key, nets) => Kind::RemoveAllowedIps(ips(key, nets)),
             Operation::ReplaceAllowedIps(key, nets) => Kind::ReplaceAllowedIps(ips(key, nets)),
@@ -185,10 +171,7 @@ impl TryFrom<proto::Operation> for Operation {
         use proto::operation::Kind;
         let ips = |list: proto::AllowedIps| -> Result<([u8; 32], Vec<IpNet>), Malformed> {
             let nets = list.allowed_ips.iter().map(IpNet::try_from);
-            Ok((
-                public_key(&list.public_key)?,
-                nets.collect::<Result<_, _>>()?,
-            ))
+            Ok((public_key(&list.public_key)?, nets.collect::<Result<_, _>>()?))
         };
         Ok(match operation.kind.ok_or(malformed("operation"))? {
             Kind::AddOrUpdatePeer(peer) => Self::AddOrUpdatePeer(peer.try_into()?),
@@ -230,14 +213,12 @@ impl TryFrom<proto::AddOrUpdatePeer> for PeerUpdate {
         let preshared_key = match peer.preshared_key {
             None => None,
             Some(none) if none.is_empty() => Some(PresharedKey::None),
-            Some(key) => Some(PresharedKey::Use(
-                secret_key(key).ok_or(malformed("preshared_key"))?,
-            )),
+            Some(key) => {
+                Some(PresharedKey::Use(secret_key(key).ok_or(malformed("preshared_key"))?))
+            }
         };
-        let underlay_address = peer
-            .underlay_address
-            .map(|text| socket_address(&text))
-            .transpose()?;
+        let underlay_address =
+            peer.underlay_address.map(|text| socket_address(&text)).transpose()?;
         let keepalive = peer
             .keepalive_seconds
             .map(u16::try_from)
@@ -332,11 +313,7 @@ impl From<OperationFailure> for proto::OperationFailure {
 
 impl From<proto::OperationFailure> for OperationFailure {
     fn from(failure: proto::OperationFailure) -> Self {
-        Self {
-            index: failure.index as usize,
-            code: failure.code(),
-            text: failure.text,
-        }
+        Self { index: failure.index as usize, code: failure.code(), text: failure.text }
     }
 }
 
@@ -346,10 +323,7 @@ impl From<&IpNet> for proto::AllowedIp {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        Self {
-            address,
-            prefix: net.prefix_len().into(),
-        }
+        Self { address, prefix: net.prefix_len().into() }
     }
 }
 

@@ -76,7 +76,12 @@ impl Driver {
 /// Whether Docker needs the driver's answer to this call. The others are hints, and dockerd's own
 /// start waits for them.
 fn waits(path: &str) -> bool {
-    !matches!(path, "/NetworkDriver.DiscoverNew" | "/NetworkDriver.DiscoverDelete" | "/NetworkDriver.EndpointOperInfo")
+    !matches!(
+        path,
+        "/NetworkDriver.DiscoverNew"
+            | "/NetworkDriver.DiscoverDelete"
+            | "/NetworkDriver.EndpointOperInfo"
+    )
 }
 
 fn give_up(path: &str, error: &io::Error) -> Response {

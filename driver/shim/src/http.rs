@@ -34,8 +34,10 @@ pub fn read_request(stream: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     parsed.parse(&head).map_err(invalid)?;
-    let close = header(parsed.headers, "connection").is_some_and(|v| v.eq_ignore_ascii_case(b"close"));
-    let (method, path) = (parsed.method.unwrap_or_default().to_owned(), parsed.path.unwrap_or_default().to_owned());
+    let close =
+        header(parsed.headers, "connection").is_some_and(|v| v.eq_ignore_ascii_case(b"close"));
+    let (method, path) =
+        (parsed.method.unwrap_or_default().to_owned(), parsed.path.unwrap_or_default().to_owned());
     let length = content_length(parsed.headers)?;
     Ok(Some(Request { method, path, body: read_body(stream, length)?, close }))
 }
@@ -75,7 +77,11 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
         let room = (MAX_HEAD - head.len()) as u64;
         let read = stream.by_ref().take(room).read_until(b'\n', &mut head)?;
         if read == 0 {
-            return if head.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            return if head.is_empty() {
+                Ok(None)
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            };
         }
         if head.ends_with(b"\r\n\r\n") {
             return Ok(Some(head));

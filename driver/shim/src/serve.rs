@@ -27,7 +27,9 @@ fn connection(stream: UnixStream, driver: &Driver) {
     if let Err(error) = exchange(stream, driver) {
         match error.kind() {
             // Docker went away in the middle; it knows.
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {}
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset => {}
             _ => println!("a connection ended: {error}"),
         }
     }

@@ -51,13 +51,17 @@ fn send(stream: &mut UnixStream, method: &str, body: &str) {
 }
 
 /// A driver that treats each connection with `behave` and tells what it was sent.
-fn driver(socket: PathBuf, behave: impl Fn(usize, UnixStream, &Request) + Send + 'static) -> mpsc::Receiver<(Request, String)> {
+fn driver(
+    socket: PathBuf,
+    behave: impl Fn(usize, UnixStream, &Request) + Send + 'static,
+) -> mpsc::Receiver<(Request, String)> {
     let listener = UnixListener::bind(socket).unwrap();
     let (seen, requests) = mpsc::channel();
     thread::spawn(move || {
         for (number, stream) in listener.incoming().flatten().enumerate() {
             let mut copy = Vec::new();
-            let mut reader = BufReader::new(Tee { inner: stream.try_clone().unwrap(), copy: &mut copy });
+            let mut reader =
+                BufReader::new(Tee { inner: stream.try_clone().unwrap(), copy: &mut copy });
             let Ok(Some(request)) = read_request(&mut reader) else { continue };
             drop(reader);
             let _ = seen.send((request.clone(), String::from_utf8_lossy(&copy).into_owned()));
@@ -93,7 +97,10 @@ fn text(response: &Response) -> &str {
 fn capabilities_are_answered_without_a_driver() {
     let shim = Shim::start();
     let started = Instant::now();
-    assert_eq!(text(&shim.call("NetworkDriver.GetCapabilities", "")), r#"{"Scope":"global","ConnectivityScope":"global"}"#);
+    assert_eq!(
+        text(&shim.call("NetworkDriver.GetCapabilities", "")),
+        r#"{"Scope":"global","ConnectivityScope":"global"}"#
+    );
     assert_eq!(text(&shim.call("Plugin.Activate", "")), r#"{"Implements":["NetworkDriver"]}"#);
     assert!(started.elapsed() < Duration::from_secs(1));
 }
@@ -124,11 +131,19 @@ fn a_call_reaches_a_driver_that_comes_late() {
 #[test]
 fn a_call_cut_off_by_a_dying_driver_is_sent_again_with_its_body_and_the_same_id() {
     let shim = Shim::start();
-    let requests = driver(shim.driver_socket(), |number, stream, _| if number < 2 { drop(stream) } else { answer(stream, "{}") });
+    let requests =
+        driver(
+            shim.driver_socket(),
+            |number, stream, _| if number < 2 { drop(stream) } else { answer(stream, "{}") },
+        );
     assert_eq!(text(&shim.call("NetworkDriver.CreateEndpoint", r#"{"EndpointID":"x"}"#)), "{}");
     let tries: Vec<_> = requests.try_iter().collect();
     assert_eq!(tries.len(), 3);
-    let id = |head: &str| head.lines().find_map(|l| l.strip_prefix("X-Wgnet-Request-Id: ").map(str::to_owned)).unwrap();
+    let id = |head: &str| {
+        head.lines()
+            .find_map(|l| l.strip_prefix("X-Wgnet-Request-Id: ").map(str::to_owned))
+            .unwrap()
+    };
     for (request, head) in &tries {
         assert_eq!(request.body, br#"{"EndpointID":"x"}"#);
         assert_eq!(id(head), id(&tries[0].1));
@@ -151,7 +166,9 @@ fn an_empty_body_stays_empty_so_that_the_driver_can_refuse_it() {
 #[test]
 fn one_connection_carries_many_calls_and_bare_connections_are_left_alone() {
     let shim = Shim::start();
-    driver(shim.driver_socket(), |number, stream, _| answer(stream, &format!(r#"{{"n":{number}}}"#)));
+    driver(shim.driver_socket(), |number, stream, _| {
+        answer(stream, &format!(r#"{{"n":{number}}}"#))
+    });
     let bare = shim.docker();
     let mut stream = shim.docker();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -169,7 +186,11 @@ fn an_absent_driver_is_named_before_docker_gives_up() {
     let started = Instant::now();
     let response = shim.call("NetworkDriver.CreateNetwork", "{}");
     assert_eq!(response.status, 200);
-    assert!(text(&response).starts_with(r#"{"Err":"wgnet-driver does not answer"#), "{}", text(&response));
+    assert!(
+        text(&response).starts_with(r#"{"Err":"wgnet-driver does not answer"#),
+        "{}",
+        text(&response)
+    );
     assert!(started.elapsed() < Duration::from_secs(29), "{:?}", started.elapsed());
 }
 

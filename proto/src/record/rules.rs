@@ -72,47 +72,19 @@ fn check_network(record: &NetworkRecord) -> Result<(), BadRecord> {
     at_most("subnets", subnets.len(), MAX_ADDRESSES)?;
     rule(all_differ(subnets), "subnets", "no subnet twice")?;
     for subnet in subnets {
-        rule(
-            *subnet == subnet.trunc(),
-            "subnets",
-            "no bits set after the prefix",
-        )?;
-        rule(
-            subnet.prefix_len() >= 8,
-            "subnets",
-            "a prefix length of at least 8",
-        )?;
-        rule(
-            can_be_inside(&subnet.network()),
-            "subnets",
-            "unicast addresses",
-        )?;
+        rule(*subnet == subnet.trunc(), "subnets", "no bits set after the prefix")?;
+        rule(subnet.prefix_len() >= 8, "subnets", "a prefix length of at least 8")?;
+        rule(can_be_inside(&subnet.network()), "subnets", "unicast addresses")?;
     }
     rule(record.options.len() <= MAX_OPTIONS, "options", "at most 64")?;
     let mut size = 0;
     for (key, value) in &record.options {
-        rule(
-            !key.is_empty() && key.len() <= MAX_OPTION_KEY,
-            "options",
-            "keys of 1 to 128 bytes",
-        )?;
-        rule(
-            value.len() <= MAX_OPTION_VALUE,
-            "options",
-            "values of at most 4096 bytes",
-        )?;
-        rule(
-            !has_control(key) && !has_control(value),
-            "options",
-            "no control characters",
-        )?;
+        rule(!key.is_empty() && key.len() <= MAX_OPTION_KEY, "options", "keys of 1 to 128 bytes")?;
+        rule(value.len() <= MAX_OPTION_VALUE, "options", "values of at most 4096 bytes")?;
+        rule(!has_control(key) && !has_control(value), "options", "no control characters")?;
         size += key.len() + value.len();
     }
-    rule(
-        size <= MAX_OPTIONS_SIZE,
-        "options",
-        "at most 32 KiB together",
-    )
+    rule(size <= MAX_OPTIONS_SIZE, "options", "at most 32 KiB together")
 }
 
 fn check_member(record: &MemberRecord) -> Result<(), BadRecord> {
@@ -134,64 +106,32 @@ fn check_slot(slot: &Slot) -> Result<(), BadRecord> {
 fn check_endpoint(primary: IpAddr, record: &EndpointRecord) -> Result<(), BadRecord> {
     let addresses = &record.addresses;
     at_most("addresses", addresses.len(), MAX_ADDRESSES)?;
-    rule(
-        addresses.first() == Some(&primary),
-        "addresses",
-        "the one of the path first",
-    )?;
+    rule(addresses.first() == Some(&primary), "addresses", "the one of the path first")?;
     rule(all_differ(addresses), "addresses", "no address twice")?;
-    rule(
-        addresses.iter().all(can_be_inside),
-        "addresses",
-        "unicast addresses",
-    )?;
+    rule(addresses.iter().all(can_be_inside), "addresses", "unicast addresses")?;
     let [first, ..] = record.mac.0;
-    rule(
-        first & 1 == 0 && record.mac.0 != [0; 6],
-        "mac",
-        "a unicast address",
-    )?;
+    rule(first & 1 == 0 && record.mac.0 != [0; 6], "mac", "a unicast address")?;
     rule(record.claim > 0, "claim", "at least 1")
 }
 
 fn underlay(addresses: &[IpAddr]) -> Result<(), BadRecord> {
     at_most("underlay", addresses.len(), MAX_ADDRESSES)?;
     rule(all_differ(addresses), "underlay", "no address twice")?;
-    rule(
-        addresses.iter().all(is_unicast),
-        "underlay",
-        "unicast addresses",
-    )
+    rule(addresses.iter().all(is_unicast), "underlay", "unicast addresses")
 }
 
 pub(super) fn at_most(field: &'static str, count: usize, limit: usize) -> Result<(), BadRecord> {
-    rule(
-        count <= limit,
-        field,
-        if limit == MAX_SLOTS {
-            "at most 4"
-        } else {
-            "at most 16"
-        },
-    )
+    rule(count <= limit, field, if limit == MAX_SLOTS { "at most 4" } else { "at most 16" })
 }
 
 fn rule(kept: bool, field: &'static str, rule: &'static str) -> Result<(), BadRecord> {
-    if kept {
-        Ok(())
-    } else {
-        Err(BadRecord::new(field, rule))
-    }
+    if kept { Ok(()) } else { Err(BadRecord::new(field, rule)) }
 }
 
 fn printable(field: &'static str, text: &str, limit: usize) -> Result<(), BadRecord> {
     let clean = text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
     rule(clean, field, "printable ASCII characters")?;
-    rule(
-        text.len() <= limit,
-        field,
-        "at most 64 characters (256 for a reason)",
-    )
+    rule(text.len() <= limit, field, "at most 64 characters (256 for a reason)")
 }
 
 fn has_control(text: &str) -> bool {

@@ -29,12 +29,7 @@ fn endpoint_path() -> Path {
 
 fn slot(generation: Generation) -> Slot {
     let public_key = PublicKey([generation as u8 + 1; 32]);
-    Slot {
-        generation,
-        public_key,
-        port: 51820,
-        underlay: Vec::new(),
-    }
+    Slot { generation, public_key, port: 51820, underlay: Vec::new() }
 }
 
 fn host() -> HostRecord {
@@ -79,24 +74,12 @@ fn distinct_addresses(least: usize) -> impl Strategy<Value = Vec<IpAddr>> {
 fn any_record() -> impl Strategy<Value = (Path, Record)> {
     let cluster = any::<([u8; 16], [u8; 16])>().prop_map(|(cluster, incarnation)| {
         let (cluster, incarnation) = (ClusterId(cluster), Incarnation(incarnation));
-        (
-            Path::Cluster,
-            Record::Cluster(ClusterRecord {
-                cluster,
-                incarnation,
-                schema: 1,
-            }),
-        )
+        (Path::Cluster, Record::Cluster(ClusterRecord { cluster, incarnation, schema: 1 }))
     });
     let host = ("[ -~]{1,64}", distinct_addresses(0), any::<[u8; 16]>()).prop_map(
         |(name, underlay, incarnation)| {
             let incarnation = Incarnation(incarnation);
-            let record = HostRecord {
-                name,
-                underlay,
-                incarnation,
-                ..host()
-            };
+            let record = HostRecord { name, underlay, incarnation, ..host() };
             (Path::Host(HOST), Record::Host(record))
         },
     );
@@ -107,36 +90,22 @@ fn any_record() -> impl Strategy<Value = (Path, Record)> {
     )
         .prop_map(|(subnets, options, freed)| {
             let subnets = subnets.into_iter().map(IpNet::from).collect();
-            let record = NetworkRecord {
-                subnets,
-                options,
-                freed,
-            };
+            let record = NetworkRecord { subnets, options, freed };
             (Path::Network(network()), Record::Network(record))
         });
-    let member = (
-        vec((1..=u16::MAX, distinct_addresses(0)), 0..=4),
-        any::<(u32, u64)>(),
-    )
-        .prop_map(|(slots, (ready_generation, floor))| {
+    let member = (vec((1..=u16::MAX, distinct_addresses(0)), 0..=4), any::<(u32, u64)>()).prop_map(
+        |(slots, (ready_generation, floor))| {
             let slots = (0..).zip(slots).map(|(generation, (port, underlay))| Slot {
                 port,
                 underlay,
                 ..slot(generation)
             });
-            let record = MemberRecord {
-                slots: slots.collect(),
-                ready_generation,
-                floor,
-            };
+            let record = MemberRecord { slots: slots.collect(), ready_generation, floor };
             (Path::Member(network(), HOST), Record::Member(record))
-        });
-    let endpoint = (
-        distinct_addresses(1),
-        any::<([u8; 32], [u8; 5])>(),
-        1..=u64::MAX,
-    )
-        .prop_map(|(addresses, (id, mac), claim)| {
+        },
+    );
+    let endpoint = (distinct_addresses(1), any::<([u8; 32], [u8; 5])>(), 1..=u64::MAX).prop_map(
+        |(addresses, (id, mac), claim)| {
             let path = Path::Endpoint(network(), addresses[0]);
             let record = EndpointRecord {
                 addresses,
@@ -146,21 +115,13 @@ fn any_record() -> impl Strategy<Value = (Path, Record)> {
                 claim,
             };
             (path, Record::Endpoint(record))
-        });
+        },
+    );
     let rest = ("[ -~]{0,64}", any::<u32>()).prop_flat_map(|(text, generation)| {
         prop_oneof![
-            Just((
-                Path::Alive(HOST),
-                Record::Alive(AliveRecord { boot: text.clone() })
-            )),
-            Just((
-                Path::Status(HOST),
-                Record::Status(text.clone().into_bytes())
-            )),
-            Just((
-                Path::Tombstone(HOST),
-                Record::Tombstone(TombstoneRecord { reason: text })
-            )),
+            Just((Path::Alive(HOST), Record::Alive(AliveRecord { boot: text.clone() }))),
+            Just((Path::Status(HOST), Record::Status(text.clone().into_bytes()))),
+            Just((Path::Tombstone(HOST), Record::Tombstone(TombstoneRecord { reason: text }))),
             Just((Path::Generation(network()), Record::Generation(generation))),
         ]
     });
@@ -218,13 +179,8 @@ proptest! {
 #[test]
 fn every_checked_record_fits_into_an_envelope() {
     let value = "v".repeat(4096);
-    let options = (0..7)
-        .map(|n| (format!("{n:0128}"), value.clone()))
-        .collect();
-    let record = Record::Network(NetworkRecord {
-        options,
-        ..definition()
-    });
+    let options = (0..7).map(|n| (format!("{n:0128}"), value.clone())).collect();
+    let record = Record::Network(NetworkRecord { options, ..definition() });
     record.check(&Path::Network(network())).unwrap();
     let status = Record::Status(vec![b'x'; rules::MAX_STATUS]);
     status.check(&Path::Status(HOST)).unwrap();
@@ -236,135 +192,55 @@ fn every_checked_record_fits_into_an_envelope() {
 #[test]
 fn an_endpoint_must_have_the_address_of_its_path_first() {
     let other = Path::Endpoint(network(), "10.50.0.3".parse().unwrap());
-    assert_eq!(
-        refused_field(&other, Record::Endpoint(endpoint())),
-        "addresses"
-    );
-    let record = EndpointRecord {
-        addresses: Vec::new(),
-        ..endpoint()
-    };
-    assert_eq!(
-        refused_field(&endpoint_path(), Record::Endpoint(record)),
-        "addresses"
-    );
+    assert_eq!(refused_field(&other, Record::Endpoint(endpoint())), "addresses");
+    let record = EndpointRecord { addresses: Vec::new(), ..endpoint() };
+    assert_eq!(refused_field(&endpoint_path(), Record::Endpoint(record)), "addresses");
 }
 
 #[test]
 fn an_endpoint_that_breaks_a_rule_is_refused() {
     let first: IpAddr = "10.50.0.2".parse().unwrap();
-    for second in [
-        "10.50.0.2",
-        "0.0.0.0",
-        "127.0.0.1",
-        "224.0.0.1",
-        "::ffff:10.0.0.1",
-        "ff02::1",
-    ] {
+    for second in ["10.50.0.2", "0.0.0.0", "127.0.0.1", "224.0.0.1", "::ffff:10.0.0.1", "ff02::1"] {
         let addresses = vec![first, second.parse().unwrap()];
-        let record = EndpointRecord {
-            addresses,
-            ..endpoint()
-        };
-        assert_eq!(
-            refused_field(&endpoint_path(), Record::Endpoint(record)),
-            "addresses"
-        );
+        let record = EndpointRecord { addresses, ..endpoint() };
+        assert_eq!(refused_field(&endpoint_path(), Record::Endpoint(record)), "addresses");
     }
     let many = (0..17).map(|n| [10, 50, 0, 2 + n].into()).collect();
-    let record = EndpointRecord {
-        addresses: many,
-        ..endpoint()
-    };
-    assert_eq!(
-        refused_field(&endpoint_path(), Record::Endpoint(record)),
-        "addresses"
-    );
+    let record = EndpointRecord { addresses: many, ..endpoint() };
+    assert_eq!(refused_field(&endpoint_path(), Record::Endpoint(record)), "addresses");
     for mac in [[0; 6], [1, 0, 0, 0, 0, 0], [0xff; 6]] {
-        let record = EndpointRecord {
-            mac: MacAddr(mac),
-            ..endpoint()
-        };
-        assert_eq!(
-            refused_field(&endpoint_path(), Record::Endpoint(record)),
-            "mac"
-        );
+        let record = EndpointRecord { mac: MacAddr(mac), ..endpoint() };
+        assert_eq!(refused_field(&endpoint_path(), Record::Endpoint(record)), "mac");
     }
-    let record = EndpointRecord {
-        claim: 0,
-        ..endpoint()
-    };
-    assert_eq!(
-        refused_field(&endpoint_path(), Record::Endpoint(record)),
-        "claim"
-    );
+    let record = EndpointRecord { claim: 0, ..endpoint() };
+    assert_eq!(refused_field(&endpoint_path(), Record::Endpoint(record)), "claim");
 }
 
 #[test]
 fn a_member_that_breaks_a_rule_is_refused() {
     let path = Path::Member(network(), HOST);
     let field = |slots| {
-        let record = MemberRecord {
-            slots,
-            ready_generation: 0,
-            floor: 0,
-        };
+        let record = MemberRecord { slots, ready_generation: 0, floor: 0 };
         refused_field(&path, Record::Member(record))
     };
     assert_eq!(field((0..5).map(slot).collect()), "slots");
     assert_eq!(field(vec![slot(1), slot(1)]), "slots");
     assert_eq!(field(vec![Slot { port: 0, ..slot(1) }]), "port");
-    assert_eq!(
-        field(vec![Slot {
-            public_key: PublicKey([0; 32]),
-            ..slot(1)
-        }]),
-        "public_key"
-    );
+    assert_eq!(field(vec![Slot { public_key: PublicKey([0; 32]), ..slot(1) }]), "public_key");
     let underlay = vec!["255.255.255.255".parse().unwrap()];
-    assert_eq!(
-        field(vec![Slot {
-            underlay,
-            ..slot(1)
-        }]),
-        "underlay"
-    );
+    assert_eq!(field(vec![Slot { underlay, ..slot(1) }]), "underlay");
     let underlay = (0..17).map(|n| [192, 0, 2, n].into()).collect();
-    assert_eq!(
-        field(vec![Slot {
-            underlay,
-            ..slot(1)
-        }]),
-        "underlay"
-    );
+    assert_eq!(field(vec![Slot { underlay, ..slot(1) }]), "underlay");
 }
 
 #[test]
 fn a_host_that_breaks_a_rule_is_refused() {
     let field = |record| refused_field(&Path::Host(HOST), Record::Host(record));
-    for name in [
-        String::new(),
-        "x".repeat(65),
-        "a\nb".into(),
-        "\x1b[2J".into(),
-        "é".into(),
-    ] {
+    for name in [String::new(), "x".repeat(65), "a\nb".into(), "\x1b[2J".into(), "é".into()] {
         assert_eq!(field(HostRecord { name, ..host() }), "name");
     }
-    assert_eq!(
-        field(HostRecord {
-            version: "v\0".into(),
-            ..host()
-        }),
-        "version"
-    );
-    assert_eq!(
-        field(HostRecord {
-            underlay: vec!["::".parse().unwrap()],
-            ..host()
-        }),
-        "underlay"
-    );
+    assert_eq!(field(HostRecord { version: "v\0".into(), ..host() }), "version");
+    assert_eq!(field(HostRecord { underlay: vec!["::".parse().unwrap()], ..host() }), "underlay");
 }
 
 #[test]
@@ -372,34 +248,15 @@ fn a_network_that_breaks_a_rule_is_refused() {
     let path = Path::Network(network());
     for subnet in ["224.0.0.0/24", "0.0.0.0/0", "127.0.0.0/8", "128.0.0.0/7"] {
         let subnets = vec![subnet.parse().unwrap()];
-        let record = NetworkRecord {
-            subnets,
-            ..definition()
-        };
+        let record = NetworkRecord { subnets, ..definition() };
         assert_eq!(refused_field(&path, Record::Network(record)), "subnets");
     }
-    let with_host_bits = NetworkRecord {
-        subnets: vec!["10.0.0.1/24".parse().unwrap()],
-        ..definition()
-    };
-    assert_eq!(
-        Record::Network(with_host_bits)
-            .check(&path)
-            .unwrap_err()
-            .field,
-        "subnets"
-    );
+    let with_host_bits =
+        NetworkRecord { subnets: vec!["10.0.0.1/24".parse().unwrap()], ..definition() };
+    assert_eq!(Record::Network(with_host_bits).check(&path).unwrap_err().field, "subnets");
     let options = |count: usize, value: &str| {
-        let options = (0..count)
-            .map(|n| (n.to_string(), value.to_owned()))
-            .collect();
-        refused_field(
-            &path,
-            Record::Network(NetworkRecord {
-                options,
-                ..definition()
-            }),
-        )
+        let options = (0..count).map(|n| (n.to_string(), value.to_owned())).collect();
+        refused_field(&path, Record::Network(NetworkRecord { options, ..definition() }))
     };
     assert_eq!(options(65, "x"), "options");
     assert_eq!(options(1, &"x".repeat(4097)), "options");

@@ -23,20 +23,15 @@ impl Record {
         match self {
             Self::Cluster(record) => cluster_to_wire(record).encode_to_vec(),
             Self::Host(record) => host_to_wire(record).encode_to_vec(),
-            Self::Alive(record) => v1::AliveRecord {
-                boot: record.boot.clone(),
-            }
-            .encode_to_vec(),
+            Self::Alive(record) => v1::AliveRecord { boot: record.boot.clone() }.encode_to_vec(),
             Self::Status(json) => v1::StatusRecord { json: json.clone() }.encode_to_vec(),
-            Self::Tombstone(record) => v1::TombstoneRecord {
-                reason: record.reason.clone(),
+            Self::Tombstone(record) => {
+                v1::TombstoneRecord { reason: record.reason.clone() }.encode_to_vec()
             }
-            .encode_to_vec(),
             Self::Network(record) => network_to_wire(record).encode_to_vec(),
-            Self::Generation(generation) => v1::GenerationRecord {
-                generation: *generation,
+            Self::Generation(generation) => {
+                v1::GenerationRecord { generation: *generation }.encode_to_vec()
             }
-            .encode_to_vec(),
             Self::Member(record) => member_to_wire(record).encode_to_vec(),
             Self::Endpoint(record) => endpoint_to_wire(record).encode_to_vec(),
         }
@@ -206,8 +201,7 @@ fn address_from_wire(field: &'static str, bytes: &[u8]) -> Result<IpAddr, BadRec
         return Ok(v4.into());
     }
     let v6 = <[u8; 16]>::try_from(bytes);
-    v6.map(IpAddr::from)
-        .map_err(|_| BadRecord::new(field, "addresses of 4 or 16 bytes"))
+    v6.map(IpAddr::from).map_err(|_| BadRecord::new(field, "addresses of 4 or 16 bytes"))
 }
 
 fn addresses_to_wire(addresses: &[IpAddr]) -> Vec<Vec<u8>> {
@@ -216,7 +210,5 @@ fn addresses_to_wire(addresses: &[IpAddr]) -> Vec<Vec<u8>> {
 
 fn addresses_from_wire(field: &'static str, wire: &[Vec<u8>]) -> Result<Vec<IpAddr>, BadRecord> {
     rules::at_most(field, wire.len(), rules::MAX_ADDRESSES)?;
-    wire.iter()
-        .map(|bytes| address_from_wire(field, bytes))
-        .collect()
+    wire.iter().map(|bytes| address_from_wire(field, bytes)).collect()
 }

@@ -37,16 +37,7 @@ fn what_is_sealed_opens() {
     let opened = opener().open(&path, &sealed).unwrap();
     let writer = sealer.writer();
     let payload = b"payload".to_vec();
-    assert_eq!(
-        opened,
-        Opened {
-            writer,
-            seq: 42,
-            epoch: 1,
-            cluster: CLUSTER,
-            payload
-        }
-    );
+    assert_eq!(opened, Opened { writer, seq: 42, epoch: 1, cluster: CLUSTER, payload });
     assert_eq!(claimed_writer(&sealed), Some(sealer.writer()));
     assert_eq!(payload_of(&sealed), Some(b"payload".to_vec()));
 }
@@ -85,16 +76,10 @@ fn a_record_that_is_cut_or_extended_is_refused() {
     let path = member_of(&sealer);
     let sealed = sealer.seal(&path, 300, b"some payload".to_vec());
     for length in 0..sealed.len() {
-        assert!(
-            opener().open(&path, &sealed[..length]).is_err(),
-            "{length} bytes"
-        );
+        assert!(opener().open(&path, &sealed[..length]).is_err(), "{length} bytes");
     }
     let unknown_field = [sealed.as_slice(), &[0xf8, 0x01, 1]].concat();
-    assert_eq!(
-        opener().open(&path, &unknown_field),
-        Err(Refused::Malformed)
-    );
+    assert_eq!(opener().open(&path, &unknown_field), Err(Refused::Malformed));
     let seq_again = [sealed.as_slice(), &[0x20, 0xff, 0x7f]].concat();
     assert_eq!(opener().open(&path, &seq_again), Err(Refused::Malformed));
 }
@@ -111,11 +96,7 @@ fn a_record_moved_to_another_path_is_refused() {
         Path::Network(network("s-blue")),
         Path::Cluster,
     ] {
-        assert_eq!(
-            opener().open(&path, &sealed),
-            Err(Refused::WrongSecret),
-            "{path}"
-        );
+        assert_eq!(opener().open(&path, &sealed), Err(Refused::WrongSecret), "{path}");
         let with_new_mac = altered(&path, &sealed, |_| {});
         let refused = opener().open(&path, &with_new_mac);
         assert_eq!(refused, Err(Refused::BadSignature), "{path}");
@@ -162,15 +143,9 @@ fn a_public_key_of_small_order_signs_nothing() {
 #[test]
 fn a_record_sealed_with_another_secret_or_epoch_is_refused() {
     let key = HostKey::from_random([1; 32]);
-    for secrets in [
-        ClusterSecrets::generate([1; 32]),
-        ClusterSecrets::insecure(),
-    ] {
+    for secrets in [ClusterSecrets::generate([1; 32]), ClusterSecrets::insecure()] {
         let sealed = Sealer::new(key.clone(), secrets, CLUSTER).seal(&Path::Cluster, 1, vec![1]);
-        assert_eq!(
-            opener().open(&Path::Cluster, &sealed),
-            Err(Refused::WrongSecret)
-        );
+        assert_eq!(opener().open(&Path::Cluster, &sealed), Err(Refused::WrongSecret));
     }
 }
 
@@ -189,10 +164,7 @@ fn before_the_cluster_is_known_only_its_record_opens() {
     let sealer = sealer(1);
     let mut opener = Opener::new(secrets(), None);
     let member = sealer.seal(&member_of(&sealer), 1, Vec::new());
-    assert_eq!(
-        opener.open(&member_of(&sealer), &member),
-        Err(Refused::UnknownCluster)
-    );
+    assert_eq!(opener.open(&member_of(&sealer), &member), Err(Refused::UnknownCluster));
     let cluster = sealer.seal(&Path::Cluster, 2, Vec::new());
     let opened = opener.open(&Path::Cluster, &cluster).unwrap();
     opener.pin(opened.cluster);
@@ -202,10 +174,7 @@ fn before_the_cluster_is_known_only_its_record_opens() {
 #[test]
 fn a_value_above_the_limit_is_refused_unread() {
     let sealed = sealer(1).seal(&Path::Cluster, 1, vec![0; MAX_SEALED]);
-    assert_eq!(
-        opener().open(&Path::Cluster, &sealed),
-        Err(Refused::TooLarge)
-    );
+    assert_eq!(opener().open(&Path::Cluster, &sealed), Err(Refused::TooLarge));
     let sealed = sealer(1).seal(&Path::Cluster, 1, vec![0; MAX_SEALED - 300]);
     assert!(opener().open(&Path::Cluster, &sealed).is_ok());
 }
@@ -232,10 +201,7 @@ fn debug_output_shows_no_secret() {
 fn sealer_of_all_kinds() -> Vec<Sealer> {
     let kinds = [ClusterSecrets::insecure(), secrets()];
     let key = || HostKey::from_bytes([0x5e; 32]);
-    kinds
-        .into_iter()
-        .map(|secrets| Sealer::new(key(), secrets, CLUSTER))
-        .collect()
+    kinds.into_iter().map(|secrets| Sealer::new(key(), secrets, CLUSTER)).collect()
 }
 
 proptest! {

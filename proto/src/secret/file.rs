@@ -40,11 +40,7 @@ pub enum SecretError {
         "cluster secret {} is malformed: line {line} should be {what}; copy the file again from a \
          host that works", path.display()
     )]
-    Malformed {
-        path: PathBuf,
-        line: usize,
-        what: &'static str,
-    },
+    Malformed { path: PathBuf, line: usize, what: &'static str },
     #[error(
         "cluster secret {0} exists already and was left as it is; use it, or name another file"
     )]
@@ -59,10 +55,7 @@ pub enum SecretError {
 
 /// The kernel gives `/proc/self` to the effective user of the process (proc(5)).
 fn effective_user() -> Result<u32, SecretError> {
-    let unreadable = |source| SecretError::Unreadable {
-        path: "/proc/self".to_owned(),
-        source,
-    };
+    let unreadable = |source| SecretError::Unreadable { path: "/proc/self".to_owned(), source };
     Ok(fs::metadata("/proc/self").map_err(unreadable)?.uid())
 }
 
@@ -70,16 +63,10 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretError> {
     let name = || path.display().to_string();
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => SecretError::Missing(name()),
-        _ => SecretError::Unreadable {
-            path: name(),
-            source,
-        },
+        _ => SecretError::Unreadable { path: name(), source },
     };
     // Opening a FIFO would otherwise wait for a writer.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open(path);
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path);
     let file = file.map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
@@ -91,20 +78,11 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, SecretError> {
     }
     let owner = metadata.uid();
     if owner != 0 && owner != effective_user()? {
-        return Err(SecretError::ForeignOwner {
-            path: name(),
-            owner,
-        });
+        return Err(SecretError::ForeignOwner { path: name(), owner });
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SIZE + 1));
-    file.take(MAX_SIZE as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    let malformed = |what| SecretError::Malformed {
-        path: path.to_owned(),
-        line: 1,
-        what,
-    };
+    file.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    let malformed = |what| SecretError::Malformed { path: path.to_owned(), line: 1, what };
     if bytes.len() > MAX_SIZE {
         return Err(malformed("the start of at most 4096 bytes"));
     }
@@ -116,21 +94,14 @@ pub(super) fn write_new(path: &Path, text: &str) -> Result<(), SecretError> {
     let name = || path.display().to_string();
     let unwritable = |source: io::Error| match source.kind() {
         io::ErrorKind::AlreadyExists => SecretError::Exists(name()),
-        _ => SecretError::Unwritable {
-            path: name(),
-            source,
-        },
+        _ => SecretError::Unwritable { path: name(), source },
     };
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
     if !directory.exists() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(unwritable)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unwritable)?;
     }
     let mut file = OpenOptions::new()
         .write(true)

@@ -46,10 +46,7 @@ fn the_preshared_key_of_two_hosts_never_changes() {
     let key = secrets.preshared_key(1, &network(), 7, one, other).unwrap();
     let expected = "e08769328c10efa75c44ce6c2f800e521de988a08865423013ac8c7f8e02ca8d";
     assert_eq!(hex::encode(key.expose()), expected);
-    assert_eq!(
-        secrets.preshared_key(1, &network(), 7, other, one),
-        Some(key)
-    );
+    assert_eq!(secrets.preshared_key(1, &network(), 7, other, one), Some(key));
 }
 
 #[test]
@@ -58,10 +55,7 @@ fn preshared_keys_differ_by_everything_they_are_made_of() {
     let (a, b, c) = (HostId([1; 16]), HostId([2; 16]), HostId([3; 16]));
     let key = |secrets: &ClusterSecrets, network: &str, generation, host| {
         let network = network.parse().unwrap();
-        *secrets
-            .preshared_key(1, &network, generation, a, host)
-            .unwrap()
-            .expose()
+        *secrets.preshared_key(1, &network, generation, a, host).unwrap().expose()
     };
     let keys = [
         key(&secrets, "s-x", 1, b),
@@ -80,18 +74,9 @@ fn preshared_keys_differ_by_everything_they_are_made_of() {
 fn a_written_secret_loads_again_and_only_its_owner_can_read_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("etc/wgnet/secret");
-    ClusterSecrets::generate(counting())
-        .write_new(&path)
-        .unwrap();
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-        0o600
-    );
-    assert!(
-        fs::read_to_string(&path)
-            .unwrap()
-            .contains(&format!("epoch 1 {COUNTING}\n"))
-    );
+    ClusterSecrets::generate(counting()).write_new(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert!(fs::read_to_string(&path).unwrap().contains(&format!("epoch 1 {COUNTING}\n")));
     let loaded = ClusterSecrets::load(&path).unwrap();
     assert_eq!(loaded.current_epoch(), 1);
     assert!(loaded.admits(1, b"m", &ClusterSecrets::generate(counting()).mac(b"m")));
@@ -100,10 +85,7 @@ fn a_written_secret_loads_again_and_only_its_owner_can_read_it() {
 #[test]
 fn an_existing_secret_is_never_overwritten() {
     let (_directory, path) = file("precious");
-    let error = ClusterSecrets::generate([1; 32])
-        .write_new(&path)
-        .unwrap_err()
-        .to_string();
+    let error = ClusterSecrets::generate([1; 32]).write_new(&path).unwrap_err().to_string();
     assert!(error.contains("exists already"), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
@@ -119,10 +101,7 @@ fn while_a_secret_is_replaced_both_are_accepted_and_the_newer_one_seals() {
     assert!(secrets.admits(3, b"m", &Secret::new(3, counting()).mac(b"m")));
     assert!(!secrets.admits(4, b"m", &Secret::new(3, counting()).mac(b"m")));
     assert!(!secrets.admits(5, b"m", &Secret::new(5, counting()).mac(b"m")));
-    assert_eq!(
-        *secrets.render(),
-        *ClusterSecrets::parse(&secrets.render()).unwrap().render()
-    );
+    assert_eq!(*secrets.render(), *ClusterSecrets::parse(&secrets.render()).unwrap().render());
 }
 
 #[test]
@@ -131,10 +110,7 @@ fn a_missing_secret_names_the_command_that_makes_one() {
     let path = directory.path().join("none");
     let error = refusal(&path);
     let command = format!("`wgnetctl secret new {}`", path.display());
-    assert!(
-        error.contains("does not exist") && error.contains(&command),
-        "{error}"
-    );
+    assert!(error.contains("does not exist") && error.contains(&command), "{error}");
 }
 
 #[test]
@@ -144,10 +120,7 @@ fn a_secret_that_others_can_read_is_refused() {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         let error = refusal(&path);
         let command = format!("`chmod 0600 {}`", path.display());
-        assert!(
-            error.contains(&format!("{mode:04o}")) && error.contains(&command),
-            "{error}"
-        );
+        assert!(error.contains(&format!("{mode:04o}")) && error.contains(&command), "{error}");
     }
 }
 
@@ -156,10 +129,7 @@ fn a_secret_of_another_user_is_refused() {
     let (_directory, path) = file(&format!("{HEADER}\nepoch 1 {ONES}\n"));
     chown(&path, Some(12345), None).expect("tests run as root");
     let error = refusal(&path);
-    assert!(
-        error.contains("12345") && error.contains("`chown root "),
-        "{error}"
-    );
+    assert!(error.contains("12345") && error.contains("`chown root "), "{error}");
 }
 
 #[test]
@@ -186,24 +156,15 @@ fn a_malformed_secret_is_refused_by_line_and_never_quoted() {
         (format!("{HEADER}\nepoch 1 {}\n", &ONES[..40]), 2),
         (format!("{HEADER}\nepoch 1 {ONES} {ONES}\n"), 2),
         (format!("{HEADER}\nepoch 1 {ONES}\nepoch 1 {COUNTING}\n"), 3),
-        (
-            format!("{HEADER}\nepoch 1 {ONES}\nepoch 2 {ONES}\nepoch 3 {ONES}\n"),
-            4,
-        ),
+        (format!("{HEADER}\nepoch 1 {ONES}\nepoch 2 {ONES}\nepoch 3 {ONES}\n"), 4),
         (format!("{HEADER}\nepoch 1 {ONES}\n{}", "#".repeat(5000)), 1),
     ];
     for (text, line) in cases {
         let (_directory, path) = file(&text);
         let error = ClusterSecrets::load(&path).unwrap_err();
         let shown = format!("{error} {error:?}");
-        assert!(
-            shown.contains(&format!("line {line} should be")),
-            "{text:?}: {shown}"
-        );
-        assert!(
-            !shown.contains("AQEB") && !shown.contains("AAEC"),
-            "{shown}"
-        );
+        assert!(shown.contains(&format!("line {line} should be")), "{text:?}: {shown}");
+        assert!(!shown.contains("AQEB") && !shown.contains("AAEC"), "{shown}");
     }
     let (_directory, path) = file("");
     fs::write(&path, [0xff, 0xfe, 0]).unwrap();
@@ -212,10 +173,7 @@ fn a_malformed_secret_is_refused_by_line_and_never_quoted() {
 
 #[test]
 fn a_host_without_a_secret_and_one_with_refuse_each_other() {
-    let (insecure, secret) = (
-        ClusterSecrets::insecure(),
-        ClusterSecrets::generate([1; 32]),
-    );
+    let (insecure, secret) = (ClusterSecrets::insecure(), ClusterSecrets::generate([1; 32]));
     assert!(insecure.is_insecure() && !secret.is_insecure());
     assert!(!secret.admits(insecure.current_epoch(), b"m", &insecure.mac(b"m")));
     assert!(!insecure.admits(secret.current_epoch(), b"m", &secret.mac(b"m")));

@@ -78,7 +78,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Secret { command: SecretCommand::New { path } } => secret::new(&path),
-        Command::Plugin { command: PluginCommand::Install(options) } => block_on(plugin::install(&options)),
+        Command::Plugin { command: PluginCommand::Install(options) } => {
+            block_on(plugin::install(&options))
+        }
         Command::Status(options) => block_on(status::show(&options)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wgnetctl", &mut std::io::stdout());

@@ -8,8 +8,8 @@ use anyhow::{Context as _, bail};
 use bollard::Docker;
 use bollard::models::Plugin;
 use bollard::query_parameters::{
-    CreatePluginOptionsBuilder, DisablePluginOptionsBuilder, EnablePluginOptionsBuilder, ListNetworksOptionsBuilder,
-    RemovePluginOptionsBuilder,
+    CreatePluginOptionsBuilder, DisablePluginOptionsBuilder, EnablePluginOptionsBuilder,
+    ListNetworksOptionsBuilder, RemovePluginOptionsBuilder,
 };
 use sha2::{Digest, Sha256};
 
@@ -45,18 +45,22 @@ pub(crate) async fn install(options: &Options) -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("wgnet-shim"),
     };
-    let shim = std::fs::read(&shim_path)
-        .with_context(|| format!("cannot read the shim {}; name it with --shim", shim_path.display()))?;
+    let shim = std::fs::read(&shim_path).with_context(|| {
+        format!("cannot read the shim {}; name it with --shim", shim_path.display())
+    })?;
     if !is_static(&shim) {
-        bail!("the shim {} is not a static program; the plugin's root file system has nothing but it", shim_path.display());
+        bail!(
+            "the shim {} is not a static program; the plugin's root file system has nothing but it",
+            shim_path.display()
+        );
     }
     let socket = options.docker.to_string_lossy();
-    let docker = Docker::connect_with_unix(&socket, PATIENCE.as_secs(), bollard::API_DEFAULT_VERSION)
-        .with_context(|| format!("cannot use Docker's socket {socket}"))?;
-    let docker = docker
-        .negotiate_version()
-        .await
-        .with_context(|| format!("cannot reach Docker at {socket}; is it running (systemctl status docker)?"))?;
+    let docker =
+        Docker::connect_with_unix(&socket, PATIENCE.as_secs(), bollard::API_DEFAULT_VERSION)
+            .with_context(|| format!("cannot use Docker's socket {socket}"))?;
+    let docker = docker.negotiate_version().await.with_context(|| {
+        format!("cannot reach Docker at {socket}; is it running (systemctl status docker)?")
+    })?;
 
     let reference = format!("{}:latest", options.name.trim_end_matches(":latest"));
     let digest = digest(&shim);
@@ -76,17 +80,21 @@ pub(crate) async fn install(options: &Options) -> anyhow::Result<()> {
         None => create(&docker, &reference, &shim, &digest).await?,
     }
     let enable = EnablePluginOptionsBuilder::default().timeout(CALL_SECONDS as i32).build();
-    docker
-        .enable_plugin(&reference, Some(enable))
-        .await
-        .with_context(|| format!("Docker cannot enable {reference}; its log says why (journalctl -u docker)"))?;
+    docker.enable_plugin(&reference, Some(enable)).await.with_context(|| {
+        format!("Docker cannot enable {reference}; its log says why (journalctl -u docker)")
+    })?;
     println!("{reference} is enabled.");
-    println!("A swarm node takes up to 20 s to tell its managers; then: docker network create -d {reference} --attachable NAME");
+    println!(
+        "A swarm node takes up to 20 s to tell its managers; then: docker network create -d {reference} --attachable NAME"
+    );
     Ok(())
 }
 
 async fn find(docker: &Docker, reference: &str) -> anyhow::Result<Option<Plugin>> {
-    let plugins = docker.list_plugins(None::<bollard::query_parameters::ListPluginsOptions>).await.context("cannot list Docker's plugins")?;
+    let plugins = docker
+        .list_plugins(None::<bollard::query_parameters::ListPluginsOptions>)
+        .await
+        .context("cannot list Docker's plugins")?;
     Ok(plugins.into_iter().find(|plugin| plugin.name == reference))
 }
 
@@ -109,10 +117,16 @@ async fn remove(docker: &Docker, reference: &str, plugin: &Plugin) -> anyhow::Re
     println!("Replacing {reference}.");
     if plugin.enabled {
         let force = DisablePluginOptionsBuilder::default().force(true).build();
-        docker.disable_plugin(reference, Some(force)).await.with_context(|| format!("Docker cannot disable {reference}"))?;
+        docker
+            .disable_plugin(reference, Some(force))
+            .await
+            .with_context(|| format!("Docker cannot disable {reference}"))?;
     }
     let force = RemovePluginOptionsBuilder::default().force(true).build();
-    docker.remove_plugin(reference, Some(force)).await.with_context(|| format!("Docker cannot remove {reference}"))?;
+    docker
+        .remove_plugin(reference, Some(force))
+        .await
+        .with_context(|| format!("Docker cannot remove {reference}"))?;
     Ok(())
 }
 
@@ -124,7 +138,11 @@ async fn interruption(docker: &Docker, reference: &str) -> String {
         Ok(networks) => networks.into_iter().filter_map(|network| network.name).collect(),
         Err(_) => Vec::new(),
     };
-    let affected = if networks.is_empty() { "no network of it is on this engine now".to_owned() } else { format!("its networks here: {}", networks.join(", ")) };
+    let affected = if networks.is_empty() {
+        "no network of it is on this engine now".to_owned()
+    } else {
+        format!("its networks here: {}", networks.join(", "))
+    };
     format!(
         "{reference} is installed with other content. Replacing it takes some seconds in which containers keep their traffic but \
          cannot start or stop cleanly on its networks ({affected}). To do it: wgnetctl plugin install --replace"
@@ -136,7 +154,8 @@ fn archive(shim: &[u8], digest: &str) -> anyhow::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     let config = config(digest)?;
     append(&mut tar, "config.json", 0o644, config.as_bytes())?;
-    for directory in ["rootfs/", "rootfs/run/", "rootfs/run/docker/", "rootfs/run/docker/plugins/"] {
+    for directory in ["rootfs/", "rootfs/run/", "rootfs/run/docker/", "rootfs/run/docker/plugins/"]
+    {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(0o755);
@@ -147,7 +166,12 @@ fn archive(shim: &[u8], digest: &str) -> anyhow::Result<Vec<u8>> {
     Ok(tar.into_inner()?)
 }
 
-fn append(tar: &mut tar::Builder<Vec<u8>>, path: impl AsRef<Path>, mode: u32, content: &[u8]) -> std::io::Result<()> {
+fn append(
+    tar: &mut tar::Builder<Vec<u8>>,
+    path: impl AsRef<Path>,
+    mode: u32,
+    content: &[u8],
+) -> std::io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(mode);
     header.set_size(content.len() as u64);
@@ -156,7 +180,8 @@ fn append(tar: &mut tar::Builder<Vec<u8>>, path: impl AsRef<Path>, mode: u32, co
 
 /// The plugin's configuration with the digest in its environment.
 fn config(digest: &str) -> anyhow::Result<String> {
-    let mut config: serde_json::Value = serde_json::from_str(CONFIG).context("the built-in config.json is wrong")?;
+    let mut config: serde_json::Value =
+        serde_json::from_str(CONFIG).context("the built-in config.json is wrong")?;
     config["env"] = serde_json::json!([{ "name": DIGEST, "description": "what this plugin was built from", "value": digest }]);
     Ok(serde_json::to_string_pretty(&config)?)
 }
@@ -171,7 +196,8 @@ fn digest(shim: &[u8]) -> String {
 /// A dynamically linked ELF program names its interpreter.
 fn is_static(program: &[u8]) -> bool {
     const INTERPRETER: &[u8] = b"/ld-linux";
-    program.starts_with(b"\x7fELF") && !program[..program.len().min(4096)].windows(INTERPRETER.len()).any(|w| w == INTERPRETER)
+    program.starts_with(b"\x7fELF")
+        && !program[..program.len().min(4096)].windows(INTERPRETER.len()).any(|w| w == INTERPRETER)
 }
 
 #[cfg(test)]
@@ -187,7 +213,10 @@ mod tests {
             let entry = entry.unwrap();
             names.push(entry.path().unwrap().to_string_lossy().into_owned());
         }
-        assert!(names.contains(&"config.json".to_owned()) && names.contains(&"rootfs/wgnet-shim".to_owned()));
+        assert!(
+            names.contains(&"config.json".to_owned())
+                && names.contains(&"rootfs/wgnet-shim".to_owned())
+        );
         let config: serde_json::Value = serde_json::from_str(&config("sha256:x").unwrap()).unwrap();
         assert!(config.get("mounts").is_none());
         assert_eq!(config["network"]["type"], "none");

@@ -10,6 +10,8 @@ pub(crate) fn new(path: &Path) -> anyhow::Result<()> {
     getrandom::fill(&mut random).context("the kernel gives no random bytes")?;
     ClusterSecrets::generate(random).write_new(path)?;
     println!("Wrote {} (mode 0600).", path.display());
-    println!("Copy it to the same place on every other host, keep it secret, and start wgnet-driver there.");
+    println!(
+        "Copy it to the same place on every other host, keep it secret, and start wgnet-driver there."
+    );
     Ok(())
 }

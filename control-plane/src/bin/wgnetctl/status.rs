@@ -20,15 +20,26 @@ pub(crate) struct Options {
     #[arg(long)]
     json: bool,
     /// The driver's admin socket.
-    #[arg(long, value_name = "FILE", env = "WGNET_ADMIN_SOCKET", default_value = "/run/wgnet/admin.sock")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "WGNET_ADMIN_SOCKET",
+        default_value = "/run/wgnet/admin.sock"
+    )]
     socket: PathBuf,
 }
 
 pub(crate) async fn show(options: &Options) -> anyhow::Result<()> {
-    let body = tokio::time::timeout(PATIENCE, ask(options))
-        .await
-        .with_context(|| format!("the driver at {} did not answer within {} s", options.socket.display(), PATIENCE.as_secs()))??;
-    let status: DriverStatus = serde_json::from_slice(&body).context("the driver's answer is not a status; do driver and wgnetctl have the same version?")?;
+    let body = tokio::time::timeout(PATIENCE, ask(options)).await.with_context(|| {
+        format!(
+            "the driver at {} did not answer within {} s",
+            options.socket.display(),
+            PATIENCE.as_secs()
+        )
+    })??;
+    let status: DriverStatus = serde_json::from_slice(&body).context(
+        "the driver's answer is not a status; do driver and wgnetctl have the same version?",
+    )?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
@@ -41,9 +52,11 @@ async fn ask(options: &Options) -> anyhow::Result<Bytes> {
     let stream = UnixStream::connect(&options.socket).await.with_context(|| {
         format!("cannot reach the driver at {}; is it running (systemctl status wgnet-driver), and are you root?", options.socket.display())
     })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = hyper::Request::get("/status").header("host", "wgnet-driver").body(Empty::<Bytes>::new())?;
+    let request =
+        hyper::Request::get("/status").header("host", "wgnet-driver").body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let code = response.status();
     let body = response.into_body().collect().await?.to_bytes();
@@ -55,23 +68,39 @@ async fn ask(options: &Options) -> anyhow::Result<Bytes> {
 }
 
 fn print(status: &DriverStatus) {
-    println!("host      {} ({}), wgnet {}, {} WireGuard", status.name, status.host_id, status.version, status.backend);
+    println!(
+        "host      {} ({}), wgnet {}, {} WireGuard",
+        status.name, status.host_id, status.version, status.backend
+    );
     let underlay: Vec<String> = status.underlay.iter().map(ToString::to_string).collect();
-    println!("underlay  {}", if underlay.is_empty() { "not known yet".to_owned() } else { underlay.join(", ") });
+    println!(
+        "underlay  {}",
+        if underlay.is_empty() { "not known yet".to_owned() } else { underlay.join(", ") }
+    );
     let store = &status.store;
     match (&store.error, store.connected) {
-        (None, true) => println!("etcd      connected, revision {}, {} records to publish", store.revision, store.unpublished),
-        (error, _) => println!("etcd      not connected ({}), {} records to publish", error.as_deref().unwrap_or("connecting"), store.unpublished),
+        (None, true) => println!(
+            "etcd      connected, revision {}, {} records to publish",
+            store.revision, store.unpublished
+        ),
+        (error, _) => println!(
+            "etcd      not connected ({}), {} records to publish",
+            error.as_deref().unwrap_or("connecting"),
+            store.unpublished
+        ),
     }
     for network in &status.networks {
         print_network(network);
     }
     if status.networks.is_empty() {
-        println!("\nno networks on this host (docker network create -d wgnet:latest --attachable NAME, then run a container on it)");
+        println!(
+            "\nno networks on this host (docker network create -d wgnet:latest --attachable NAME, then run a container on it)"
+        );
     }
     let others: u64 = status.refused.values().sum();
     if others > 0 {
-        let reasons: Vec<String> = status.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        let reasons: Vec<String> =
+            status.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         println!("\nignored records of etcd: {}", reasons.join(", "));
     }
     if !status.problems.is_empty() {
@@ -85,12 +114,23 @@ fn print(status: &DriverStatus) {
 
 fn print_network(network: &NetworkStatus) {
     let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
-    println!("\nnetwork {}  {}  mtu {}  namespace {}", network.key, subnets.join(" "), network.mtu, network.namespace);
+    println!(
+        "\nnetwork {}  {}  mtu {}  namespace {}",
+        network.key,
+        subnets.join(" "),
+        network.mtu,
+        network.namespace
+    );
     for slot in &network.slots {
-        println!("  {}  generation {}  port {}  key {}", slot.interface, slot.generation, slot.port, slot.public_key);
+        println!(
+            "  {}  generation {}  port {}  key {}",
+            slot.interface, slot.generation, slot.port, slot.public_key
+        );
     }
     match (&network.error, network.in_sync) {
-        (_, true) if network.repairs > 0 => println!("  in sync, {} repairs of what others changed", network.repairs),
+        (_, true) if network.repairs > 0 => {
+            println!("  in sync, {} repairs of what others changed", network.repairs)
+        }
         (_, true) => println!("  in sync"),
         (error, false) => println!("  NOT in sync: {}", error.as_deref().unwrap_or("working")),
     }
@@ -111,9 +151,19 @@ fn print_network(network: &NetworkStatus) {
     if !network.endpoints.is_empty() {
         let mut table = plain_table(&["endpoint", "addresses", "host", "mac"]);
         for endpoint in &network.endpoints {
-            let addresses: Vec<String> = endpoint.addresses.iter().map(ToString::to_string).collect();
-            let host = if endpoint.local { format!("{} (this)", endpoint.host_name) } else { endpoint.host_name.clone() };
-            table.add_row([endpoint.id.short().to_owned(), addresses.join(" "), host, endpoint.mac.to_string()]);
+            let addresses: Vec<String> =
+                endpoint.addresses.iter().map(ToString::to_string).collect();
+            let host = if endpoint.local {
+                format!("{} (this)", endpoint.host_name)
+            } else {
+                endpoint.host_name.clone()
+            };
+            table.add_row([
+                endpoint.id.short().to_owned(),
+                addresses.join(" "),
+                host,
+                endpoint.mac.to_string(),
+            ]);
         }
         println!("{table}");
     }

@@ -34,20 +34,14 @@ impl Host {
         let (picture, pictures) = watch::channel(Arc::new(Picture::default()));
         let follower = Follower::start(client.clone(), FollowerOptions::default(), &cancel);
         let scopes = follower.scopes();
-        ["hosts/", "alive/", "networks/n-a"]
-            .iter()
-            .for_each(|it| scopes.follow(*it));
+        ["hosts/", "alive/", "networks/n-a"].iter().for_each(|it| scopes.follow(*it));
         tokio::spawn(judge(follower, picture));
         let (wanted, wants) = watch::channel(Arc::new(WantedRecords::new()));
         let unsealable = Arc::new(Mutex::new(None));
         let refused = Arc::clone(&unsealable);
         let seal: Seal = Arc::new(move |path, record| {
             let is_refused = refused.lock().unwrap().as_ref() == Some(path);
-            if is_refused {
-                Err("no number is left".into())
-            } else {
-                Ok(sealed(ME, record))
-            }
+            if is_refused { Err("no number is left".into()) } else { Ok(sealed(ME, record)) }
         });
         let session = Session::start(client.clone(), LEASE_TTL, &cancel);
         let publisher = Publisher::start(client.clone(), session, seal, wants, pictures, &cancel);
@@ -65,33 +59,19 @@ impl Host {
     pub(super) fn wants(&self, records: &[(Path, Record)]) {
         let wanted = records.iter().map(|(path, record)| {
             let leased = matches!(path, Path::Alive(_));
-            (
-                path.clone(),
-                Wanted {
-                    record: record.clone(),
-                    leased,
-                },
-            )
+            (path.clone(), Wanted { record: record.clone(), leased })
         });
         self.wanted.send_replace(Arc::new(wanted.collect()));
     }
 
     pub(super) async fn is_settled(&mut self) {
-        let settled = self
-            .publishing
-            .wait_for(|it| it.unpublished == 0 && it.error.is_none());
-        timeout(Duration::from_secs(1200), settled)
-            .await
-            .expect("it settles")
-            .unwrap();
+        let settled = self.publishing.wait_for(|it| it.unpublished == 0 && it.error.is_none());
+        timeout(Duration::from_secs(1200), settled).await.expect("it settles").unwrap();
     }
 
     pub(super) async fn says(&mut self, word: &str) {
         let said = |it: &Publishing| it.error.as_ref().is_some_and(|error| error.contains(word));
-        timeout(Duration::from_secs(600), self.publishing.wait_for(said))
-            .await
-            .unwrap()
-            .unwrap();
+        timeout(Duration::from_secs(600), self.publishing.wait_for(said)).await.unwrap().unwrap();
     }
 }
 
@@ -102,11 +82,7 @@ pub(super) fn sealed(writer: HostId, record: &Record) -> Vec<u8> {
 pub(super) fn judged(path: &Path, entry: &Entry) -> Present {
     let (writer, payload) = entry.value.split_at(16.min(entry.value.len()));
     let mine = writer == ME.0;
-    Present {
-        mine,
-        record: Record::decode(path, payload).ok(),
-        mod_revision: entry.mod_revision,
-    }
+    Present { mine, record: Record::decode(path, payload).ok(), mod_revision: entry.mod_revision }
 }
 
 pub(super) async fn judge(mut follower: Follower, told: watch::Sender<Arc<Picture>>) {
@@ -115,31 +91,18 @@ pub(super) async fn judge(mut follower: Follower, told: watch::Sender<Arc<Pictur
         match event {
             Followed::Connected | Followed::Disconnected { .. } => continue,
             Followed::History { .. } => {
-                picture = Picture {
-                    history: picture.history + 1,
-                    ..Picture::default()
-                };
+                picture = Picture { history: picture.history + 1, ..Picture::default() };
             }
-            Followed::Listed {
-                scope,
-                revision,
-                entries,
-            } => {
+            Followed::Listed { scope, revision, entries } => {
                 for entry in &entries {
                     let path = Path::parse(&entry.key).unwrap();
                     picture.present.insert(path.clone(), judged(&path, entry));
                 }
                 let listed = |path: &Path| entries.iter().any(|it| it.key == path.to_string());
-                picture
-                    .present
-                    .retain(|it, _| !covers(&scope, &it.to_string()) || listed(it));
+                picture.present.retain(|it, _| !covers(&scope, &it.to_string()) || listed(it));
                 picture.seen.insert(scope, revision);
             }
-            Followed::Changed {
-                scope,
-                revision,
-                changes,
-            } => {
+            Followed::Changed { scope, revision, changes } => {
                 for change in &changes {
                     match change {
                         StoreChange::Put(entry) => {
@@ -175,23 +138,11 @@ pub(super) fn host_record() -> (Path, Record) {
 
 pub(super) fn network_record(freed: bool) -> (Path, Record) {
     let (subnets, options) = (vec!["10.1.0.0/16".parse().unwrap()], BTreeMap::new());
-    (
-        Path::Network(network()),
-        Record::Network(NetworkRecord {
-            subnets,
-            options,
-            freed,
-        }),
-    )
+    (Path::Network(network()), Record::Network(NetworkRecord { subnets, options, freed }))
 }
 
 pub(super) fn alive() -> (Path, Record) {
-    (
-        Path::Alive(ME),
-        Record::Alive(AliveRecord {
-            boot: "b".to_owned(),
-        }),
-    )
+    (Path::Alive(ME), Record::Alive(AliveRecord { boot: "b".to_owned() }))
 }
 
 pub(super) fn endpoint(number: u16, claim: u64) -> (Path, Record) {
@@ -217,25 +168,11 @@ pub(super) async fn held(store: &MemoryStore, path: &Path) -> Option<(bool, Reco
 }
 
 pub(super) async fn write(store: &MemoryStore, op: Op) {
-    store
-        .client()
-        .commit(Txn {
-            conditions: vec![],
-            ops: vec![op],
-        })
-        .await
-        .unwrap();
+    store.client().commit(Txn { conditions: vec![], ops: vec![op] }).await.unwrap();
 }
 
 pub(super) async fn write_foreign(store: &MemoryStore, (path, record): &(Path, Record)) {
-    write(
-        store,
-        Op::Put {
-            key: path.to_string(),
-            value: sealed(OTHER, record),
-        },
-    )
-    .await;
+    write(store, Op::Put { key: path.to_string(), value: sealed(OTHER, record) }).await;
 }
 
 /// Waits until the store holds this host's record.
@@ -245,9 +182,7 @@ pub(super) async fn holds(store: &MemoryStore, (path, record): &(Path, Record)) 
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(Duration::from_secs(60), held)
-        .await
-        .expect("the record gets there");
+    timeout(Duration::from_secs(60), held).await.expect("the record gets there");
 }
 
 pub(super) async fn lacks(store: &MemoryStore, path: &Path) {
@@ -256,7 +191,5 @@ pub(super) async fn lacks(store: &MemoryStore, path: &Path) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(Duration::from_secs(60), lacks)
-        .await
-        .expect("the record goes");
+    timeout(Duration::from_secs(60), lacks).await.expect("the record goes");
 }

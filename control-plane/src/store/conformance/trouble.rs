@@ -33,10 +33,7 @@ pub(super) async fn without_a_leader_calls_fail_and_watches_end<F: Fixture>(fixt
     };
     within(claim, told).await;
     let refused = try_commit(&store, vec![], vec![put("b", "")]).await;
-    assert!(
-        matches!(refused, Err(StoreError::NoLeader { .. })),
-        "{claim}: {refused:?}"
-    );
+    assert!(matches!(refused, Err(StoreError::NoLeader { .. })), "{claim}: {refused:?}");
     fixture.regain_leader().await;
     recovers(claim, &store).await;
     let mut watch = store.watch("", revision + 1).await.expect("a watch begins");
@@ -68,15 +65,8 @@ pub(super) async fn a_wiped_store_shows_a_lower_revision<F: Fixture>(fixture: &m
     recovers(claim, &store).await;
     let listing = store.list("").await.expect("a listing works");
     assert_eq!(listing.entries, vec![], "{claim}");
-    assert!(
-        listing.revision < before,
-        "{claim}: {} is not below {before}",
-        listing.revision
-    );
-    let mut watch = store
-        .watch("", listing.revision + 1)
-        .await
-        .expect("a watch begins");
+    assert!(listing.revision < before, "{claim}: {} is not below {before}", listing.revision);
+    let mut watch = store.watch("", listing.revision + 1).await.expect("a watch begins");
     write(&store, vec![put("b", "")]).await;
     assert_eq!(next_names(claim, &mut watch, 1).await, ["+b"]);
 }

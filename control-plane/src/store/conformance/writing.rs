@@ -17,13 +17,7 @@ pub(super) async fn a_listing_is_sorted_and_knows_its_revision<F: Fixture>(fixtu
     let found: Vec<_> = listing
         .entries
         .iter()
-        .map(|entry| {
-            (
-                entry.key.as_str(),
-                entry.value.as_slice(),
-                revision - entry.mod_revision,
-            )
-        })
+        .map(|entry| (entry.key.as_str(), entry.value.as_slice(), revision - entry.mod_revision))
         .collect();
     let expected: Vec<(&str, &[u8], Revision)> =
         vec![("a", b"1", 1), ("b", b"two", 0), ("c", b"3", 1)];
@@ -32,23 +26,11 @@ pub(super) async fn a_listing_is_sorted_and_knows_its_revision<F: Fixture>(fixtu
 
 pub(super) async fn a_scope_is_a_key_and_what_is_below_it<F: Fixture>(fixture: &mut F) {
     let store = fixture.client("/scope");
-    let all = [
-        "networks/n",
-        "networks/n-2",
-        "networks/n-2/x",
-        "networks/n/a",
-        "networks/n/b/c",
-    ];
+    let all = ["networks/n", "networks/n-2", "networks/n-2/x", "networks/n/a", "networks/n/b/c"];
     write(&store, all.map(|key| put(key, "")).to_vec()).await;
     write(&store, vec![put("networks/n0", "")]).await;
-    assert_eq!(
-        keys(&store, "networks/n").await,
-        ["networks/n", "networks/n/a", "networks/n/b/c"]
-    );
-    assert_eq!(
-        keys(&store, "networks/n/").await,
-        ["networks/n/a", "networks/n/b/c"]
-    );
+    assert_eq!(keys(&store, "networks/n").await, ["networks/n", "networks/n/a", "networks/n/b/c"]);
+    assert_eq!(keys(&store, "networks/n/").await, ["networks/n/a", "networks/n/b/c"]);
     assert_eq!(keys(&store, "networks/").await.len(), 6);
     assert_eq!(keys(&store, "network").await, [""; 0]);
     assert_eq!(keys(&store, "").await.len(), 6);
@@ -65,10 +47,7 @@ pub(super) async fn two_clusters_never_see_each_other<F: Fixture>(fixture: &mut 
     assert!(is_done(&one, Condition::Absent("a".into()), put("c", "one")).await);
     assert_eq!(keys(&one, "").await, ["b", "c"]);
     assert_eq!(keys(&two, "").await, ["a"]);
-    assert_eq!(
-        next_names("two clusters", &mut watch, 2).await,
-        ["+b", "+c"]
-    );
+    assert_eq!(next_names("two clusters", &mut watch, 2).await, ["+b", "+c"]);
 }
 
 pub(super) async fn absent_holds_once<F: Fixture>(fixture: &mut F) {
@@ -77,12 +56,7 @@ pub(super) async fn absent_holds_once<F: Fixture>(fixture: &mut F) {
     assert!(is_done(&store, absent(), put("a", "first")).await);
     let refused = try_commit(&store, vec![absent()], vec![put("a", "second")]).await;
     let listing = store.list("a").await.expect("a listing works");
-    assert_eq!(
-        refused.expect("a commit works"),
-        Committed::Refused {
-            revision: listing.revision
-        }
-    );
+    assert_eq!(refused.expect("a commit works"), Committed::Refused { revision: listing.revision });
     assert_eq!(listing.entries[0].value, b"first");
     write(&store, vec![delete("a")]).await;
     assert!(is_done(&store, absent(), put("a", "third")).await);
@@ -90,10 +64,7 @@ pub(super) async fn absent_holds_once<F: Fixture>(fixture: &mut F) {
 
 pub(super) async fn unchanged_holds_until_the_next_change<F: Fixture>(fixture: &mut F) {
     let store = fixture.client("/unchanged");
-    let unchanged = |mod_revision| Condition::Unchanged {
-        key: "a".into(),
-        mod_revision,
-    };
+    let unchanged = |mod_revision| Condition::Unchanged { key: "a".into(), mod_revision };
     let first = write(&store, vec![put("a", "mine")]).await;
     assert!(is_done(&store, unchanged(first), put("a", "mine, too")).await);
     let mine = store.list("a").await.expect("a listing works").entries[0].mod_revision;
@@ -110,11 +81,7 @@ pub(super) async fn unchanged_holds_until_the_next_change<F: Fixture>(fixture: &
 pub(super) async fn none_prefixed_holds_while_nothing_is_below<F: Fixture>(fixture: &mut F) {
     let store = fixture.client("/none");
     let none = || Condition::NonePrefixed("n/members/".into());
-    write(
-        &store,
-        vec![put("n", ""), put("n/members/1", ""), put("n/members-2", "")],
-    )
-    .await;
+    write(&store, vec![put("n", ""), put("n/members/1", ""), put("n/members-2", "")]).await;
     assert!(!is_done(&store, none(), delete("n")).await);
     write(&store, vec![delete("n/members/1")]).await;
     assert!(is_done(&store, none(), delete("n")).await);
@@ -125,9 +92,7 @@ pub(super) async fn a_transaction_happens_wholly_or_not_at_all<F: Fixture>(fixtu
     let before = write(&store, vec![put("a", "")]).await;
     let conditions = vec![Condition::Absent("b".into()), Condition::Absent("a".into())];
     let ops = vec![put("b", ""), delete("a")];
-    let refused = try_commit(&store, conditions, ops.clone())
-        .await
-        .expect("a commit works");
+    let refused = try_commit(&store, conditions, ops.clone()).await.expect("a commit works");
     assert!(matches!(refused, Committed::Refused { .. }));
     assert_eq!(keys(&store, "").await, ["a"]);
     let after = write(&store, ops).await;
@@ -139,44 +104,24 @@ pub(super) async fn a_transaction_happens_wholly_or_not_at_all<F: Fixture>(fixtu
 
 pub(super) async fn a_transaction_takes_128_operations<F: Fixture>(fixture: &mut F) {
     let store = fixture.client("/size");
-    let ops = |count| {
-        (0..count)
-            .map(|i| put(&format!("{i:03}"), ""))
-            .collect::<Vec<_>>()
-    };
-    let absent = |count| {
-        (0..count)
-            .map(|i| Condition::Absent(format!("{i:03}")))
-            .collect()
-    };
+    let ops = |count| (0..count).map(|i| put(&format!("{i:03}"), "")).collect::<Vec<_>>();
+    let absent = |count| (0..count).map(|i| Condition::Absent(format!("{i:03}"))).collect();
     let done = try_commit(&store, absent(128), ops(128)).await;
     assert!(matches!(done, Ok(Committed::Done { .. })), "{done:?}");
     assert_eq!(keys(&store, "").await.len(), 128);
     let revision = store.revision().await.expect("a revision is read");
     let refused = try_commit(&store, vec![], ops(129)).await;
-    assert!(
-        matches!(refused, Err(StoreError::TooManyOps(129))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(StoreError::TooManyOps(129))), "{refused:?}");
     let refused = try_commit(&store, absent(129), ops(1)).await;
-    assert!(
-        matches!(refused, Err(StoreError::TooManyOps(129))),
-        "{refused:?}"
-    );
-    assert_eq!(
-        store.revision().await.expect("a revision is read"),
-        revision
-    );
+    assert!(matches!(refused, Err(StoreError::TooManyOps(129))), "{refused:?}");
+    assert_eq!(store.revision().await.expect("a revision is read"), revision);
 }
 
 pub(super) async fn a_key_is_not_changed_twice_in_a_transaction<F: Fixture>(fixture: &mut F) {
     let store = fixture.client("/twice");
     for second in [put("a", "2"), delete("a")] {
         let refused = try_commit(&store, vec![], vec![put("a", "1"), second]).await;
-        assert!(
-            matches!(refused, Err(StoreError::Refused { .. })),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
     }
     assert_eq!(keys(&store, "").await, [""; 0]);
 }
@@ -187,19 +132,10 @@ pub(super) async fn count_knows_number_and_newest_revision<F: Fixture>(fixture: 
     write(&store, vec![put("hosts/1", ""), put("hosts/2", "")]).await;
     let newest = write(&store, vec![put("hosts/1", "again")]).await;
     write(&store, vec![put("elsewhere", "")]).await;
-    assert_eq!(
-        store.count("hosts/").await.expect("a count works"),
-        (2, newest)
-    );
-    assert_eq!(
-        store.count("hosts").await.expect("a count works"),
-        (2, newest)
-    );
+    assert_eq!(store.count("hosts/").await.expect("a count works"), (2, newest));
+    assert_eq!(store.count("hosts").await.expect("a count works"), (2, newest));
     write(&store, vec![delete("hosts/1")]).await;
-    assert_eq!(
-        store.count("hosts/").await.expect("a count works"),
-        (1, newest - 1)
-    );
+    assert_eq!(store.count("hosts/").await.expect("a count works"), (1, newest - 1));
 }
 
 pub(super) async fn ten_thousand_records_are_listed_whole<F: Fixture>(fixture: &mut F) {
@@ -219,25 +155,10 @@ pub(super) async fn ten_thousand_records_are_listed_whole<F: Fixture>(fixture: &
 
 pub(super) async fn leased_records_go_with_their_lease<F: Fixture>(fixture: &mut F) {
     let store = fixture.client("/lease");
-    let lease = store
-        .grant(Duration::from_secs(45))
-        .await
-        .expect("a lease is granted");
-    let leased = |key: &str| Op::PutLeased {
-        key: key.to_owned(),
-        value: vec![],
-        lease,
-    };
-    write(
-        &store,
-        vec![
-            leased("alive/1"),
-            leased("status/1"),
-            leased("freed"),
-            put("hosts/1", ""),
-        ],
-    )
-    .await;
+    let lease = store.grant(Duration::from_secs(45)).await.expect("a lease is granted");
+    let leased = |key: &str| Op::PutLeased { key: key.to_owned(), value: vec![], lease };
+    write(&store, vec![leased("alive/1"), leased("status/1"), leased("freed"), put("hosts/1", "")])
+        .await;
     // A put without the lease takes the record out of it.
     let revision = write(&store, vec![put("freed", "")]).await;
     let mut watch = store.watch("", revision + 1).await.expect("a watch begins");
@@ -254,20 +175,11 @@ pub(super) async fn a_lost_lease_is_told_and_replaced<F: Fixture>(fixture: &mut 
     let lost = store.grant(ttl).await.expect("a lease is granted");
     store.revoke(lost).await.expect("the lease is revoked");
     let is_lost = |result: Result<(), StoreError>| {
-        assert!(
-            matches!(&result, Err(StoreError::LeaseLost(id)) if *id == lost),
-            "{result:?}"
-        );
+        assert!(matches!(&result, Err(StoreError::LeaseLost(id)) if *id == lost), "{result:?}");
     };
     is_lost(store.keep_alive(lost).await);
     is_lost(store.revoke(lost).await);
-    let leased = |lease| {
-        vec![Op::PutLeased {
-            key: "alive/1".into(),
-            value: vec![],
-            lease,
-        }]
-    };
+    let leased = |lease| vec![Op::PutLeased { key: "alive/1".into(), value: vec![], lease }];
     is_lost(try_commit(&store, vec![], leased(lost)).await.map(|_| ()));
     let lease = store.grant(ttl).await.expect("another lease is granted");
     write(&store, leased(lease)).await;

@@ -69,15 +69,7 @@ impl Line {
     pub(super) fn new(options: ConnectOptions, endpoints: Vec<String>) -> Self {
         // Hosts with the same settings spread over the members.
         let turn = getrandom::u32().map_or(0, |random| random as usize % endpoints.len().max(1));
-        Self {
-            options,
-            endpoints,
-            state: Mutex::new(State {
-                turn,
-                made: 0,
-                current: None,
-            }),
-        }
+        Self { options, endpoints, state: Mutex::new(State { turn, made: 0, current: None }) }
     }
 
     pub(super) fn endpoints(&self) -> String {
@@ -147,11 +139,7 @@ impl Line {
         let client = client.map_err(|error| config(endpoint, &error))?;
         state.made += 1;
         let streams = Streams::start(client.watch_client());
-        let connection = Connection {
-            number: state.made,
-            client,
-            streams: Arc::new(streams),
-        };
+        let connection = Connection { number: state.made, client, streams: Arc::new(streams) };
         state.current = Some(connection.clone());
         Ok(connection)
     }
@@ -159,11 +147,7 @@ impl Line {
     /// Goes on with the next member, unless another call already did.
     pub(super) async fn leave(&self, connection: &Connection) {
         let mut state = self.state.lock().await;
-        if state
-            .current
-            .as_ref()
-            .is_some_and(|current| current.number == connection.number)
-        {
+        if state.current.as_ref().is_some_and(|current| current.number == connection.number) {
             state.current = None;
             state.turn += 1;
         }
@@ -173,25 +157,19 @@ impl Line {
         let endpoints = self.endpoints();
         match fault {
             Fault::NoLeader => StoreError::NoLeader { endpoints },
-            Fault::Unsent(why) | Fault::Lost(why) => StoreError::Unreachable {
-                operation,
-                endpoints,
-                source: why.into(),
-            },
-            Fault::Answered { code, message } => StoreError::Refused {
-                operation,
-                source: Answer { code, message }.into(),
-            },
+            Fault::Unsent(why) | Fault::Lost(why) => {
+                StoreError::Unreachable { operation, endpoints, source: why.into() }
+            }
+            Fault::Answered { code, message } => {
+                StoreError::Refused { operation, source: Answer { code, message }.into() }
+            }
         }
     }
 }
 
 pub(super) fn config(endpoint: &str, error: &Error) -> StoreError {
     let what = format!("{endpoint} is no address of etcd");
-    StoreError::Config {
-        what,
-        source: error.to_string().into(),
-    }
+    StoreError::Config { what, source: error.to_string().into() }
 }
 
 impl From<Error> for Fault {
@@ -205,29 +183,20 @@ impl From<Error> for Fault {
         // What etcd itself says begins with its name; all else is about the way to it.
         if status.message().starts_with("etcdserver") || status.message().starts_with("auth") {
             let message = status.message().to_owned();
-            return Self::Answered {
-                code: status.code() as i32,
-                message,
-            };
+            return Self::Answered { code: status.code() as i32, message };
         }
         let mut why = status.message().to_owned();
         let mut is_unsent = false;
         let mut cause = status.source();
         while let Some(error) = cause {
-            is_unsent |= error
-                .downcast_ref::<std::io::Error>()
-                .is_some_and(is_unsent_after);
+            is_unsent |= error.downcast_ref::<std::io::Error>().is_some_and(is_unsent_after);
             let more = error.to_string();
             if !why.contains(&more) {
                 why = format!("{why}: {more}");
             }
             cause = error.source();
         }
-        if is_unsent {
-            Self::Unsent(why)
-        } else {
-            Self::Lost(why)
-        }
+        if is_unsent { Self::Unsent(why) } else { Self::Lost(why) }
     }
 }
 

@@ -33,12 +33,7 @@ pub(super) struct Wish {
 type Name = Box<dyn Fn(&[u8]) -> Option<String> + Send>;
 
 enum Request {
-    Open {
-        wish: Wish,
-        events: mpsc::Sender<WatchEvent>,
-        end: End,
-        id: oneshot::Sender<i64>,
-    },
+    Open { wish: Wish, events: mpsc::Sender<WatchEvent>, end: End, id: oneshot::Sender<i64> },
     Close(i64),
 }
 
@@ -72,24 +67,13 @@ impl Streams {
         let (sender, events) = mpsc::channel(EVENTS);
         let end = End::default();
         let (opened, id) = oneshot::channel();
-        let request = Request::Open {
-            wish,
-            events: sender,
-            end: Arc::clone(&end),
-            id: opened,
-        };
+        let request = Request::Open { wish, events: sender, end: Arc::clone(&end), id: opened };
         // A task that is gone drops the request, and with it `opened`.
         let _ = self.requests.send(request);
         match id.await {
             Ok(id) => {
                 let requests = self.requests.clone();
-                Ok(EtcdWatch {
-                    id,
-                    events,
-                    end,
-                    endpoints,
-                    requests,
-                })
+                Ok(EtcdWatch { id, events, end, endpoints, requests })
             }
             Err(_) => Err(fault(&end)),
         }
@@ -101,15 +85,13 @@ impl Watch for EtcdWatch {
         match self.events.recv().await {
             Some(event) => Ok(event),
             None => Err(match fault(&self.end) {
-                Fault::NoLeader => StoreError::NoLeader {
-                    endpoints: self.endpoints.clone(),
-                },
+                Fault::NoLeader => StoreError::NoLeader { endpoints: self.endpoints.clone() },
                 Fault::Unsent(why) | Fault::Lost(why) => {
                     StoreError::WatchEnded { source: why.into() }
                 }
-                Fault::Answered { message, .. } => StoreError::WatchEnded {
-                    source: message.into(),
-                },
+                Fault::Answered { message, .. } => {
+                    StoreError::WatchEnded { source: message.into() }
+                }
             }),
         }
     }
@@ -123,7 +105,5 @@ impl Drop for EtcdWatch {
 }
 
 fn fault(end: &End) -> Fault {
-    end.get()
-        .cloned()
-        .unwrap_or_else(|| Fault::Lost("it was ended".to_owned()))
+    end.get().cloned().unwrap_or_else(|| Fault::Lost("it was ended".to_owned()))
 }

@@ -55,21 +55,13 @@ impl State {
     }
 
     pub(super) fn backup(&self) -> Backup {
-        Backup {
-            revision: self.revision,
-            records: self.records.clone(),
-        }
+        Backup { revision: self.revision, records: self.records.clone() }
     }
 
     pub(super) fn restored(backup: &Backup) -> Self {
         let mut records = backup.records.clone();
         records.values_mut().for_each(|stored| stored.lease = None);
-        Self {
-            revision: backup.revision,
-            compacted: backup.revision,
-            records,
-            ..Self::new()
-        }
+        Self { revision: backup.revision, compacted: backup.revision, records, ..Self::new() }
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -87,21 +79,14 @@ impl State {
     }
 
     pub(super) fn list(&self, scope: &str) -> Listing {
-        let entries = self
-            .within(scope)
-            .map(|(key, stored)| entry(key, stored))
-            .collect();
-        Listing {
-            revision: self.revision,
-            entries,
-        }
+        let entries = self.within(scope).map(|(key, stored)| entry(key, stored)).collect();
+        Listing { revision: self.revision, entries }
     }
 
     pub(super) fn count(&self, scope: &str) -> (u64, Revision) {
-        self.within(scope)
-            .fold((0, 0), |(count, newest), (_, stored)| {
-                (count + 1, newest.max(stored.mod_revision))
-            })
+        self.within(scope).fold((0, 0), |(count, newest), (_, stored)| {
+            (count + 1, newest.max(stored.mod_revision))
+        })
     }
 
     fn within<'a>(&'a self, scope: &'a str) -> impl Iterator<Item = (&'a String, &'a Stored)> {
@@ -122,28 +107,18 @@ impl State {
         let mut changes = Vec::new();
         for (revision, happened) in self.log.range(from..) {
             let before = changes.len();
-            changes.extend(
-                happened
-                    .iter()
-                    .filter(|change| covers(scope, change.key()))
-                    .cloned(),
-            );
+            changes.extend(happened.iter().filter(|change| covers(scope, change.key())).cloned());
             if changes.len() > before {
                 last = *revision;
             }
         }
-        let event = (last > 0).then_some(WatchEvent::Changes {
-            revision: last,
-            changes,
-        });
+        let event = (last > 0).then_some(WatchEvent::Changes { revision: last, changes });
         (event, from.max(self.revision + 1))
     }
 
     pub(super) fn commit(&mut self, txn: Txn) -> Result<Committed, StoreError> {
         if !txn.conditions.iter().all(|condition| self.holds(condition)) {
-            return Ok(Committed::Refused {
-                revision: self.revision,
-            });
+            return Ok(Committed::Refused { revision: self.revision });
         }
         self.check(&txn.ops)?;
         let revision = self.revision + 1;
@@ -158,19 +133,14 @@ impl State {
             }
         }
         self.record(revision, changes);
-        Ok(Committed::Done {
-            revision: self.revision,
-        })
+        Ok(Committed::Done { revision: self.revision })
     }
 
     fn holds(&self, condition: &Condition) -> bool {
         match condition {
             Condition::Absent(key) => !self.records.contains_key(key),
             Condition::Unchanged { key, mod_revision } => {
-                self.records
-                    .get(key)
-                    .map_or(0, |stored| stored.mod_revision)
-                    == *mod_revision
+                self.records.get(key).map_or(0, |stored| stored.mod_revision) == *mod_revision
             }
             Condition::NonePrefixed(prefix) => {
                 let first = self.records.range(prefix.clone()..).next();
@@ -193,10 +163,7 @@ impl State {
             };
             if key.is_empty() || !keys.insert(key) {
                 let source = format!("{key:?} is no key, or changed twice").into();
-                return Err(StoreError::Refused {
-                    operation: "commit",
-                    source,
-                });
+                return Err(StoreError::Refused { operation: "commit", source });
             }
         }
         Ok(())
@@ -209,11 +176,7 @@ impl State {
         lease: Option<LeaseId>,
         mod_revision: Revision,
     ) -> Change {
-        let stored = Stored {
-            value,
-            mod_revision,
-            lease,
-        };
+        let stored = Stored { value, mod_revision, lease };
         let change = Change::Put(entry(&key, &stored));
         self.records.insert(key, stored);
         change
@@ -235,13 +198,7 @@ impl State {
 
     pub(super) fn grant(&mut self, ttl: Duration, now: Instant) -> LeaseId {
         self.last_lease += 1;
-        self.leases.insert(
-            self.last_lease,
-            Lease {
-                ttl,
-                expires: now + ttl,
-            },
-        );
+        self.leases.insert(self.last_lease, Lease { ttl, expires: now + ttl });
         self.last_lease
     }
 
@@ -254,17 +211,10 @@ impl State {
     pub(super) fn revoke(&mut self, id: LeaseId) -> Result<(), StoreError> {
         self.leases.remove(&id).ok_or(StoreError::LeaseLost(id))?;
         let held = |stored: &Stored| stored.lease == Some(id);
-        let keys: Vec<_> = self
-            .records
-            .iter()
-            .filter(|(_, s)| held(s))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let keys: Vec<_> =
+            self.records.iter().filter(|(_, s)| held(s)).map(|(key, _)| key.clone()).collect();
         let revision = self.revision + 1;
-        let changes = keys
-            .into_iter()
-            .filter_map(|key| self.delete(key, revision))
-            .collect();
+        let changes = keys.into_iter().filter_map(|key| self.delete(key, revision)).collect();
         self.record(revision, changes);
         Ok(())
     }
@@ -285,16 +235,10 @@ impl State {
 
     /// A new leader gives every lease its full time again.
     pub(super) fn renew_leases(&mut self, now: Instant) {
-        self.leases
-            .values_mut()
-            .for_each(|lease| lease.expires = now + lease.ttl);
+        self.leases.values_mut().for_each(|lease| lease.expires = now + lease.ttl);
     }
 }
 
 fn entry(key: &str, stored: &Stored) -> Entry {
-    Entry {
-        key: key.to_owned(),
-        value: stored.value.clone(),
-        mod_revision: stored.mod_revision,
-    }
+    Entry { key: key.to_owned(), value: stored.value.clone(), mod_revision: stored.mod_revision }
 }

@@ -97,10 +97,7 @@ impl<'a> Claimant<'a> {
             Addresses::Given(nets) => (nets, &[]),
             Addresses::Published(addresses) => (&[], addresses),
         };
-        given
-            .iter()
-            .map(IpNet::addr)
-            .chain(published.iter().copied())
+        given.iter().map(IpNet::addr).chain(published.iter().copied())
     }
 }
 
@@ -110,28 +107,17 @@ fn claimants<'a>(
     cluster: &ClusterView,
     me: HostId,
 ) -> Vec<Claimant<'a>> {
-    let live = local
-        .endpoints
-        .values()
-        .filter(|e| !e.superseded)
-        .map(|endpoint| Claimant {
-            claim: endpoint.claim,
-            host: me,
-            endpoint: &endpoint.id,
-            addresses: Addresses::Given(&endpoint.addresses),
-            owner: Owner::Local(endpoint),
-        });
+    let live = local.endpoints.values().filter(|e| !e.superseded).map(|endpoint| Claimant {
+        claim: endpoint.claim,
+        host: me,
+        endpoint: &endpoint.id,
+        addresses: Addresses::Given(&endpoint.addresses),
+        owner: Owner::Local(endpoint),
+    });
     // Once per host, not once per endpoint.
-    let hosts: BTreeSet<HostId> = network
-        .members
-        .keys()
-        .copied()
-        .filter(|h| counts(*h, network, cluster, me))
-        .collect();
-    let remote = network
-        .endpoints
-        .values()
-        .filter(move |e| hosts.contains(&e.host));
+    let hosts: BTreeSet<HostId> =
+        network.members.keys().copied().filter(|h| counts(*h, network, cluster, me)).collect();
+    let remote = network.endpoints.values().filter(move |e| hosts.contains(&e.host));
     let remote = remote.map(|record| Claimant {
         claim: record.claim,
         host: record.host,

@@ -30,14 +30,7 @@ pub fn derive(
     let owners = Owners::decide(local, network, cluster, me);
     let slots = own_slots(local, network.generation);
     let allowed = allowed(&owners);
-    let members = Members {
-        network,
-        cluster,
-        me,
-        families,
-        keys,
-        allowed: &allowed,
-    };
+    let members = Members { network, cluster, me, families, keys, allowed: &allowed };
 
     let mut wireguards = BTreeMap::new();
     for (name, slot) in &slots {
@@ -65,9 +58,7 @@ pub fn superseded(
     let owners = Owners::decide(local, network, cluster, me);
     let lost = owners.lost.iter().filter_map(|id| local.endpoints.get(*id));
     let to_remote = lost.filter(|endpoint| {
-        let winner = endpoint
-            .primary()
-            .and_then(|address| owners.by_address.get(&address));
+        let winner = endpoint.primary().and_then(|address| owners.by_address.get(&address));
         matches!(winner, Some(Owner::Remote(_)))
     });
     to_remote.map(|endpoint| endpoint.id.clone()).collect()
@@ -78,10 +69,7 @@ pub fn superseded(
 fn own_slots(local: &LocalNetwork, current: Generation) -> BTreeMap<IfName, &LocalSlot> {
     let mut slots: Vec<&LocalSlot> = local.slots.iter().collect();
     slots.sort_by_key(|slot| (slot.generation == current, slot.generation));
-    slots
-        .into_iter()
-        .map(|slot| (IfName::wireguard(slot.generation), slot))
-        .collect()
+    slots.into_iter().map(|slot| (IfName::wireguard(slot.generation), slot)).collect()
 }
 
 /// The addresses of each remote host's endpoints.
@@ -120,38 +108,25 @@ impl Members<'_> {
             };
             // Of hosts that publish one key, which only one of them can hold, every host takes the
             // first; what is sent to the others cannot be read by them anyway.
-            peers
-                .entry(theirs.public_key)
-                .or_insert_with(|| DesiredPeer {
-                    preshared_key: (self.keys)(slot.generation, *host),
-                    underlay: choose(theirs, record, self.families),
-                    keepalive: local.definition.options.keepalive,
-                    allowed: self.allowed.get(host).cloned().unwrap_or_default(),
-                });
+            peers.entry(theirs.public_key).or_insert_with(|| DesiredPeer {
+                preshared_key: (self.keys)(slot.generation, *host),
+                underlay: choose(theirs, record, self.families),
+                keepalive: local.definition.options.keepalive,
+                allowed: self.allowed.get(host).cloned().unwrap_or_default(),
+            });
         }
-        DesiredWireguard {
-            private_key: slot.private_key.clone(),
-            port: slot.port,
-            peers,
-        }
+        DesiredWireguard { private_key: slot.private_key.clone(), port: slot.port, peers }
     }
 }
 
 fn slot_of(member: &MemberRecord, generation: Generation) -> Option<&Slot> {
-    member
-        .slots
-        .iter()
-        .find(|slot| slot.generation == generation)
+    member.slots.iter().find(|slot| slot.generation == generation)
 }
 
 /// Superseded endpoints have no pair: a container that cannot be reached shall not look healthy.
 fn veths(local: &LocalNetwork) -> BTreeMap<IfName, DesiredVeth> {
-    let live = local
-        .endpoints
-        .values()
-        .filter(|endpoint| !endpoint.superseded);
-    live.map(|endpoint| (IfName::veth_host(&endpoint.id), veth(local, endpoint)))
-        .collect()
+    let live = local.endpoints.values().filter(|endpoint| !endpoint.superseded);
+    live.map(|endpoint| (IfName::veth_host(&endpoint.id), veth(local, endpoint))).collect()
 }
 
 fn veth(local: &LocalNetwork, endpoint: &LocalEndpoint) -> DesiredVeth {

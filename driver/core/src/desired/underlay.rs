@@ -12,10 +12,7 @@ pub struct Families {
 }
 
 impl Families {
-    pub const BOTH: Self = Self {
-        ipv4: true,
-        ipv6: true,
-    };
+    pub const BOTH: Self = Self { ipv4: true, ipv6: true };
 
     /// The families of these addresses, as this host publishes them.
     pub fn of(addresses: &[IpAddr]) -> Self {
@@ -26,11 +23,7 @@ impl Families {
     }
 
     fn has(self, address: IpAddr) -> bool {
-        if address.is_ipv4() {
-            self.ipv4
-        } else {
-            self.ipv6
-        }
+        if address.is_ipv4() { self.ipv4 } else { self.ipv6 }
     }
 }
 
@@ -40,14 +33,8 @@ pub(super) fn choose(slot: &Slot, host: &HostRecord, families: Families) -> Opti
     if slot.port == 0 {
         return None;
     }
-    let candidates = slot
-        .underlay
-        .iter()
-        .chain(&host.underlay)
-        .map(IpAddr::to_canonical);
-    let address = candidates
-        .filter(|a| is_reachable(*a))
-        .find(|a| families.has(*a))?;
+    let candidates = slot.underlay.iter().chain(&host.underlay).map(IpAddr::to_canonical);
+    let address = candidates.filter(|a| is_reachable(*a)).find(|a| families.has(*a))?;
     Some(SocketAddr::new(address, slot.port))
 }
 

@@ -19,11 +19,7 @@ pub(super) struct NotAdmitted {
 
 impl NotAdmitted {
     fn by(opened: &Opened, reason: Refused) -> Self {
-        Self {
-            writer: Some(opened.writer),
-            reason,
-            detail: reason.to_string(),
-        }
+        Self { writer: Some(opened.writer), reason, detail: reason.to_string() }
     }
 }
 
@@ -35,14 +31,11 @@ impl Judge {
         {
             return Ok(known.writer);
         }
-        let opened = self
-            .opener
-            .open(path, sealed)
-            .map_err(|reason| NotAdmitted {
-                writer: None,
-                reason,
-                detail: reason.to_string(),
-            })?;
+        let opened = self.opener.open(path, sealed).map_err(|reason| NotAdmitted {
+            writer: None,
+            reason,
+            detail: reason.to_string(),
+        })?;
         if opened.writer == self.own {
             self.own_highest_seq = self.own_highest_seq.max(opened.seq);
         }
@@ -50,8 +43,7 @@ impl Judge {
             detail: bad.to_string(),
             ..NotAdmitted::by(&opened, Refused::BadRecord)
         })?;
-        self.check(path, &opened, &record)
-            .map_err(|not| NotAdmitted::by(&opened, not))?;
+        self.check(path, &opened, &record).map_err(|not| NotAdmitted::by(&opened, not))?;
         let writer = opened.writer;
         self.keep(path, opened, sealed);
         self.follow_up(path, writer, record);
@@ -69,21 +61,14 @@ impl Judge {
         match judged {
             Ok(writer) => {
                 let place = self.places.get(path);
-                match place
-                    .and_then(|place| place.in_force(path))
-                    .map(|valid| valid.writer)
-                {
+                match place.and_then(|place| place.in_force(path)).map(|valid| valid.writer) {
                     Some(by) if by != writer && self.clobbered.contains(path) => {
                         Verdict::Outclaimed { by }
                     }
                     _ => Verdict::Accepted,
                 }
             }
-            Err(NotAdmitted {
-                writer,
-                reason,
-                detail,
-            }) => {
+            Err(NotAdmitted { writer, reason, detail }) => {
                 let refusal = Refusal {
                     path: path.to_string(),
                     writer: writer.or_else(|| seal::claimed_writer(value)),
@@ -136,11 +121,7 @@ impl Judge {
         writer: HostId,
         record: &NetworkRecord,
     ) -> Result<(), Refused> {
-        let Some(InForce {
-            writer: by,
-            record: Record::Network(known),
-            ..
-        }) = self.entry(path)
+        let Some(InForce { writer: by, record: Record::Network(known), .. }) = self.entry(path)
         else {
             return Ok(());
         };
@@ -158,10 +139,7 @@ impl Judge {
         if *path == Path::Cluster {
             return Ok(());
         }
-        let known = self
-            .places
-            .get(path)
-            .and_then(|place| place.of(opened.writer));
+        let known = self.places.get(path).and_then(|place| place.of(opened.writer));
         if let Some(known) = known {
             let is_same = opened.seq == known.seq
                 && seal::payload_of(&known.sealed).is_some_and(|known| known == opened.payload);
@@ -171,10 +149,7 @@ impl Judge {
                 Err(Refused::RolledBack)
             };
         }
-        let grave = self
-            .graves
-            .get(path)
-            .and_then(|graves| graves.get(&opened.writer));
+        let grave = self.graves.get(path).and_then(|graves| graves.get(&opened.writer));
         match grave {
             // A lease that is made again may carry the same bytes.
             Some(grave) if is_leased(path) && opened.seq >= *grave => Ok(()),
@@ -190,17 +165,10 @@ impl Judge {
                 self.graves.remove(path);
             }
         }
-        let Opened {
-            writer, seq, epoch, ..
-        } = opened;
+        let Opened { writer, seq, epoch, .. } = opened;
         let place = self.place_mut(path);
         let was_stray = place.is_stray();
-        place.keep(Valid {
-            writer,
-            seq,
-            epoch,
-            sealed: sealed.into(),
-        });
+        place.keep(Valid { writer, seq, epoch, sealed: sealed.into() });
         if was_stray {
             self.strays -= 1;
         }
@@ -219,21 +187,14 @@ impl Judge {
     }
 
     fn floor(&self, network: &NetworkKey, host: HostId) -> u64 {
-        self.floors
-            .get(network)
-            .and_then(|floors| floors.get(&host))
-            .copied()
-            .unwrap_or(0)
+        self.floors.get(network).and_then(|floors| floors.get(&host)).copied().unwrap_or(0)
     }
 
     fn raise_floor(&mut self, network: &NetworkKey, host: HostId, floor: u64) {
         if floor <= self.floor(network, host) {
             return;
         }
-        self.floors
-            .entry(network.clone())
-            .or_default()
-            .insert(host, floor);
+        self.floors.entry(network.clone()).or_default().insert(host, floor);
         let endpoints = keys_of(scope::endpoints(&self.places, network));
         self.void(host, endpoints, |valid| valid.seq < floor);
         for path in keys_of(scope::endpoints(&self.graves, network)) {
@@ -250,12 +211,7 @@ impl Judge {
         if self.view.revoked.insert(host) {
             self.changed.hosts = true;
             let is_tombstone = |path: &Path| matches!(path, Path::Tombstone(_));
-            let paths = self
-                .places
-                .keys()
-                .filter(|path| !is_tombstone(path))
-                .cloned()
-                .collect();
+            let paths = self.places.keys().filter(|path| !is_tombstone(path)).cloned().collect();
             self.void(host, paths, |_| true);
         }
     }

@@ -44,11 +44,7 @@ impl Judge {
     /// Brings what follows from a place in line with it.
     pub(super) fn settle(&mut self, path: &Path) {
         let place = self.places.get(path);
-        set(
-            &mut self.clobbered,
-            path,
-            place.is_some_and(|place| place.is_clobbered(path)),
-        );
+        set(&mut self.clobbered, path, place.is_some_and(|place| place.is_clobbered(path)));
         let writer = place.and_then(|place| place.held.writer());
         set(&mut self.own_in_store, path, writer == Some(self.own));
         let valid = place.and_then(|place| place.in_force(path));
@@ -116,11 +112,7 @@ impl Judge {
 
 /// Adds or removes an element; whether that changed the set.
 fn set<T: Ord + Clone>(elements: &mut BTreeSet<T>, element: &T, is_in: bool) -> bool {
-    if is_in {
-        elements.insert(element.clone())
-    } else {
-        elements.remove(element)
-    }
+    if is_in { elements.insert(element.clone()) } else { elements.remove(element) }
 }
 
 /// Sets a value; whether that changed the map.

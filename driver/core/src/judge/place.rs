@@ -91,11 +91,7 @@ impl Place {
     /// The valid record that the store holds.
     pub(super) fn held_record(&self) -> Option<&Valid> {
         match self.held {
-            Held::Value {
-                writer: Some(writer),
-                valid: true,
-                ..
-            } => self.of(writer),
+            Held::Value { writer: Some(writer), valid: true, .. } => self.of(writer),
             _ => None,
         }
     }
@@ -107,9 +103,7 @@ impl Place {
             [only] => Some(only),
             // Whoever replaces the incarnation compares and puts: the store's order decides.
             [.., last] if *path == Path::Cluster => Some(last),
-            several => several
-                .iter()
-                .max_by_key(|valid| (rank(&valid.record(path)), valid.writer)),
+            several => several.iter().max_by_key(|valid| (rank(&valid.record(path)), valid.writer)),
         }
     }
 

@@ -42,8 +42,7 @@ impl Refusals {
             self.told.clear();
         }
         refusal.first_time = self.told.insert((refusal.path.clone(), refusal.reason));
-        self.last
-            .retain(|old| old.path != refusal.path || old.reason != refusal.reason);
+        self.last.retain(|old| old.path != refusal.path || old.reason != refusal.reason);
         if self.last.len() == MAX_LAST {
             self.last.pop_front();
         }

@@ -20,9 +20,7 @@ pub(super) fn within<'p, T>(
     places: &'p BTreeMap<Path, T>,
     scope: &str,
 ) -> Box<dyn Iterator<Item = (&'p Path, &'p T)> + 'p> {
-    let key = scope
-        .strip_prefix("networks/")
-        .and_then(|rest| rest.split('/').next());
+    let key = scope.strip_prefix("networks/").and_then(|rest| rest.split('/').next());
     match key.and_then(|key| key.parse().ok()) {
         Some(network) => Box::new(of_network(places, &network)),
         None => Box::new(places.iter()),
@@ -34,13 +32,8 @@ pub(super) fn of_network<'p, T>(
     network: &NetworkKey,
 ) -> impl Iterator<Item = (&'p Path, &'p T)> + use<'p, T> {
     let member = |host| Path::Member(network.clone(), HostId(host));
-    let alone = [
-        Path::Network(network.clone()),
-        Path::Generation(network.clone()),
-    ];
-    let alone = alone
-        .into_iter()
-        .filter_map(|path| places.get_key_value(&path));
+    let alone = [Path::Network(network.clone()), Path::Generation(network.clone())];
+    let alone = alone.into_iter().filter_map(|path| places.get_key_value(&path));
     alone
         .chain(places.range(member([0; 16])..=member([u8::MAX; 16])))
         .chain(endpoints(places, network))

@@ -21,10 +21,7 @@ fn secrets() -> ClusterSecrets {
 /// Hosts by number, below ten.
 static HOSTS: LazyLock<Vec<(HostId, Sealer)>> = LazyLock::new(|| {
     let sealer = |host| Sealer::new(HostKey::from_random([host; 32]), secrets(), CLUSTER);
-    (0..10)
-        .map(sealer)
-        .map(|sealer| (sealer.writer(), sealer))
-        .collect()
+    (0..10).map(sealer).map(|sealer| (sealer.writer(), sealer)).collect()
 });
 
 fn sealer(host: u8) -> &'static Sealer {
@@ -87,33 +84,14 @@ fn endpoint(host: u8, seq: u64, last: u8, claim: Claim) -> Sealed {
         mac: MacAddr::of_address(ip(last)),
         claim,
     };
-    Sealed::new(
-        host,
-        seq,
-        Path::Endpoint(blue(), ip(last)),
-        Record::Endpoint(record),
-    )
+    Sealed::new(host, seq, Path::Endpoint(blue(), ip(last)), Record::Endpoint(record))
 }
 
 fn member(host: u8, seq: u64, floor: u64) -> Sealed {
     let public_key = PublicKey([host + 1; 32]);
-    let slots = vec![Slot {
-        generation: 1,
-        public_key,
-        port: 51820,
-        underlay: Vec::new(),
-    }];
-    let record = MemberRecord {
-        slots,
-        ready_generation: 1,
-        floor,
-    };
-    Sealed::new(
-        host,
-        seq,
-        Path::Member(blue(), id(host)),
-        Record::Member(record),
-    )
+    let slots = vec![Slot { generation: 1, public_key, port: 51820, underlay: Vec::new() }];
+    let record = MemberRecord { slots, ready_generation: 1, floor };
+    Sealed::new(host, seq, Path::Member(blue(), id(host)), Record::Member(record))
 }
 
 fn host_record(host: u8, seq: u64, name: &str) -> Sealed {
@@ -128,45 +106,28 @@ fn host_record(host: u8, seq: u64, name: &str) -> Sealed {
 }
 
 fn alive(host: u8, seq: u64) -> Sealed {
-    let record = Record::Alive(AliveRecord {
-        boot: "b".to_owned(),
-    });
+    let record = Record::Alive(AliveRecord { boot: "b".to_owned() });
     Sealed::new(host, seq, Path::Alive(id(host)), record)
 }
 
 fn network(writer: u8, seq: u64, subnet: &str, freed: bool) -> Sealed {
     let subnets = vec![subnet.parse().unwrap()];
-    let record = NetworkRecord {
-        subnets,
-        options: BTreeMap::new(),
-        freed,
-    };
+    let record = NetworkRecord { subnets, options: BTreeMap::new(), freed };
     Sealed::new(writer, seq, Path::Network(blue()), Record::Network(record))
 }
 
 fn generation(writer: u8, seq: u64, generation: Generation) -> Sealed {
-    Sealed::new(
-        writer,
-        seq,
-        Path::Generation(blue()),
-        Record::Generation(generation),
-    )
+    Sealed::new(writer, seq, Path::Generation(blue()), Record::Generation(generation))
 }
 
 fn tombstone(writer: u8, seq: u64, of: u8) -> Sealed {
-    let record = Record::Tombstone(TombstoneRecord {
-        reason: "stolen".to_owned(),
-    });
+    let record = Record::Tombstone(TombstoneRecord { reason: "stolen".to_owned() });
     Sealed::new(writer, seq, Path::Tombstone(id(of)), record)
 }
 
 fn cluster(writer: u8, seq: u64, incarnation: u8) -> Sealed {
     let incarnation = Incarnation([incarnation; 16]);
-    let record = ClusterRecord {
-        cluster: CLUSTER,
-        incarnation,
-        schema: 1,
-    };
+    let record = ClusterRecord { cluster: CLUSTER, incarnation, schema: 1 };
     Sealed::new(writer, seq, Path::Cluster, Record::Cluster(record))
 }
 
@@ -187,8 +148,5 @@ fn reason(verdict: Verdict) -> Refused {
 
 fn owner_of(judge: &Judge, last: u8) -> Option<HostId> {
     let network = judge.view().networks.get(&blue())?;
-    network
-        .endpoints
-        .get(&ip(last))
-        .map(|endpoint| endpoint.host)
+    network.endpoints.get(&ip(last)).map(|endpoint| endpoint.host)
 }

@@ -37,23 +37,17 @@ fn compare(desired: &Desired, observed: &Observed) -> Vec<String> {
     expect(observed.gateways == desired.gateways, "the gateways differ");
     expect(observed.guard == desired.guard, "the guard differs");
 
-    each(
-        &desired.wireguards,
-        &observed.wireguards,
-        "interface",
-        &mut found,
-        |wanted, seen| {
-            let same = seen.public_key == Some(wanted.private_key.public())
-                && seen.port == wanted.port
-                && seen.up;
-            let mut found = Vec::new();
-            each(&wanted.peers, &seen.peers, "peer", &mut found, peer);
-            if !same {
-                found.push("key, port or state".to_owned());
-            }
-            found
-        },
-    );
+    each(&desired.wireguards, &observed.wireguards, "interface", &mut found, |wanted, seen| {
+        let same = seen.public_key == Some(wanted.private_key.public())
+            && seen.port == wanted.port
+            && seen.up;
+        let mut found = Vec::new();
+        each(&wanted.peers, &seen.peers, "peer", &mut found, peer);
+        if !same {
+            found.push("key, port or state".to_owned());
+        }
+        found
+    });
     each(&desired.veths, &observed.veths, "veth", &mut found, veth);
 
     let ours: BTreeMap<_, _> = observed
@@ -64,19 +58,9 @@ fn compare(desired: &Desired, observed: &Observed) -> Vec<String> {
         )
         .map(|(destination, target)| (*destination, target.clone()))
         .collect();
-    each(
-        &desired.routes,
-        &ours,
-        "route",
-        &mut found,
-        |wanted, seen| {
-            if wanted == seen {
-                Vec::new()
-            } else {
-                vec!["another target".to_owned()]
-            }
-        },
-    );
+    each(&desired.routes, &ours, "route", &mut found, |wanted, seen| {
+        if wanted == seen { Vec::new() } else { vec!["another target".to_owned()] }
+    });
     found
 }
 
@@ -106,10 +90,7 @@ fn peer(wanted: &DesiredPeer, seen: &ObservedPeer) -> Vec<String> {
     let checks = [
         (seen.allowed == wanted.allowed, "addresses"),
         (seen.preshared_key == wanted.preshared_key, "pre-shared key"),
-        (
-            seen.underlay.is_some() || wanted.underlay.is_none(),
-            "no underlay address",
-        ),
+        (seen.underlay.is_some() || wanted.underlay.is_none(), "no underlay address"),
         (seen.keepalive == keepalive, "keepalive"),
     ];
     failed(&checks)
@@ -119,14 +100,8 @@ fn veth(wanted: &DesiredVeth, seen: &ObservedVeth) -> Vec<String> {
     let container = match &seen.container {
         ContainerEnd::InContainer(Seen::Present(interface)) if wanted.sandbox.is_some() => {
             interface.up
-                && wanted
-                    .addresses
-                    .iter()
-                    .all(|a| interface.addresses.contains(a))
-                && wanted
-                    .container_routes
-                    .iter()
-                    .all(|r| interface.routes.contains(r))
+                && wanted.addresses.iter().all(|a| interface.addresses.contains(a))
+                && wanted.container_routes.iter().all(|r| interface.routes.contains(r))
         }
         ContainerEnd::InContainer(_) | ContainerEnd::InHost => true,
     };
@@ -140,9 +115,5 @@ fn veth(wanted: &DesiredVeth, seen: &ObservedVeth) -> Vec<String> {
 }
 
 fn failed(checks: &[(bool, &str)]) -> Vec<String> {
-    checks
-        .iter()
-        .filter(|(holds, _)| !holds)
-        .map(|(_, what)| (*what).to_owned())
-        .collect()
+    checks.iter().filter(|(holds, _)| !holds).map(|(_, what)| (*what).to_owned()).collect()
 }

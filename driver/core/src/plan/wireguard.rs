@@ -13,21 +13,12 @@ use crate::{
 /// Interfaces that must be made anew go before any is made: they may exchange their ports.
 pub(super) fn interfaces(desired: &Desired, observed: &Observed, steps: &mut Steps) {
     let stands = |name: &IfName| {
-        let pair = desired
-            .wireguards
-            .get(name)
-            .zip(observed.wireguards.get(name));
+        let pair = desired.wireguards.get(name).zip(observed.wireguards.get(name));
         pair.is_some_and(|(wanted, seen)| is_same(wanted, seen))
     };
-    let missing: Vec<_> = desired
-        .wireguards
-        .iter()
-        .filter(|(name, _)| !stands(name))
-        .collect();
+    let missing: Vec<_> = desired.wireguards.iter().filter(|(name, _)| !stands(name)).collect();
     for (name, seen) in observed.wireguards.iter().filter(|(name, _)| !stands(name)) {
-        let in_the_way = missing
-            .iter()
-            .any(|(n, wanted)| *n == name || wanted.port == seen.port);
+        let in_the_way = missing.iter().any(|(n, wanted)| *n == name || wanted.port == seen.port);
         let removal = Step::RemoveWireguard { name: name.clone() };
         if in_the_way {
             steps.take(name, removal);
@@ -53,17 +44,9 @@ pub(super) fn interfaces(desired: &Desired, observed: &Observed, steps: &mut Ste
 pub(super) fn peers(desired: &Desired, observed: &Observed, hints: &Hints, steps: &mut Steps) {
     let none = BTreeMap::new();
     for (name, wanted) in &desired.wireguards {
-        let seen = observed
-            .wireguards
-            .get(name)
-            .filter(|seen| is_same(wanted, seen));
+        let seen = observed.wireguards.get(name).filter(|seen| is_same(wanted, seen));
         let seen = seen.map_or(&none, |seen| &seen.peers);
-        Interface {
-            name,
-            hints,
-            steps: &mut *steps,
-        }
-        .peers(&wanted.peers, seen);
+        Interface { name, hints, steps: &mut *steps }.peers(&wanted.peers, seen);
     }
 }
 
@@ -92,10 +75,7 @@ impl Interface<'_> {
                 Some(seen) if !remade => self.mend(peer, config, seen, &mut gained),
                 seen => {
                     if seen.is_some() {
-                        let step = Step::RemovePeer {
-                            wireguard: self.name.clone(),
-                            peer: *peer,
-                        };
+                        let step = Step::RemovePeer { wireguard: self.name.clone(), peer: *peer };
                         self.steps.now(step);
                     }
                     self.add(peer, config);
@@ -106,10 +86,7 @@ impl Interface<'_> {
         for (peer, seen) in seen {
             match wanted.get(peer) {
                 None => {
-                    let step = Step::RemovePeer {
-                        wireguard: self.name.clone(),
-                        peer: *peer,
-                    };
+                    let step = Step::RemovePeer { wireguard: self.name.clone(), peer: *peer };
                     self.steps.withdraw(step);
                 }
                 Some(config) => self.withdraw(peer, config, seen, &gained),
@@ -119,15 +96,8 @@ impl Interface<'_> {
 
     fn add(&mut self, peer: &PublicKey, config: &DesiredPeer) {
         let keepalive = config.keepalive.or(Some(KICK));
-        let config = DesiredPeer {
-            keepalive,
-            ..config.clone()
-        };
-        self.steps.now(Step::AddPeer {
-            wireguard: self.name.clone(),
-            peer: *peer,
-            config,
-        });
+        let config = DesiredPeer { keepalive, ..config.clone() };
+        self.steps.now(Step::AddPeer { wireguard: self.name.clone(), peer: *peer, config });
     }
 
     fn mend(
@@ -162,11 +132,7 @@ impl Interface<'_> {
         if !addresses.is_empty() {
             gained.extend(addresses.iter().copied());
             let wireguard = self.name.clone();
-            self.steps.now(Step::AddAllowed {
-                wireguard,
-                peer: *peer,
-                addresses,
-            });
+            self.steps.now(Step::AddAllowed { wireguard, peer: *peer, addresses });
         }
     }
 
@@ -184,11 +150,7 @@ impl Interface<'_> {
         let addresses: BTreeSet<_> = left.filter(|a| !gained.contains(a)).collect();
         if !addresses.is_empty() {
             let wireguard = self.name.clone();
-            self.steps.withdraw(Step::RemoveAllowed {
-                wireguard,
-                peer: *peer,
-                addresses,
-            });
+            self.steps.withdraw(Step::RemoveAllowed { wireguard, peer: *peer, addresses });
         }
     }
 }

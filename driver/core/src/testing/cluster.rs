@@ -24,10 +24,7 @@ impl Cluster {
     /// Up to four hosts with up to three endpoints each, whose addresses sometimes collide, in the
     /// middle of a rotation or not; everything is published, and losers know that they lost.
     pub fn random(dice: &mut Dice) -> Self {
-        let mut cluster = Self {
-            locals: BTreeMap::new(),
-            view: ClusterView::default(),
-        };
+        let mut cluster = Self { locals: BTreeMap::new(), view: ClusterView::default() };
         cluster.network().generation = dice.pick(&[0, 1]);
         let mut number = 0;
         for host in 0..=dice.below(4) as u8 {
@@ -81,13 +78,7 @@ impl Cluster {
         self.view.hosts.insert(host, record);
         let network = self.network();
         let slots = local.slots.iter().map(published).collect();
-        network.members.insert(
-            host,
-            MemberRecord {
-                slots,
-                ..MemberRecord::default()
-            },
-        );
+        network.members.insert(host, MemberRecord { slots, ..MemberRecord::default() });
         network.endpoints.retain(|_, record| record.host != host);
         for endpoint in local.endpoints.values().filter(|e| !e.superseded) {
             let record = EndpointRecord {
@@ -100,10 +91,7 @@ impl Cluster {
             // A record holds one primary address; the stronger claim stays, whoever comes later.
             let rank = |r: &EndpointRecord| (r.claim, r.host, r.endpoint.clone());
             let primary = record.addresses[0];
-            let stands = network
-                .endpoints
-                .get(&primary)
-                .is_some_and(|r| rank(r) > rank(&record));
+            let stands = network.endpoints.get(&primary).is_some_and(|r| rank(r) > rank(&record));
             if !stands {
                 network.endpoints.insert(primary, record);
             }
@@ -118,11 +106,7 @@ impl Cluster {
             let lost: BTreeSet<EndpointId> = superseded(local, network, &self.view, host);
             let local = self.locals.get_mut(&host).expect("one of the hosts");
             for id in lost {
-                local
-                    .endpoints
-                    .get_mut(&id)
-                    .expect("one of the endpoints")
-                    .superseded = true;
+                local.endpoints.get_mut(&id).expect("one of the endpoints").superseded = true;
             }
         }
         for host in self.hosts() {
@@ -141,21 +125,13 @@ pub fn network(slots: Vec<LocalSlot>) -> LocalNetwork {
     let definition = NetworkDefinition {
         key: wgnet_proto::NetworkKey::swarm(&docker_id),
         docker_id,
-        subnets: vec![
-            subnet("10.50.0.0/24", ipv4(1)),
-            subnet("fd50::/64", ipv6(1)),
-        ],
+        subnets: vec![subnet("10.50.0.0/24", ipv4(1)), subnet("fd50::/64", ipv6(1))],
         internal: false,
         options: NetworkOptions::default(),
         raw_options: BTreeMap::new(),
         mtu: 1420,
     };
-    LocalNetwork {
-        definition,
-        slots,
-        endpoints: BTreeMap::new(),
-        lingering: false,
-    }
+    LocalNetwork { definition, slots, endpoints: BTreeMap::new(), lingering: false }
 }
 
 fn slots(host: u8, dice: &mut Dice) -> Vec<LocalSlot> {

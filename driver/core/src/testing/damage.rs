@@ -42,9 +42,7 @@ fn strike(network: &mut Observed, dice: &mut Dice) {
         7 => {
             for (name, wireguard) in &mut network.wireguards {
                 wireguard.up = false;
-                network
-                    .routes
-                    .retain(|_, target| *target != RouteTarget::Link(name.clone()));
+                network.routes.retain(|_, target| *target != RouteTarget::Link(name.clone()));
             }
         }
         8 => {
@@ -55,23 +53,14 @@ fn strike(network: &mut Observed, dice: &mut Dice) {
         9 => {
             if let Some(mut wireguard) = network.wireguards.last_entry() {
                 let peers = &mut wireguard.get_mut().peers;
-                let allowed = peers
-                    .values_mut()
-                    .flat_map(|p| std::mem::take(&mut p.allowed));
+                let allowed = peers.values_mut().flat_map(|p| std::mem::take(&mut p.allowed));
                 let allowed = allowed.collect();
-                let intruder = ObservedPeer {
-                    allowed,
-                    ..ObservedPeer::default()
-                };
+                let intruder = ObservedPeer { allowed, ..ObservedPeer::default() };
                 peers.insert(peer_key(9), intruder);
             }
         }
         10 => {
-            for peer in network
-                .wireguards
-                .values_mut()
-                .flat_map(|w| w.peers.values_mut())
-            {
+            for peer in network.wireguards.values_mut().flat_map(|w| w.peers.values_mut()) {
                 peer.last_handshake = Some(1_700_000_000);
                 peer.underlay = Some("198.51.100.9:4500".parse().expect("an address and port"));
             }
@@ -87,18 +76,14 @@ fn strike(network: &mut Observed, dice: &mut Dice) {
         _ => {
             let [name, _] = foreign_links();
             let theirs = "10.99.0.0/16".parse().expect("a subnet");
-            network
-                .routes
-                .insert(theirs, RouteTarget::Link(name.clone()));
+            network.routes.insert(theirs, RouteTarget::Link(name.clone()));
             network.foreign.insert(name);
         }
     }
 }
 
 fn routes_die(network: &mut Observed, link: &IfName) {
-    network
-        .routes
-        .retain(|_, target| *target != RouteTarget::Link(link.clone()));
+    network.routes.retain(|_, target| *target != RouteTarget::Link(link.clone()));
 }
 
 fn any_of<'a>(names: impl Iterator<Item = &'a IfName>, dice: &mut Dice) -> Option<IfName> {

@@ -26,31 +26,15 @@ pub(super) fn desired(dice: &mut Dice) -> Desired {
     }
     let mut wireguards = BTreeMap::new();
     for (name, key, port) in interfaces(dice) {
-        let peers = peers
-            .iter()
-            .map(|peer| (peer_key(*peer), desired_peer(dice)))
-            .collect();
-        wireguards.insert(
-            name,
-            DesiredWireguard {
-                private_key: private_key(key),
-                port,
-                peers,
-            },
-        );
+        let peers = peers.iter().map(|peer| (peer_key(*peer), desired_peer(dice))).collect();
+        wireguards.insert(name, DesiredWireguard { private_key: private_key(key), port, peers });
     }
     let mut desired = Desired {
         mtu: 1420,
-        gateways: [ipv4(1), ipv6(1)]
-            .into_iter()
-            .filter(|_| !dice.one_in(4))
-            .collect(),
+        gateways: [ipv4(1), ipv6(1)].into_iter().filter(|_| !dice.one_in(4)).collect(),
         wireguards,
         veths,
-        routes: pools()
-            .into_iter()
-            .map(|pool| (pool, RouteTarget::Unreachable))
-            .collect(),
+        routes: pools().into_iter().map(|pool| (pool, RouteTarget::Unreachable)).collect(),
         guard: pools().into_iter().filter(|_| !dice.one_in(3)).collect(),
     };
     for address in addresses() {
@@ -72,17 +56,13 @@ fn give(desired: &mut Desired, address: IpAddr, peers: &[u8], dice: &mut Dice) {
             let names: Vec<_> = desired.wireguards.keys().cloned().collect();
             for wireguard in desired.wireguards.values_mut() {
                 let peer = wireguard.peers.get_mut(&peer);
-                peer.expect("every interface has every peer")
-                    .allowed
-                    .insert(address);
+                peer.expect("every interface has every peer").allowed.insert(address);
             }
             dice.pick(&names)
         }
         _ => return,
     };
-    desired
-        .routes
-        .insert(address.into(), RouteTarget::Link(target));
+    desired.routes.insert(address.into(), RouteTarget::Link(target));
 }
 
 pub(super) fn observed(dice: &mut Dice) -> Seen<Observed> {
@@ -94,21 +74,13 @@ pub(super) fn observed(dice: &mut Dice) -> Seen<Observed> {
     let mut observed = Observed {
         pinned: !dice.one_in(4),
         prepared: !dice.one_in(4),
-        gateways: [ipv4(1), ipv6(1), ipv4(254)]
-            .into_iter()
-            .filter(|_| dice.one_in(2))
-            .collect(),
+        gateways: [ipv4(1), ipv6(1), ipv4(254)].into_iter().filter(|_| dice.one_in(2)).collect(),
         guard: pools().into_iter().filter(|_| dice.one_in(2)).collect(),
-        foreign: foreign_links()
-            .into_iter()
-            .filter(|_| dice.one_in(3))
-            .collect(),
+        foreign: foreign_links().into_iter().filter(|_| dice.one_in(3)).collect(),
         ..Observed::default()
     };
     for (name, key, port) in interfaces(dice) {
-        observed
-            .wireguards
-            .insert(name, observed_wireguard(key, port, dice));
+        observed.wireguards.insert(name, observed_wireguard(key, port, dice));
     }
     for number in 0..VETHS {
         if dice.one_in(2) {
@@ -116,18 +88,8 @@ pub(super) fn observed(dice: &mut Dice) -> Seen<Observed> {
             observed.veths.insert(name, veth);
         }
     }
-    let up = observed
-        .wireguards
-        .iter()
-        .filter(|(_, w)| w.up)
-        .map(|(name, _)| name);
-    let up = up.chain(
-        observed
-            .veths
-            .iter()
-            .filter(|(_, v)| v.up)
-            .map(|(name, _)| name),
-    );
+    let up = observed.wireguards.iter().filter(|(_, w)| w.up).map(|(name, _)| name);
+    let up = up.chain(observed.veths.iter().filter(|(_, v)| v.up).map(|(name, _)| name));
     let links: Vec<IfName> = up.chain(&observed.foreign).cloned().collect();
     for destination in addresses().into_iter().map(IpNet::from).chain(pools()) {
         let target = match dice.below(3) {
@@ -208,21 +170,11 @@ fn observed_wireguard(key: u8, port: u16, dice: &mut Dice) -> ObservedWireguard 
     for address in addresses() {
         if !keys.is_empty() && !dice.one_in(3) {
             let owner = dice.pick(&keys);
-            peers
-                .get_mut(&owner)
-                .expect("picked from them")
-                .allowed
-                .insert(address);
+            peers.get_mut(&owner).expect("picked from them").allowed.insert(address);
         }
     }
     let public_key = (!dice.one_in(8)).then(|| private_key(key).public());
-    ObservedWireguard {
-        public_key,
-        port,
-        mtu: 1420,
-        up: !dice.one_in(4),
-        peers,
-    }
+    ObservedWireguard { public_key, port, mtu: 1420, up: !dice.one_in(4), peers }
 }
 
 fn veth(number: u8, dice: &mut Dice) -> (IfName, DesiredVeth) {
@@ -247,14 +199,8 @@ fn observed_veth(number: u8, dice: &mut Dice) -> (IfName, ObservedVeth) {
         name: "eth0".to_owned(),
         mac: None,
         up: !dice.one_in(3),
-        addresses: [container_address(number)]
-            .into_iter()
-            .filter(|_| dice.one_in(2))
-            .collect(),
-        routes: container_routes()
-            .into_iter()
-            .filter(|_| dice.one_in(2))
-            .collect(),
+        addresses: [container_address(number)].into_iter().filter(|_| dice.one_in(2)).collect(),
+        routes: container_routes().into_iter().filter(|_| dice.one_in(2)).collect(),
     };
     let veth = ObservedVeth {
         endpoint: dice.pick(&[Some(endpoint.clone()), Some(endpoint), None, Some(another)]),
@@ -277,9 +223,7 @@ fn container_address(number: u8) -> IpNet {
 
 fn container_routes() -> Vec<(IpNet, IpAddr)> {
     let halves = ["10.50.0.128/25", "10.50.0.0/25"];
-    halves
-        .map(|half| (half.parse().expect("a subnet"), ipv4(1)))
-        .to_vec()
+    halves.map(|half| (half.parse().expect("a subnet"), ipv4(1))).to_vec()
 }
 
 fn preshared_key(dice: &mut Dice) -> Option<PresharedKey> {

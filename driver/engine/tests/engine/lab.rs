@@ -67,12 +67,8 @@ impl Lab {
         ));
         for host in [&a, &b] {
             let (namespace, number) = (&host.host, host.number);
-            ip(&format!(
-                "-n {namespace} addr add 192.0.2.{number}/24 dev wgnett0"
-            ));
-            ip(&format!(
-                "-n {namespace} addr add fd00:77::{number}/64 dev wgnett0 nodad"
-            ));
+            ip(&format!("-n {namespace} addr add 192.0.2.{number}/24 dev wgnett0"));
+            ip(&format!("-n {namespace} addr add fd00:77::{number}/64 dev wgnett0 nodad"));
             ip(&format!("-n {namespace} link set wgnett0 up"));
         }
         let mut lab = Self { a, b, directory };
@@ -184,18 +180,11 @@ impl Host {
     }
 
     pub(crate) async fn start_engine(&mut self) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .unwrap();
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let engine = self.engine_command().stderr(log).spawn().unwrap();
         self.engine = Some(engine);
         let client = self.client();
-        until("the engine answers", async || {
-            client.list_devices().await.is_ok()
-        })
-        .await;
+        until("the engine answers", async || client.list_devices().await.is_ok()).await;
     }
 
     pub(crate) fn kill_engine(&mut self) {
@@ -210,25 +199,14 @@ impl Host {
     }
 
     pub(crate) async fn make_device(&self) {
-        assert!(
-            self.client()
-                .create_device(&self.new_device())
-                .await
-                .unwrap()
-        );
+        assert!(self.client().create_device(&self.new_device()).await.unwrap());
         self.address_link();
     }
 
     pub(crate) fn address_link(&self) {
         let namespace = &self.inner;
-        ip(&format!(
-            "-n {namespace} addr add {}/24 dev wg0",
-            self.inner_v4()
-        ));
-        ip(&format!(
-            "-n {namespace} addr add {}/64 dev wg0 nodad",
-            self.inner_v6()
-        ));
+        ip(&format!("-n {namespace} addr add {}/24 dev wg0", self.inner_v4()));
+        ip(&format!("-n {namespace} addr add {}/64 dev wg0 nodad", self.inner_v6()));
         ip(&format!("-n {namespace} link set wg0 up"));
     }
 
@@ -266,10 +244,7 @@ impl Host {
 
     pub(crate) async fn wait_for_handshake(&self, peer: &Host) {
         let name = format!("{} has a session with {}", self.host, peer.host);
-        until(&name, async || {
-            self.peer(peer).await.last_handshake.is_some()
-        })
-        .await;
+        until(&name, async || self.peer(peer).await.last_handshake.is_some()).await;
     }
 
     /// Pings from the network's namespace and loses nothing, however slow the machine is.
@@ -320,10 +295,7 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 pub(crate) fn ip(arguments: &str) -> String {
-    let output = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .output()
-        .unwrap();
+    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -349,11 +321,7 @@ fn remove_namespace(name: &str) {
     for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
         kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
     }
-    Command::new("ip")
-        .args(["netns", "del", name])
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
+    Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status().unwrap();
 }
 
 /// Holds off other runs and removes what a killed one left, once per run.
@@ -363,9 +331,7 @@ fn sole_run() {
         let manifest = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
         let lock = Flock::lock(manifest, FlockArg::LockExclusive).unwrap();
         let namespaces = ip("netns list");
-        let names = namespaces
-            .lines()
-            .filter_map(|line| line.split_whitespace().next());
+        let names = namespaces.lines().filter_map(|line| line.split_whitespace().next());
         for name in names.filter(|name| name.starts_with(MARK)) {
             remove_namespace(name);
         }

@@ -35,13 +35,7 @@ async fn a_device_deleted_by_hand_is_reported_dead_and_can_be_made_again() {
 async fn a_dead_device_is_replaced_by_making_it() {
     let lab = Lab::with_devices("replace").await;
     ip(&format!("-n {} link del wg0", lab.a.inner));
-    assert!(
-        lab.a
-            .client()
-            .create_device(&lab.a.new_device())
-            .await
-            .unwrap()
-    );
+    assert!(lab.a.client().create_device(&lab.a.new_device()).await.unwrap());
     assert_eq!(lab.a.state().await.dead, None);
 }
 
@@ -52,10 +46,7 @@ async fn a_device_whose_link_was_moved_or_renamed_is_dead() {
     ip(&format!("-n {} link set wg0 name other", lab.a.inner));
     let dead = lab.a.state().await.dead.unwrap();
     assert!(dead.contains("is called other"), "{dead}");
-    ip(&format!(
-        "-n {} link set wg0 netns {}",
-        lab.b.inner, lab.b.host
-    ));
+    ip(&format!("-n {} link set wg0 netns {}", lab.b.inner, lab.b.host));
     let dead = lab.b.state().await.dead.unwrap();
     assert!(dead.contains("moved away"), "{dead}");
 }
@@ -80,16 +71,10 @@ async fn making_a_device_again_changes_nothing() {
     assert!(!client.create_device(&lab.a.new_device()).await.unwrap());
     assert_eq!(lab.a.state().await.peers.len(), 1);
 
-    let other_key = NewDevice {
-        private_key: random_key().into(),
-        ..lab.a.new_device()
-    };
+    let other_key = NewDevice { private_key: random_key().into(), ..lab.a.new_device() };
     let error = client.create_device(&other_key).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::AlreadyDifferent));
-    let other_port = NewDevice {
-        port: PORT + 1,
-        ..lab.a.new_device()
-    };
+    let other_port = NewDevice { port: PORT + 1, ..lab.a.new_device() };
     let error = client.create_device(&other_port).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::AlreadyDifferent));
     lab.a.reaches(lab.b.inner_v4());
@@ -114,9 +99,7 @@ async fn a_taken_port_is_told_apart_and_leaves_no_link() {
     let lab = Lab::new("taken").await;
     let client = lab.a.client();
     for address in ["0.0.0.0", "192.0.2.1", "::"] {
-        let taken = in_namespace(&lab.a.host, move || {
-            UdpSocket::bind((address, PORT)).unwrap()
-        });
+        let taken = in_namespace(&lab.a.host, move || UdpSocket::bind((address, PORT)).unwrap());
         let error = client.create_device(&lab.a.new_device()).await.unwrap_err();
         assert_eq!(error.code(), Some(Code::PortTaken), "{address}: {error}");
         assert!(!ip(&format!("-n {} link", lab.a.inner)).contains("wg0"));
@@ -146,19 +129,13 @@ async fn a_failed_operation_is_named_and_stops_no_other() {
     let nets = vec!["10.77.0.5/32".parse().unwrap()];
     let operations = [
         Operation::AddAllowedIps([6; 32], nets.clone()),
-        Operation::AddOrUpdatePeer(PeerUpdate {
-            public_key: known,
-            ..PeerUpdate::default()
-        }),
+        Operation::AddOrUpdatePeer(PeerUpdate { public_key: known, ..PeerUpdate::default() }),
         Operation::RemoveAllowedIps([6; 32], nets.clone()),
         Operation::ReplaceAllowedIps(known, nets.clone()),
         Operation::RemovePeer([6; 32]),
     ];
     let client = lab.a.client();
-    let failures = client
-        .configure(&lab.a.device(), &operations)
-        .await
-        .unwrap();
+    let failures = client.configure(&lab.a.device(), &operations).await.unwrap();
     let named: Vec<_> = failures.iter().map(|f| (f.index, f.code)).collect();
     assert_eq!(named, [(0, Code::NotFound), (2, Code::NotFound)]);
     assert_eq!(lab.a.state().await.peers[0].allowed_ips, nets);
@@ -180,10 +157,7 @@ async fn a_thousand_peers_are_configured_and_reported() {
         };
         let [high, low] = peer.to_be_bytes();
         let nets = (0..10).map(|last| IpAddr::from([10, high, low, last]).into());
-        [
-            Operation::AddOrUpdatePeer(update),
-            Operation::AddAllowedIps(key(peer), nets.collect()),
-        ]
+        [Operation::AddOrUpdatePeer(update), Operation::AddAllowedIps(key(peer), nets.collect())]
     });
     let operations: Vec<_> = operations.collect();
     let start = Instant::now();
@@ -192,9 +166,7 @@ async fn a_thousand_peers_are_configured_and_reported() {
 
     let one = vec!["10.99.0.1/32".parse().unwrap()];
     let start = Instant::now();
-    lab.a
-        .configure(&[Operation::AddAllowedIps(key(500), one)])
-        .await;
+    lab.a.configure(&[Operation::AddAllowedIps(key(500), one)]).await;
     println!("one address more: {:?}", start.elapsed());
 
     let start = Instant::now();
@@ -225,17 +197,11 @@ async fn a_second_engine_is_refused_and_the_heir_of_a_dead_one_is_not() {
 async fn a_socket_deleted_by_hand_comes_back() {
     let lab = Lab::with_devices("socket").await;
     for path in [lab.a.socket.as_path(), lab.a.socket.parent().unwrap()] {
-        let remove = if path.is_dir() {
-            std::fs::remove_dir_all(path)
-        } else {
-            std::fs::remove_file(path)
-        };
+        let remove =
+            if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
         remove.unwrap();
         let client = Client::new(&lab.a.socket);
-        until("the engine can be reached", async || {
-            client.list_devices().await.is_ok()
-        })
-        .await;
+        until("the engine can be reached", async || client.list_devices().await.is_ok()).await;
         let second = lab.a.engine_command().output().unwrap();
         assert!(!second.status.success());
     }
@@ -266,19 +232,15 @@ async fn a_driver_that_vanishes_in_a_call_changes_nothing_but_what_it_asked() {
     let lab = Lab::connected("vanish", Underlay::V4).await;
     let devices = lab.a.client().list_devices().await.unwrap();
     let mut half = UnixStream::connect(&lab.a.socket).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut half, &[0, 0, 1, 0, 7])
-        .await
-        .unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut half, &[0, 0, 1, 0, 7]).await.unwrap();
     drop(half);
 
     let mut asked = UnixStream::connect(&lab.a.socket).await.unwrap();
     let mut new = lab.a.new_device();
     new.id.ifname = "wg1".to_owned();
     new.port = PORT + 1;
-    let request = proto::Request {
-        id: 1,
-        call: Some(proto::request::Call::CreateDevice((&new).into())),
-    };
+    let request =
+        proto::Request { id: 1, call: Some(proto::request::Call::CreateDevice((&new).into())) };
     write_frame(&mut asked, &request).await.unwrap();
     drop(asked);
 
@@ -335,10 +297,7 @@ async fn a_detached_engine_is_started_once_and_is_nobodys_zombie() {
     let (host, socket) = (lab.a.host.clone(), lab.a.socket.clone());
     let start = move || {
         let spawn = Spawn::new(ENGINE, &socket);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(spawn_detached(&spawn)).unwrap()
     };
     let started = in_namespace(&host, start.clone());
@@ -375,10 +334,7 @@ async fn a_silent_engine_costs_no_more_than_the_deadline() {
     let _silent = tokio::net::UnixListener::bind(&path).unwrap();
     let client = Client::new(&path).with_deadline(Duration::from_millis(200));
     let error = client.hello().await.unwrap_err().to_string();
-    assert!(
-        error.contains("did not answer Hello within 200ms"),
-        "{error}"
-    );
+    assert!(error.contains("did not answer Hello within 200ms"), "{error}");
 }
 
 #[tokio::test]

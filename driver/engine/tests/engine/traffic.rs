@@ -47,9 +47,8 @@ async fn udp_is_in_the_hosts_namespace_and_clear_text_is_not() {
     let lab = Lab::connected("place", Underlay::V4).await;
     let sockets = |namespace: &str| {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
-        let listed = in_namespace(namespace, move || {
-            [read("udp").unwrap(), read("udp6").unwrap()].concat()
-        });
+        let listed =
+            in_namespace(namespace, move || [read("udp").unwrap(), read("udp6").unwrap()].concat());
         let port = format!(":{PORT:04X} ");
         listed.lines().filter(|line| line.contains(&port)).count()
     };
@@ -76,12 +75,8 @@ async fn changing_one_address_keeps_the_session_and_every_packet() {
     let mut age = lab.a.peer(&lab.b).await.last_handshake.unwrap();
     for last in 100..150 {
         let address = vec![IpAddr::from([10, 77, 0, last]).into()];
-        lab.a
-            .configure(&[Operation::AddAllowedIps(peer, address.clone())])
-            .await;
-        lab.a
-            .configure(&[Operation::RemoveAllowedIps(peer, address)])
-            .await;
+        lab.a.configure(&[Operation::AddAllowedIps(peer, address.clone())]).await;
+        lab.a.configure(&[Operation::RemoveAllowedIps(peer, address)]).await;
         let now = lab.a.peer(&lab.b).await.last_handshake.unwrap();
         assert!(now >= age, "another handshake was made");
         age = now;
@@ -97,24 +92,16 @@ async fn an_address_that_moves_to_another_peer_has_one_owner() {
     let address = lab.b.inner_v4();
     lab.a
         .configure(&[
-            Operation::AddOrUpdatePeer(PeerUpdate {
-                public_key: other,
-                ..PeerUpdate::default()
-            }),
+            Operation::AddOrUpdatePeer(PeerUpdate { public_key: other, ..PeerUpdate::default() }),
             Operation::AddAllowedIps(other, vec![address.into()]),
         ])
         .await;
-    assert_eq!(
-        lab.a.peer(&lab.b).await.allowed_ips,
-        [lab.b.inner_v6().into()]
-    );
+    assert_eq!(lab.a.peer(&lab.b).await.allowed_ips, [lab.b.inner_v6().into()]);
     lab.a.does_not_reach(address);
 
     // A later change of the old owner must not take the address back.
     let more = vec!["10.77.0.99/32".parse().unwrap()];
-    lab.a
-        .configure(&[Operation::AddAllowedIps(lab.b.public_key(), more)])
-        .await;
+    lab.a.configure(&[Operation::AddAllowedIps(lab.b.public_key(), more)]).await;
     lab.a.does_not_reach(address);
 
     let back = Operation::AddAllowedIps(lab.b.public_key(), vec![address.into()]);
@@ -133,9 +120,7 @@ async fn a_wrong_preshared_key_stops_everything_until_it_is_right() {
     assert!(lab.a.peer(&lab.b).await.has_preshared_key);
 
     // Removed and added again, a peer is greeted anew instead of at WireGuard's next attempt.
-    lab.a
-        .configure(&[Operation::RemovePeer(lab.b.public_key())])
-        .await;
+    lab.a.configure(&[Operation::RemovePeer(lab.b.public_key())]).await;
     lab.a.add_peer(&lab.b, Underlay::V4, Some([2; 32])).await;
     lab.a.wait_for_handshake(&lab.b).await;
     lab.a.reaches(lab.b.inner_v4());
@@ -166,15 +151,9 @@ async fn streams_arrive_whole_through_all_offloads() {
     let bytes = 64 << 20;
     let packets = |namespace: &str, link: &str, counter: &str| -> usize {
         let path = format!("/sys/class/net/{link}/statistics/{counter}");
-        let shown = Command::new("ip")
-            .args(["netns", "exec", namespace, "cat", &path])
-            .output()
-            .unwrap();
-        String::from_utf8(shown.stdout)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap()
+        let shown =
+            Command::new("ip").args(["netns", "exec", namespace, "cat", &path]).output().unwrap();
+        String::from_utf8(shown.stdout).unwrap().trim().parse().unwrap()
     };
     stream(&lab, lab.b.inner_v4(), bytes);
     // Each link sees several segments as one packet where the offload next to it works.
@@ -216,17 +195,13 @@ fn stream(lab: &Lab, to: IpAddr, bytes: usize) {
             let mut stream = in_namespace(&namespace, move || {
                 TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap()
             });
-            stream
-                .set_write_timeout(Some(Duration::from_secs(20)))
-                .unwrap();
+            stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
             let data: Vec<u8> = (0..bytes).map(byte).collect();
             stream.write_all(&data).unwrap();
         }
     });
     let (mut stream, _) = listener.accept().unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut data = Vec::new();
     stream.read_to_end(&mut data).unwrap();
     sender.join().unwrap();
@@ -240,8 +215,5 @@ async fn the_mtu_reported_is_the_links() {
     let lab = Lab::with_devices("mtu").await;
     assert_eq!(lab.a.state().await.mtu, 1420);
     ip(&format!("-n {} link set wg0 mtu 1300", lab.a.inner));
-    until("the new MTU is reported", async || {
-        lab.a.state().await.mtu == 1300
-    })
-    .await;
+    until("the new MTU is reported", async || lab.a.state().await.mtu == 1300).await;
 }

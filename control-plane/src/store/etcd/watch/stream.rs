@@ -40,13 +40,7 @@ pub(super) async fn run(client: WatchClient, mut requests: Requests, broken: Arc
     let mut client = client.max_decoding_message_size(LARGEST_ANSWER);
     while let Some(request) = requests.recv().await {
         // What is closed now ended with an earlier stream.
-        let Request::Open {
-            wish,
-            events,
-            end,
-            id,
-        } = request
-        else {
+        let Request::Open { wish, events, end, id } = request else {
             continue;
         };
         let mut watches = Watches::default();
@@ -99,12 +93,7 @@ async fn serve(
             }
             Next::Answer(Ok(None)) => Err(Fault::Lost("etcd closed the stream".to_owned())),
             Next::Answer(Err(error)) => Err(error.into()),
-            Next::Request(Request::Open {
-                wish,
-                events,
-                end,
-                id,
-            }) => {
+            Next::Request(Request::Open { wish, events, end, id }) => {
                 let new = watches.add(wish, events, end, id);
                 let (range, options) = watches.wanted(new);
                 send(sender.watch(range, Some(options))).await
@@ -167,15 +156,7 @@ impl Watches {
         confirm: oneshot::Sender<i64>,
     ) -> i64 {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        self.0.insert(
-            id,
-            Watched {
-                wish,
-                events,
-                end,
-                confirm: Some(confirm),
-            },
-        );
+        self.0.insert(id, Watched { wish, events, end, confirm: Some(confirm) });
         id
     }
 
@@ -193,9 +174,7 @@ impl Watches {
     fn trial(&self) -> (Vec<u8>, WatchOptions) {
         let filters = [WatchFilterType::NoPut, WatchFilterType::NoDelete];
         let start = self.0.values().next().map(|watch| watch.wish.start.clone());
-        let options = WatchOptions::new()
-            .with_filters(filters)
-            .with_watch_id(TRIAL);
+        let options = WatchOptions::new().with_filters(filters).with_watch_id(TRIAL);
         (start.unwrap_or_default(), options)
     }
 
@@ -232,9 +211,7 @@ enum Taken {
 impl Watched {
     /// Tells whoever opened it, once; whether that one is still there.
     fn confirm(&mut self, id: i64) -> bool {
-        self.confirm
-            .take()
-            .is_none_or(|confirm| confirm.send(id).is_ok())
+        self.confirm.take().is_none_or(|confirm| confirm.send(id).is_ok())
     }
 
     /// Whether its reader could take it.
@@ -248,24 +225,17 @@ impl Watched {
             if revision < self.wish.from {
                 return true;
             }
-            return self
-                .events
-                .try_send(WatchEvent::Progress { revision })
-                .is_ok();
+            return self.events.try_send(WatchEvent::Progress { revision }).is_ok();
         };
         // What was told is never told again. All events of a revision come in one answer.
-        let new = answer
-            .events()
-            .iter()
-            .filter(|event| mod_revision(event) >= Some(self.wish.from));
+        let new =
+            answer.events().iter().filter(|event| mod_revision(event) >= Some(self.wish.from));
         let changes: Vec<_> = new.filter_map(|event| self.change(event)).collect();
         self.wish.from = self.wish.from.max(last + 1);
         let Some(revision) = changes.last().map(Change::mod_revision) else {
             return true;
         };
-        self.events
-            .try_send(WatchEvent::Changes { revision, changes })
-            .is_ok()
+        self.events.try_send(WatchEvent::Changes { revision, changes }).is_ok()
     }
 
     fn change(&self, event: &Event) -> Option<Change> {
@@ -273,11 +243,9 @@ impl Watched {
         let key = (self.wish.name)(pair.key())?;
         let mod_revision = pair.mod_revision();
         Some(match event.event_type() {
-            EventType::Put => Change::Put(Entry {
-                key,
-                value: pair.value().to_vec(),
-                mod_revision,
-            }),
+            EventType::Put => {
+                Change::Put(Entry { key, value: pair.value().to_vec(), mod_revision })
+            }
             EventType::Delete => Change::Delete { key, mod_revision },
         })
     }
@@ -287,9 +255,7 @@ impl Watched {
             self.confirm(id);
             let compact_revision = answer.compact_revision();
             // A reader that has no room for it fell behind.
-            let _ = self
-                .events
-                .try_send(WatchEvent::Compacted { compact_revision });
+            let _ = self.events.try_send(WatchEvent::Compacted { compact_revision });
             self.finish(&Fault::Lost("it was compacted".to_owned()));
             return Taken::Well;
         }
@@ -298,16 +264,8 @@ impl Watched {
             self.finish(&Fault::NoLeader);
             return Taken::Fault(Fault::NoLeader);
         }
-        let message = if reason.is_empty() {
-            "etcd canceled it"
-        } else {
-            reason
-        }
-        .to_owned();
-        self.finish(&Fault::Answered {
-            code: CANCELED_WATCH,
-            message,
-        });
+        let message = if reason.is_empty() { "etcd canceled it" } else { reason }.to_owned();
+        self.finish(&Fault::Answered { code: CANCELED_WATCH, message });
         Taken::Well
     }
 

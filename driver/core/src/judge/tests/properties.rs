@@ -107,28 +107,13 @@ fn forged(entry: &Sealed, how: u8, at: prop::sample::Index) -> (String, Vec<u8>)
 fn assert_consistent(judge: &Judge) {
     let places = || judge.places.iter();
     let clobbered = places().filter(|(path, place)| place.is_clobbered(path));
-    assert_eq!(
-        judge.clobbered,
-        clobbered.map(|(path, _)| path.clone()).collect()
-    );
+    assert_eq!(judge.clobbered, clobbered.map(|(path, _)| path.clone()).collect());
     let own = places().filter(|(_, place)| place.held.writer() == Some(judge.own));
-    assert_eq!(
-        judge.own_in_store,
-        own.map(|(path, _)| path.clone()).collect()
-    );
-    assert_eq!(
-        judge.strays,
-        places().filter(|(_, place)| place.is_stray()).count()
-    );
+    assert_eq!(judge.own_in_store, own.map(|(path, _)| path.clone()).collect());
+    assert_eq!(judge.strays, places().filter(|(_, place)| place.is_stray()).count());
     let in_force = places().filter(|(path, place)| place.in_force(path).is_some());
-    let endpoints = in_force
-        .filter(|(path, _)| matches!(path, Path::Endpoint(..)))
-        .count();
-    let shown = judge
-        .view
-        .networks
-        .values()
-        .map(|network| network.endpoints.len());
+    let endpoints = in_force.filter(|(path, _)| matches!(path, Path::Endpoint(..))).count();
+    let shown = judge.view.networks.values().map(|network| network.endpoints.len());
     assert_eq!(shown.sum::<usize>(), endpoints);
 }
 

@@ -23,14 +23,7 @@ fn valid_records_make_the_view() {
     assert_eq!(owner_of(&judge, 2), Some(id(1)));
     assert_eq!(judge.cluster().unwrap().incarnation, Incarnation([9; 16]));
     let networks = BTreeSet::from([blue()]);
-    assert_eq!(
-        judge.take_changed(),
-        Changed {
-            cluster: true,
-            hosts: true,
-            networks
-        }
-    );
+    assert_eq!(judge.take_changed(), Changed { cluster: true, hosts: true, networks });
     assert_eq!(judge.take_changed(), Changed::default());
     for entry in &entries {
         entry.put(&mut judge);
@@ -46,14 +39,7 @@ fn valid_records_make_the_view() {
 #[test]
 fn unknown_keys_are_ignored() {
     let mut judge = judge();
-    for key in [
-        "",
-        "x",
-        "hosts/",
-        "networks/s-blue/services/10.0.0.1",
-        "/cluster",
-        "cluster/x",
-    ] {
+    for key in ["", "x", "hosts/", "networks/s-blue/services/10.0.0.1", "/cluster", "cluster/x"] {
         assert_eq!(judge.put(key, b"x", 1), Verdict::Ignored);
         judge.delete(key);
     }
@@ -71,10 +57,7 @@ fn the_cluster_record_follows_a_restored_store() {
 #[test]
 fn the_higher_claim_has_the_address_and_then_the_higher_host() {
     let mut judge = judge_with(&[endpoint(1, 1, 2, 5)]);
-    assert_eq!(
-        endpoint(2, 1, 2, 4).put(&mut judge),
-        Verdict::Outclaimed { by: id(1) }
-    );
+    assert_eq!(endpoint(2, 1, 2, 4).put(&mut judge), Verdict::Outclaimed { by: id(1) });
     assert_eq!(owner_of(&judge, 2), Some(id(1)));
     assert!(judge.clobbered().contains(&Path::Endpoint(blue(), ip(2))));
     assert_eq!(endpoint(3, 1, 2, 6).put(&mut judge), Verdict::Accepted);
@@ -100,10 +83,7 @@ fn a_network_keeps_its_subnets_and_stays_freed() {
     let mut judge = judge_with(&[network(1, 1, "10.50.0.0/24", false)]);
     let other = network(2, 1, "10.60.0.0/24", false);
     assert_eq!(reason(other.put(&mut judge)), Refused::Conflicting);
-    assert_eq!(
-        network(2, 2, "10.50.0.0/24", true).put(&mut judge),
-        Verdict::Accepted
-    );
+    assert_eq!(network(2, 2, "10.50.0.0/24", true).put(&mut judge), Verdict::Accepted);
     let unfreed = network(3, 3, "10.50.0.0/24", false);
     assert_eq!(unfreed.put(&mut judge), Verdict::Outclaimed { by: id(2) });
     let unfreed = network(2, 3, "10.50.0.0/24", false);
@@ -111,10 +91,7 @@ fn a_network_keeps_its_subnets_and_stays_freed() {
     let record = judge.view().networks[&blue()].record.clone().unwrap();
     assert!(record.freed && record.subnets == ["10.50.0.0/24".parse().unwrap()]);
     other.delete(&mut judge);
-    assert_eq!(
-        network(2, 9, "10.60.0.0/24", false).put(&mut judge),
-        Verdict::Accepted
-    );
+    assert_eq!(network(2, 9, "10.60.0.0/24", false).put(&mut judge), Verdict::Accepted);
 }
 
 #[test]
@@ -130,10 +107,7 @@ fn two_writers_of_the_same_network_clobber_nothing() {
 #[test]
 fn the_highest_generation_counts() {
     let mut judge = judge_with(&[generation(1, 1, 2)]);
-    assert_eq!(
-        generation(2, 1, 1).put(&mut judge),
-        Verdict::Outclaimed { by: id(1) }
-    );
+    assert_eq!(generation(2, 1, 1).put(&mut judge), Verdict::Outclaimed { by: id(1) });
     assert_eq!(judge.view().networks[&blue()].generation, 2);
 }
 
@@ -153,10 +127,7 @@ fn a_listing_removes_what_it_lacks_and_nothing_beyond_its_scope() {
     assert_eq!(judge.missing("", &keys).len(), 4);
     let verdicts = judge.listed("networks/s-blue", [(key.as_str(), bytes.as_slice(), 9)]);
     assert_eq!(verdicts, []);
-    assert_eq!(
-        (owner_of(&judge, 2), owner_of(&judge, 3)),
-        (Some(id(1)), None)
-    );
+    assert_eq!((owner_of(&judge, 2), owner_of(&judge, 3)), (Some(id(1)), None));
     assert!(judge.view().networks[&blue()].members.is_empty());
     assert!(judge.entry(&red.path).is_some());
     assert_eq!(judge.view().hosts.len(), 1);
@@ -179,20 +150,13 @@ fn a_record_can_stay_in_force_without_the_store() {
 #[test]
 fn own_records_are_known_by_path_and_highest_seq() {
     let mut judge = judge_with(&[member(0, 40, 50), member(1, 99, 0)]);
-    assert_eq!(
-        reason(endpoint(0, 45, 2, 1).put(&mut judge)),
-        Refused::VoidByFloor
-    );
+    assert_eq!(reason(endpoint(0, 45, 2, 1).put(&mut judge)), Refused::VoidByFloor);
     assert_eq!(judge.own_highest_seq(), 45);
     let own = [member(0, 40, 0).path, Path::Endpoint(blue(), ip(2))];
     assert_eq!(*judge.own_in_store(), BTreeSet::from(own.clone()));
     judge.delete(&own[1].to_string());
     assert_eq!(*judge.own_in_store(), BTreeSet::from([own[0].clone()]));
-    let forged = Sealer::new(
-        HostKey::from_random([0; 32]),
-        ClusterSecrets::insecure(),
-        CLUSTER,
-    );
+    let forged = Sealer::new(HostKey::from_random([0; 32]), ClusterSecrets::insecure(), CLUSTER);
     let forged = forged.seal_record(&own[0], 1000, &Record::Member(MemberRecord::default()));
     judge.put(&own[0].to_string(), &forged, 9);
     assert_eq!(judge.own_highest_seq(), 45);

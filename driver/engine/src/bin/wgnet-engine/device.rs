@@ -95,12 +95,7 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) async fn create(new: NewDevice) -> Result<Self, DeviceError> {
-        let NewDevice {
-            id,
-            private_key,
-            port,
-            mtu,
-        } = new;
+        let NewDevice { id, private_key, port, mtu } = new;
         let (hold, released) = mpsc::channel(1);
         // The socket first: a port that is taken is found out before a link comes and goes.
         let bound = Bound::new(port, hold.clone()).map_err(|source| match source.kind() {
@@ -113,10 +108,7 @@ impl Device {
 
         let private_key = StaticSecret::from(*private_key.expose());
         let public_key = PublicKey::from(&private_key);
-        let start = |source| DeviceError::Start {
-            id: id.clone(),
-            source,
-        };
+        let start = |source| DeviceError::Start { id: id.clone(), source };
         let wireguard = device::build()
             .with_udp(bound)
             .with_ip_pair(writer, reader)
@@ -147,12 +139,7 @@ impl Device {
 
     /// Whether this is what is asked for.
     pub(crate) fn is_as(&self, new: &NewDevice) -> Result<(), DeviceError> {
-        let other = |what| {
-            Err(DeviceError::AlreadyDifferent {
-                id: self.id.clone(),
-                what,
-            })
-        };
+        let other = |what| Err(DeviceError::AlreadyDifferent { id: self.id.clone(), what });
         let private_key = StaticSecret::from(*new.private_key.expose());
         if PublicKey::from(&private_key) != self.public_key {
             return other("key");
@@ -222,10 +209,9 @@ impl Device {
             }
             (failures, change.finish().await)
         });
-        let (failures, greetings) = configured.await.map_err(|source| DeviceError::Configure {
-            id: self.id.clone(),
-            source,
-        })?;
+        let (failures, greetings) = configured
+            .await
+            .map_err(|source| DeviceError::Configure { id: self.id.clone(), source })?;
         for greeting in greetings {
             // The task that greets ends with the device.
             self.greetings.send(greeting).ok();
@@ -235,14 +221,7 @@ impl Device {
 
     /// Ends the device; its link and port are free afterwards.
     pub(crate) async fn delete(self) -> Result<(), DeviceError> {
-        let Self {
-            id,
-            link,
-            wireguard,
-            mut tasks,
-            mut released,
-            ..
-        } = self;
+        let Self { id, link, wireguard, mut tasks, mut released, .. } = self;
         tasks.shutdown().await;
         if let Some(wireguard) = Arc::into_inner(wireguard) {
             wireguard.stop().await;
@@ -354,8 +333,7 @@ impl<'a, 'd> Change<'a, 'd> {
     /// Writes addresses; returns who is to be greeted.
     async fn finish(mut self) -> Vec<Greeting> {
         for (key, new) in self.new {
-            self.wireguard
-                .add_peer(new.with_allowed_ips(networks(self.peers, key)));
+            self.wireguard.add_peer(new.with_allowed_ips(networks(self.peers, key)));
             self.changed.remove(&key);
         }
         for key in self.changed {

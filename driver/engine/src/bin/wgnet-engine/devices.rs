@@ -87,10 +87,7 @@ impl Devices {
 
     fn all(&self) -> Vec<(DeviceId, Slot)> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots
-            .iter()
-            .map(|(id, slot)| (id.clone(), Arc::clone(slot)))
-            .collect()
+        slots.iter().map(|(id, slot)| (id.clone(), Arc::clone(slot))).collect()
     }
 
     fn slot(&self, id: &DeviceId) -> Slot {

@@ -88,19 +88,16 @@ impl Link {
         hold: &Hold,
         tasks: &mut JoinSet<()>,
     ) -> Result<(Self, Writer, Reader), LinkError> {
-        let namespace_error = |source| LinkError::Namespace {
-            namespace: id.namespace.clone(),
-            source,
-        };
+        let namespace_error =
+            |source| LinkError::Namespace { namespace: id.namespace.clone(), source };
         let pin = File::open(&id.namespace).map_err(namespace_error)?;
         let identity = identity(&pin.metadata().map_err(namespace_error)?);
         let ifname = id.ifname.clone();
         let opened = in_namespace(pin, move || open(&ifname, mtu));
         let opened = match timeout(DEADLINE, opened).await {
-            Ok(Ok(opened)) => opened.map_err(|source| LinkError::Make {
-                id: id.clone(),
-                source,
-            })?,
+            Ok(Ok(opened)) => {
+                opened.map_err(|source| LinkError::Make { id: id.clone(), source })?
+            }
             Ok(Err(source)) => return Err(namespace_error(source)),
             Err(_) => return Err(LinkError::Deadline { id: id.clone() }),
         };
@@ -188,15 +185,11 @@ async fn in_namespace<T: Send + 'static>(
 ) -> io::Result<io::Result<T>> {
     let runtime = Handle::current();
     let (result, received) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("in-namespace".to_owned())
-        .spawn(move || {
-            let _runtime = runtime.enter();
-            let entered = setns(namespace, CloneFlags::CLONE_NEWNET);
-            result
-                .send(entered.map(|()| f()).map_err(io::Error::from))
-                .ok();
-        })?;
+    std::thread::Builder::new().name("in-namespace".to_owned()).spawn(move || {
+        let _runtime = runtime.enter();
+        let entered = setns(namespace, CloneFlags::CLONE_NEWNET);
+        result.send(entered.map(|()| f()).map_err(io::Error::from)).ok();
+    })?;
     received
         .await
         .unwrap_or_else(|_| Err(io::Error::other("the thread that entered it ended early")))
@@ -204,12 +197,7 @@ async fn in_namespace<T: Send + 'static>(
 
 fn open(ifname: &str, mtu: u16) -> io::Result<Opened> {
     let build = |offload| {
-        DeviceBuilder::new()
-            .name(ifname)
-            .mtu(mtu)
-            .enable(false)
-            .offload(offload)
-            .build_async()
+        DeviceBuilder::new().name(ifname).mtu(mtu).enable(false).offload(offload).build_async()
     };
     let tun = build(true).or_else(|error| {
         // Whatever refused, a link without offload serves too, only slower.
@@ -219,13 +207,7 @@ fn open(ifname: &str, mtu: u16) -> io::Result<Opened> {
     })?;
     let index = tun.if_index()?;
     let (connection, netlink, events) = new_multicast_connection(&[MulticastGroup::Link])?;
-    Ok(Opened {
-        tun,
-        index,
-        connection,
-        netlink,
-        events,
-    })
+    Ok(Opened { tun, index, connection, netlink, events })
 }
 
 async fn follow_mtu(
@@ -333,8 +315,7 @@ impl IpRecv for Reader {
     ) -> io::Result<impl Iterator<Item = Packet<Ip>> + Send + 'a> {
         let read = loop {
             let read =
-                self.tun
-                    .recv_multiple(&mut self.raw, &mut self.segments, &mut self.sizes, 0);
+                self.tun.recv_multiple(&mut self.raw, &mut self.segments, &mut self.sizes, 0);
             match read.await {
                 Ok(read) => break read,
                 Err(error) if is_gone(&error) => return Err(error),

@@ -32,11 +32,7 @@ use crate::listen::Listening;
 #[command(version)]
 struct Cli {
     /// Where drivers reach it; the directory is made if missing.
-    #[arg(
-        long,
-        env = "WGNET_ENGINE_SOCKET",
-        default_value = "/run/wgnet/engine.sock"
-    )]
+    #[arg(long, env = "WGNET_ENGINE_SOCKET", default_value = "/run/wgnet/engine.sock")]
     socket: PathBuf,
 
     /// Worker threads; one per CPU if not given.
@@ -92,10 +88,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Some(threads) = cli.threads {
         runtime.worker_threads(threads.max(1));
     }
-    let runtime = runtime
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime.enable_all().build().context("cannot start the runtime")?;
     let result = runtime.block_on(serve(cli));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result

@@ -144,9 +144,7 @@ mod tests {
     #[test]
     fn giving_an_address_takes_it_from_its_owner_and_changes_both() {
         let mut peers = two_peers();
-        peers
-            .give(A, [net("10.0.0.1/32"), net("10.0.0.2/32")])
-            .unwrap();
+        peers.give(A, [net("10.0.0.1/32"), net("10.0.0.2/32")]).unwrap();
         let changed = peers.give(B, [net("10.0.0.1/32")]).unwrap();
         assert_eq!(changed, BTreeSet::from([A, B]));
         assert_eq!(owned(&peers, &A), [net("10.0.0.2/32")]);
@@ -172,9 +170,7 @@ mod tests {
     #[test]
     fn replacing_frees_the_rest_for_others() {
         let mut peers = two_peers();
-        peers
-            .give(A, [net("10.0.0.1/32"), net("10.0.0.2/32")])
-            .unwrap();
+        peers.give(A, [net("10.0.0.1/32"), net("10.0.0.2/32")]).unwrap();
         let changed = peers.replace(A, [net("10.0.0.2/32")]).unwrap();
         assert_eq!(changed, BTreeSet::from([A]));
         assert_eq!(peers.give(B, [net("10.0.0.1/32")]), Ok(BTreeSet::from([B])));

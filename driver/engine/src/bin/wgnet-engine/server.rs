@@ -151,10 +151,7 @@ fn not_found(id: &DeviceId) -> Reply {
 }
 
 fn failure(code: Code, text: String) -> Reply {
-    Reply::Failure(proto::Failure {
-        code: code.into(),
-        text,
-    })
+    Reply::Failure(proto::Failure { code: code.into(), text })
 }
 
 /// An error with its causes, in one sentence.

@@ -53,10 +53,7 @@ pub(crate) struct Handshakes(Arc<Mutex<Answers>>);
 
 impl Bound {
     pub(crate) fn new(port: u16, hold: Hold) -> io::Result<Self> {
-        let options = SockOpt {
-            only_v6: Some(false),
-            ..SockOpt::default()
-        };
+        let options = SockOpt { only_v6: Some(false), ..SockOpt::default() };
         let socket = match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port).into(), options) {
             Err(error) if lacks_ipv6(&error) => {
                 info!(port, "No IPv6 on this host: IPv4 only");
@@ -69,11 +66,7 @@ impl Bound {
         if let Err(error) = socket.enable_udp_gro() {
             info!(port, %error, "No receive offload");
         }
-        Ok(Self {
-            socket,
-            handshakes: Handshakes::default(),
-            hold,
-        })
+        Ok(Self { socket, handshakes: Handshakes::default(), hold })
     }
 
     pub(crate) fn handshakes(&self) -> Handshakes {
@@ -269,13 +262,7 @@ impl Sender {
         let socket = self.socket.socket();
         let send = || {
             let flags = MsgFlags::MSG_DONTWAIT;
-            sendmsg(
-                socket.as_raw_fd(),
-                slices,
-                control,
-                flags,
-                Some(&destination),
-            )?;
+            sendmsg(socket.as_raw_fd(), slices, control, flags, Some(&destination))?;
             Ok(())
         };
         socket.async_io(Interest::WRITABLE, send).await
@@ -299,10 +286,7 @@ impl Sender {
 /// segment exceeds the path's MTU. EMSGSIZE: the same, said by newer kernels.
 fn refuses_segmentation(error: &io::Error) -> bool {
     let number = error.raw_os_error().map(Errno::from_raw);
-    matches!(
-        number,
-        Some(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP)
-    )
+    matches!(number, Some(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP))
 }
 
 /// How many packets from the front go out together: segments have one size, only the last may be
