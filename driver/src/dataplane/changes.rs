@@ -22,10 +22,7 @@ struct Pending {
 
 impl Changes {
     pub(crate) fn report(&self, namespace: &Namespace) {
-        let mut subscribers = self
-            .subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         subscribers.retain(|subscriber| {
             let Some(pending) = subscriber.upgrade() else {
                 return false;
@@ -42,10 +39,7 @@ impl Changes {
 
     pub(crate) fn subscribe(&self) -> Changed {
         let pending = Arc::new(Pending::default());
-        let mut subscribers = self
-            .subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         subscribers.push(Arc::downgrade(&pending));
         Changed { pending }
     }
@@ -59,12 +53,8 @@ pub struct Changed {
 impl Events for Changed {
     async fn next(&mut self) -> Option<Namespace> {
         loop {
-            let next = self
-                .pending
-                .namespaces
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_first();
+            let next =
+                self.pending.namespaces.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
             if next.is_some() {
                 return next;
             }
@@ -81,10 +71,7 @@ mod tests {
     async fn a_namespace_that_changed_often_is_yielded_once() {
         let changes = Changes::default();
         let mut events = changes.subscribe();
-        let (a, b) = (
-            Namespace::parse("wgnet-a").unwrap(),
-            Namespace::parse("wgnet-b").unwrap(),
-        );
+        let (a, b) = (Namespace::parse("wgnet-a").unwrap(), Namespace::parse("wgnet-b").unwrap());
         for namespace in [&b, &a, &b, &a] {
             changes.report(namespace);
         }

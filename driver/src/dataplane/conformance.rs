@@ -226,12 +226,7 @@ fn preshared(number: u8) -> PresharedKey {
 }
 
 fn create_wireguard(name: &str, key: u8, port: u16) -> Step {
-    Step::CreateWireguard {
-        name: link(name),
-        private_key: private_key(key),
-        port,
-        mtu: 1420,
-    }
+    Step::CreateWireguard { name: link(name), private_key: private_key(key), port, mtu: 1420 }
 }
 
 fn peer_config(allowed: &[&str]) -> DesiredPeer {
@@ -244,28 +239,16 @@ fn peer_config(allowed: &[&str]) -> DesiredPeer {
 }
 
 fn add_peer(number: u8, config: &DesiredPeer) -> Step {
-    Step::AddPeer {
-        wireguard: link("wg0"),
-        peer: peer(number),
-        config: config.clone(),
-    }
+    Step::AddPeer { wireguard: link("wg0"), peer: peer(number), config: config.clone() }
 }
 
 fn set_route(destination: &str, target: Option<&str>) -> Step {
-    let target = target.map_or(RouteTarget::Unreachable, |name| {
-        RouteTarget::Link(link(name))
-    });
-    Step::SetRoute {
-        destination: net(destination),
-        target,
-    }
+    let target = target.map_or(RouteTarget::Unreachable, |name| RouteTarget::Link(link(name)));
+    Step::SetRoute { destination: net(destination), target }
 }
 
 fn endpoint(number: u8) -> EndpointId {
-    format!("{number:02x}")
-        .repeat(32)
-        .parse()
-        .expect("64 hex digits")
+    format!("{number:02x}").repeat(32).parse().expect("64 hex digits")
 }
 
 fn veth(number: u8, sandbox: Option<&Path>) -> (IfName, DesiredVeth) {

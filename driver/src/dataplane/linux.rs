@@ -87,10 +87,8 @@ impl Linux {
         let changes = Changes::default();
         let own = netns::own().map_err(failing("open", "the host's network namespace"))?;
         let host = Space::open(own, Watch::Host, &changes).await;
-        let host = host.map_err(failing(
-            "open netlink sockets in",
-            "the host's network namespace",
-        ))?;
+        let host =
+            host.map_err(failing("open netlink sockets in", "the host's network namespace"))?;
         let backend = match choice {
             Choice::Kernel => Backend::Kernel(Kernel::default()),
             Choice::Userspace(engine) => {
@@ -143,30 +141,15 @@ impl Linux {
                 self.proxy(network, *gateway, false).await?;
                 prepare::remove_gateway(network, *gateway).await
             }
-            Step::CreateWireguard {
-                name,
-                private_key,
-                port,
-                mtu,
-            } => {
-                backend
-                    .create(host, network, name, private_key, *port, *mtu)
-                    .await
+            Step::CreateWireguard { name, private_key, port, mtu } => {
+                backend.create(host, network, name, private_key, *port, *mtu).await
             }
             Step::RaiseWireguard { name } => kernel::raise(network, name).await,
             Step::RemoveWireguard { name } => backend.remove(network, name).await,
-            Step::AddPeer {
-                wireguard,
-                peer,
-                config,
-            } => backend.add_peer(network, wireguard, *peer, config).await,
-            Step::UpdatePeer {
-                wireguard,
-                peer,
-                preshared_key,
-                underlay,
-                keepalive,
-            } => {
+            Step::AddPeer { wireguard, peer, config } => {
+                backend.add_peer(network, wireguard, *peer, config).await
+            }
+            Step::UpdatePeer { wireguard, peer, preshared_key, underlay, keepalive } => {
                 let change = PeerChange {
                     preshared_key: preshared_key.clone(),
                     underlay: *underlay,
@@ -177,23 +160,11 @@ impl Linux {
             Step::RemovePeer { wireguard, peer } => {
                 backend.remove_peer(network, wireguard, *peer).await
             }
-            Step::AddAllowed {
-                wireguard,
-                peer,
-                addresses,
-            } => {
-                backend
-                    .add_allowed(network, wireguard, *peer, addresses)
-                    .await
+            Step::AddAllowed { wireguard, peer, addresses } => {
+                backend.add_allowed(network, wireguard, *peer, addresses).await
             }
-            Step::RemoveAllowed {
-                wireguard,
-                peer,
-                addresses,
-            } => {
-                backend
-                    .remove_allowed(network, wireguard, *peer, addresses)
-                    .await
+            Step::RemoveAllowed { wireguard, peer, addresses } => {
+                backend.remove_allowed(network, wireguard, *peer, addresses).await
             }
             Step::CreateVeth { name, veth, mtu } => {
                 veth::create(host, network, name, veth, *mtu).await
@@ -204,10 +175,9 @@ impl Linux {
             }
             Step::FixContainer { name, veth } => veth::fix_container(network, name, veth).await,
             Step::RemoveVeth { name } => veth::remove(network, name).await,
-            Step::SetRoute {
-                destination,
-                target,
-            } => route::set(network, *destination, target).await,
+            Step::SetRoute { destination, target } => {
+                route::set(network, *destination, target).await
+            }
             Step::RemoveRoute { destination } => route::remove(network, *destination).await,
         }
     }
@@ -228,28 +198,16 @@ impl Linux {
     /// Sets routes with requests that overlap.
     async fn set_routes(&self, namespace: &Namespace, steps: &[Step]) -> Result<Vec<Result<()>>> {
         let network = &self.existing(namespace, "change").await?;
-        let links = network
-            .space
-            .rtnl
-            .links()
-            .await
-            .map_err(failing("list the links of", namespace))?;
-        let links = &links
-            .into_iter()
-            .map(|link| (link.name, link.index))
-            .collect();
+        let links =
+            network.space.rtnl.links().await.map_err(failing("list the links of", namespace))?;
+        let links = &links.into_iter().map(|link| (link.name, link.index)).collect();
         let set = async |step: &Step| match step {
-            Step::SetRoute {
-                destination,
-                target,
-            } => route::set_known(network, links, *destination, target).await,
+            Step::SetRoute { destination, target } => {
+                route::set_known(network, links, *destination, target).await
+            }
             other => self.apply_step(namespace, other).await,
         };
-        Ok(futures::stream::iter(steps)
-            .map(set)
-            .buffered(PIPELINED)
-            .collect()
-            .await)
+        Ok(futures::stream::iter(steps).map(set).buffered(PIPELINED).collect().await)
     }
 }
 
@@ -264,10 +222,7 @@ impl Dataplane for Linux {
         let held = self.shared.spaces().keys().map(netns::pin_path).collect();
         self.shared.backend.sweep(&self.shared.host, &held).await?;
         let pinned = netns::list().map_err(failing("list", netns::DIRECTORY))?;
-        Ok(pinned
-            .into_iter()
-            .chain(self.shared.spaces().keys().cloned())
-            .collect())
+        Ok(pinned.into_iter().chain(self.shared.spaces().keys().cloned()).collect())
     }
 
     async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {
@@ -276,9 +231,7 @@ impl Dataplane for Linux {
                 return Ok(None);
             };
             let Shared { host, backend, .. } = &*self.shared;
-            observe::observe(host, backend, &network, joined)
-                .await
-                .map(Some)
+            observe::observe(host, backend, &network, joined).await.map(Some)
         };
         let mut seen = look().await;
         if seen.is_err() {

@@ -32,12 +32,7 @@ struct Host {
 impl Model {
     /// Does to a network what somebody does by hand, or makes it unreadable.
     pub fn tamper(&self, namespace: &Namespace, change: impl FnOnce(&mut Seen<Observed>)) {
-        change(
-            self.host()
-                .kernels
-                .entry(namespace.clone())
-                .or_insert(Seen::Absent),
-        );
+        change(self.host().kernels.entry(namespace.clone()).or_insert(Seen::Absent));
         self.changes.report(namespace);
     }
 
@@ -75,18 +70,13 @@ impl Model {
         };
         let veth = kernel.veths.get_mut(name).expect("the veth was made");
         veth.container = ContainerEnd::InContainer(Seen::Present(interface));
-        host.ends
-            .insert((namespace.clone(), name.clone()), sandbox.to_owned());
+        host.ends.insert((namespace.clone(), name.clone()), sandbox.to_owned());
     }
 
     /// Makes a UDP port somebody else's, or nobody's.
     pub fn occupy_port(&self, port: u16, occupied: bool) {
         let ports = &mut self.host().ports;
-        let _ = if occupied {
-            ports.insert(port)
-        } else {
-            ports.remove(&port)
-        };
+        let _ = if occupied { ports.insert(port) } else { ports.remove(&port) };
     }
 
     fn host(&self) -> MutexGuard<'_, Host> {
@@ -96,21 +86,14 @@ impl Model {
 
 impl Host {
     fn port_is_free(&self, port: u16, except: Option<(&Namespace, &IfName)>) -> bool {
-        let holders = self
-            .kernels
-            .iter()
-            .filter_map(|(namespace, seen)| match seen {
-                Seen::Present(kernel) => Some(
-                    kernel
-                        .wireguards
-                        .iter()
-                        .map(move |(name, w)| (namespace, name, w.port)),
-                ),
-                _ => None,
-            });
-        let mut others = holders
-            .flatten()
-            .filter(|(namespace, name, _)| except != Some((*namespace, *name)));
+        let holders = self.kernels.iter().filter_map(|(namespace, seen)| match seen {
+            Seen::Present(kernel) => {
+                Some(kernel.wireguards.iter().map(move |(name, w)| (namespace, name, w.port)))
+            }
+            _ => None,
+        });
+        let mut others =
+            holders.flatten().filter(|(namespace, name, _)| except != Some((*namespace, *name)));
         !self.ports.contains(&port) && others.all(|(_, _, taken)| taken != port)
     }
 
@@ -136,10 +119,7 @@ impl Host {
                     ErrorKind::ContainerGone,
                     format!("no container at {}", sandbox.display()),
                 )),
-                None => Err((
-                    ErrorKind::ContainerGone,
-                    "no container has joined".to_owned(),
-                )),
+                None => Err((ErrorKind::ContainerGone, "no container has joined".to_owned())),
             },
             _ => Ok(()),
         }
@@ -147,16 +127,12 @@ impl Host {
 
     fn apply(&mut self, namespace: &Namespace, step: &Step) -> Result<(), (ErrorKind, String)> {
         self.check(namespace, step)?;
-        let kernel = self
-            .kernels
-            .entry(namespace.clone())
-            .or_insert(Seen::Absent);
+        let kernel = self.kernels.entry(namespace.clone()).or_insert(Seen::Absent);
         model::apply(kernel, step).map_err(|error| (kind_of(&error), error.to_string()))?;
         if let Step::RestoreVeth { name, veth, .. } = step
             && let Some(sandbox) = &veth.sandbox
         {
-            self.ends
-                .insert((namespace.clone(), name.clone()), sandbox.clone());
+            self.ends.insert((namespace.clone(), name.clone()), sandbox.clone());
         }
         Ok(())
     }
@@ -171,10 +147,7 @@ impl Dataplane for Model {
 
     async fn namespaces(&self) -> Result<BTreeSet<Namespace>, DataplaneError> {
         let host = self.host();
-        let there = host
-            .kernels
-            .iter()
-            .filter(|(_, seen)| **seen != Seen::Absent);
+        let there = host.kernels.iter().filter(|(_, seen)| **seen != Seen::Absent);
         Ok(there.map(|(namespace, _)| namespace.clone()).collect())
     }
 

@@ -53,19 +53,8 @@ impl<P: Dataplane> Network<'_, P> {
         let network = Network::made(bench.plane(), id).await;
         network.apply(Step::AddGateway(ip("10.50.0.1"))).await;
         network.apply(Step::AddGateway(ip("fd50::1"))).await;
-        network
-            .apply(Step::CreateVeth {
-                name: name.clone(),
-                veth: veth.clone(),
-                mtu: 1400,
-            })
-            .await;
-        bench.join(
-            &network.namespace,
-            name,
-            veth,
-            veth.sandbox.as_deref().expect("it is to join"),
-        );
+        network.apply(Step::CreateVeth { name: name.clone(), veth: veth.clone(), mtu: 1400 }).await;
+        bench.join(&network.namespace, name, veth, veth.sandbox.as_deref().expect("it is to join"));
     }
 }
 
@@ -73,11 +62,7 @@ pub(super) async fn a_new_pair_waits_in_the_host(bench: &mut impl Bench) {
     let network = Network::made(bench.plane(), "veth").await;
     let (name, veth) = veth(2, None);
     network
-        .apply_twice(Step::CreateVeth {
-            name: name.clone(),
-            veth: veth.clone(),
-            mtu: 1400,
-        })
+        .apply_twice(Step::CreateVeth { name: name.clone(), veth: veth.clone(), mtu: 1400 })
         .await;
     assert_eq!(network.seen().await.veths, [(name, waiting(&veth))].into());
     network.delete().await;
@@ -86,23 +71,12 @@ pub(super) async fn a_new_pair_waits_in_the_host(bench: &mut impl Bench) {
 pub(super) async fn a_pair_is_set_right(bench: &mut impl Bench) {
     let network = Network::made(bench.plane(), "fixveth").await;
     let (name, veth) = veth(2, None);
-    network
-        .apply(Step::CreateVeth {
-            name: name.clone(),
-            veth: veth.clone(),
-            mtu: 1400,
-        })
-        .await;
+    network.apply(Step::CreateVeth { name: name.clone(), veth: veth.clone(), mtu: 1400 }).await;
     bench.by_hand(&network.namespace, &ByHand::SetDown(name.clone()));
     bench.by_hand(&network.namespace, &ByHand::Unmark(name.clone()));
     let spoilt = &network.seen().await.veths[&name];
     assert_eq!((spoilt.up, &spoilt.endpoint), (false, &None));
-    network
-        .apply_twice(Step::FixVeth {
-            name: name.clone(),
-            veth: veth.clone(),
-        })
-        .await;
+    network.apply_twice(Step::FixVeth { name: name.clone(), veth: veth.clone() }).await;
     assert_eq!(network.seen().await.veths, [(name, waiting(&veth))].into());
     network.delete().await;
 }
@@ -113,17 +87,9 @@ pub(super) async fn a_joined_container_is_looked_into_only_when_asked(bench: &mu
     let (name, veth) = veth(3, Some(&sandbox));
     Network::with_container(bench, "join", &name, &veth).await;
     let network = Network::named(bench.plane(), "join");
-    let unasked = network
-        .seen()
-        .await
-        .veths
-        .remove(&name)
-        .map(|veth| veth.container);
+    let unasked = network.seen().await.veths.remove(&name).map(|veth| veth.container);
     assert_eq!(unasked, Some(ContainerEnd::InContainer(Seen::Unknown)));
-    assert_eq!(
-        network.inside(&name, &sandbox).await,
-        Seen::Present(configured(&veth))
-    );
+    assert_eq!(network.inside(&name, &sandbox).await, Seen::Present(configured(&veth)));
     assert_eq!(network.inside(&name, &elsewhere).await, Seen::Absent);
     network.delete().await;
     bench.end_container(&sandbox);
@@ -137,20 +103,9 @@ pub(super) async fn a_spoilt_interface_is_set_right(bench: &mut impl Bench) {
     let network = Network::named(bench.plane(), "spoilt");
     for damage in [Inside::SetDown, Inside::DeleteAddress] {
         bench.inside(&network.namespace, &name, &sandbox, damage);
-        assert_ne!(
-            network.inside(&name, &sandbox).await,
-            Seen::Present(configured(&veth))
-        );
-        network
-            .apply_twice(Step::FixContainer {
-                name: name.clone(),
-                veth: veth.clone(),
-            })
-            .await;
-        assert_eq!(
-            network.inside(&name, &sandbox).await,
-            Seen::Present(configured(&veth))
-        );
+        assert_ne!(network.inside(&name, &sandbox).await, Seen::Present(configured(&veth)));
+        network.apply_twice(Step::FixContainer { name: name.clone(), veth: veth.clone() }).await;
+        assert_eq!(network.inside(&name, &sandbox).await, Seen::Present(configured(&veth)));
     }
     network.delete().await;
     bench.end_container(&sandbox);
@@ -161,27 +116,17 @@ pub(super) async fn a_lost_pair_comes_back_into_its_container(bench: &mut impl B
     let (name, veth) = veth(5, Some(&sandbox));
     Network::with_container(bench, "lost", &name, &veth).await;
     let network = Network::named(bench.plane(), "lost");
-    let restore = Step::RestoreVeth {
-        name: name.clone(),
-        veth: veth.clone(),
-        mtu: 1400,
-    };
+    let restore = Step::RestoreVeth { name: name.clone(), veth: veth.clone(), mtu: 1400 };
 
     bench.by_hand(&network.namespace, &ByHand::DeleteLink(name.clone()));
     assert!(network.seen().await.veths.is_empty());
     network.apply_twice(restore.clone()).await;
-    assert_eq!(
-        network.inside(&name, &sandbox).await,
-        Seen::Present(configured(&veth))
-    );
+    assert_eq!(network.inside(&name, &sandbox).await, Seen::Present(configured(&veth)));
 
     bench.inside(&network.namespace, &name, &sandbox, Inside::DeleteInterface);
     assert!(network.seen().await.veths.is_empty());
     network.apply(restore).await;
-    assert_eq!(
-        network.inside(&name, &sandbox).await,
-        Seen::Present(configured(&veth))
-    );
+    assert_eq!(network.inside(&name, &sandbox).await, Seen::Present(configured(&veth)));
     network.delete().await;
     bench.end_container(&sandbox);
 }
@@ -195,25 +140,11 @@ pub(super) async fn a_dead_container_is_told_apart(bench: &mut impl Bench) {
     // The kernel tears a namespace down when it gets round to it.
     let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
     while network.seen().await.veths.contains_key(&name) {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "the pair of a dead container stays"
-        );
+        assert!(tokio::time::Instant::now() < deadline, "the pair of a dead container stays");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    let error = network
-        .refused(Step::RestoreVeth {
-            name,
-            veth,
-            mtu: 1400,
-        })
-        .await;
-    assert_eq!(
-        error.kind,
-        ErrorKind::ContainerGone,
-        "{}",
-        super::text(&error)
-    );
+    let error = network.refused(Step::RestoreVeth { name, veth, mtu: 1400 }).await;
+    assert_eq!(error.kind, ErrorKind::ContainerGone, "{}", super::text(&error));
     assert!(network.seen().await.veths.is_empty());
     network.delete().await;
 }
@@ -221,16 +152,8 @@ pub(super) async fn a_dead_container_is_told_apart(bench: &mut impl Bench) {
 pub(super) async fn removing_can_be_repeated(bench: &mut impl Bench) {
     let network = Network::made(bench.plane(), "rmveth").await;
     let (name, veth) = veth(7, None);
-    network
-        .apply(Step::CreateVeth {
-            name: name.clone(),
-            veth,
-            mtu: 1400,
-        })
-        .await;
-    network
-        .apply(super::set_route("10.50.0.7/32", Some(name.as_str())))
-        .await;
+    network.apply(Step::CreateVeth { name: name.clone(), veth, mtu: 1400 }).await;
+    network.apply(super::set_route("10.50.0.7/32", Some(name.as_str()))).await;
     network.apply_twice(Step::RemoveVeth { name }).await;
     let seen = network.seen().await;
     assert!(seen.veths.is_empty() && seen.routes.is_empty());

@@ -11,14 +11,8 @@ use crate::dataplane::Dataplane;
 impl<P: Dataplane> Network<'_, P> {
     async fn peer(&self, number: u8) -> ObservedPeer {
         let mut seen = self.seen().await;
-        let wireguard = seen
-            .wireguards
-            .get_mut(&link("wg0"))
-            .expect("the interface is there");
-        wireguard
-            .peers
-            .remove(&peer(number))
-            .expect("the peer is there")
+        let wireguard = seen.wireguards.get_mut(&link("wg0")).expect("the interface is there");
+        wireguard.peers.remove(&peer(number)).expect("the peer is there")
     }
 
     async fn peers(&self) -> usize {
@@ -36,19 +30,11 @@ fn assert_is(seen: &ObservedPeer, wanted: &DesiredPeer) {
 }
 
 fn add_allowed(number: u8, addresses: &BTreeSet<IpAddr>) -> Step {
-    Step::AddAllowed {
-        wireguard: link("wg0"),
-        peer: peer(number),
-        addresses: addresses.clone(),
-    }
+    Step::AddAllowed { wireguard: link("wg0"), peer: peer(number), addresses: addresses.clone() }
 }
 
 fn remove_allowed(number: u8, addresses: &BTreeSet<IpAddr>) -> Step {
-    Step::RemoveAllowed {
-        wireguard: link("wg0"),
-        peer: peer(number),
-        addresses: addresses.clone(),
-    }
+    Step::RemoveAllowed { wireguard: link("wg0"), peer: peer(number), addresses: addresses.clone() }
 }
 
 fn update(number: u8) -> Step {
@@ -80,9 +66,7 @@ pub(super) async fn adding_twice_is_adding_once(bench: &mut impl Bench) {
 
 pub(super) async fn adding_again_replaces_everything(bench: &mut impl Bench) {
     let network = Network::with_wireguard(bench.plane(), "addagain", 52021).await;
-    network
-        .apply(add_peer(1, &peer_config(&["10.50.0.7", "10.50.0.8"])))
-        .await;
+    network.apply(add_peer(1, &peer_config(&["10.50.0.7", "10.50.0.8"]))).await;
     let config = DesiredPeer {
         preshared_key: None,
         underlay: Some("[2001:db8::7]:40000".parse().expect("an address")),
@@ -150,10 +134,7 @@ pub(super) async fn an_absent_peer_is_not_made_by_changing_it(bench: &mut impl B
     };
     // Whether that is a failure is the data plane's choice.
     let _ = network.plane.apply(&network.namespace, &update).await;
-    let _ = network
-        .plane
-        .apply(&network.namespace, &add_allowed(1, &ips(&["10.50.0.7"])))
-        .await;
+    let _ = network.plane.apply(&network.namespace, &add_allowed(1, &ips(&["10.50.0.7"]))).await;
     network.apply(remove_allowed(1, &ips(&["10.50.0.7"]))).await;
     assert_eq!(network.peers().await, 0);
     network.delete().await;
@@ -161,71 +142,33 @@ pub(super) async fn an_absent_peer_is_not_made_by_changing_it(bench: &mut impl B
 
 pub(super) async fn removing_can_be_repeated(bench: &mut impl Bench) {
     let network = Network::with_wireguard(bench.plane(), "rmpeer", 52024).await;
-    network
-        .apply(add_peer(1, &peer_config(&["10.50.0.7"])))
-        .await;
-    network
-        .apply(add_peer(2, &peer_config(&["10.50.0.8"])))
-        .await;
-    network
-        .apply_twice(Step::RemovePeer {
-            wireguard: link("wg0"),
-            peer: peer(1),
-        })
-        .await;
+    network.apply(add_peer(1, &peer_config(&["10.50.0.7"]))).await;
+    network.apply(add_peer(2, &peer_config(&["10.50.0.8"]))).await;
+    network.apply_twice(Step::RemovePeer { wireguard: link("wg0"), peer: peer(1) }).await;
     assert_eq!(network.peers().await, 1);
     assert_eq!(network.peer(2).await.allowed, ips(&["10.50.0.8"]));
-    network
-        .apply(Step::RemovePeer {
-            wireguard: link("wg1"),
-            peer: peer(1),
-        })
-        .await;
+    network.apply(Step::RemovePeer { wireguard: link("wg1"), peer: peer(1) }).await;
     network.delete().await;
 }
 
 pub(super) async fn an_address_moves_to_the_peer_it_is_given_to(bench: &mut impl Bench) {
     let network = Network::with_wireguard(bench.plane(), "move", 52025).await;
-    network
-        .apply(add_peer(
-            1,
-            &peer_config(&["10.50.0.7", "10.50.0.8", "fd50::7"]),
-        ))
-        .await;
-    network
-        .apply(add_peer(2, &peer_config(&["10.50.0.9"])))
-        .await;
-    network
-        .apply_twice(add_allowed(2, &ips(&["10.50.0.7", "fd50::7"])))
-        .await;
+    network.apply(add_peer(1, &peer_config(&["10.50.0.7", "10.50.0.8", "fd50::7"]))).await;
+    network.apply(add_peer(2, &peer_config(&["10.50.0.9"]))).await;
+    network.apply_twice(add_allowed(2, &ips(&["10.50.0.7", "fd50::7"]))).await;
     assert_eq!(network.peer(1).await.allowed, ips(&["10.50.0.8"]));
-    assert_eq!(
-        network.peer(2).await.allowed,
-        ips(&["10.50.0.7", "10.50.0.9", "fd50::7"])
-    );
-    network
-        .apply(add_peer(3, &peer_config(&["10.50.0.8"])))
-        .await;
+    assert_eq!(network.peer(2).await.allowed, ips(&["10.50.0.7", "10.50.0.9", "fd50::7"]));
+    network.apply(add_peer(3, &peer_config(&["10.50.0.8"]))).await;
     assert_eq!(network.peer(1).await.allowed, ips(&[]));
     network.delete().await;
 }
 
 pub(super) async fn an_address_is_taken_only_from_the_peer_that_is_named(bench: &mut impl Bench) {
     let network = Network::with_wireguard(bench.plane(), "take", 52026).await;
+    network.apply(add_peer(1, &peer_config(&["10.50.0.7", "10.50.0.8", "fd50::7"]))).await;
+    network.apply(add_peer(2, &peer_config(&["10.50.0.9"]))).await;
     network
-        .apply(add_peer(
-            1,
-            &peer_config(&["10.50.0.7", "10.50.0.8", "fd50::7"]),
-        ))
-        .await;
-    network
-        .apply(add_peer(2, &peer_config(&["10.50.0.9"])))
-        .await;
-    network
-        .apply_twice(remove_allowed(
-            1,
-            &ips(&["10.50.0.8", "10.50.0.9", "fd50::7", "10.50.0.77"]),
-        ))
+        .apply_twice(remove_allowed(1, &ips(&["10.50.0.8", "10.50.0.9", "fd50::7", "10.50.0.77"])))
         .await;
     assert_eq!(network.peer(1).await.allowed, ips(&["10.50.0.7"]));
     assert_eq!(network.peer(2).await.allowed, ips(&["10.50.0.9"]));
@@ -238,14 +181,9 @@ pub(super) async fn thousands_of_addresses_fit_on_a_peer(bench: &mut impl Bench)
     let v4 = (0..3000u32).map(|i| IpAddr::from(Ipv4Addr::from(0x0a32_0000 + i)));
     let v6 = (0..3000u128).map(|i| IpAddr::from(Ipv6Addr::from((0xfd50 << 112) + i)));
     let all: BTreeSet<IpAddr> = v4.chain(v6).collect();
-    let config = DesiredPeer {
-        allowed: all.clone(),
-        ..peer_config(&[])
-    };
+    let config = DesiredPeer { allowed: all.clone(), ..peer_config(&[]) };
     network.apply_twice(add_peer(1, &config)).await;
-    network
-        .apply(add_peer(2, &peer_config(&["192.0.2.1"])))
-        .await;
+    network.apply(add_peer(2, &peer_config(&["192.0.2.1"]))).await;
     assert_is(&network.peer(1).await, &config);
     let (even, odd): (BTreeSet<_>, BTreeSet<_>) =
         all.iter().enumerate().partition(|(i, _)| i % 2 == 0);

@@ -11,25 +11,15 @@ use crate::dataplane::Dataplane;
 
 pub(super) async fn a_route_is_replaced_in_one_step(bench: &mut impl Bench) {
     let network = Network::with_wireguard(bench.plane(), "route", 52030).await;
-    network
-        .apply(super::create_wireguard("wg1", 2, 52031))
-        .await;
+    network.apply(super::create_wireguard("wg1", 2, 52031)).await;
     for destination in ["10.50.0.0/24", "10.50.0.7/32", "fd50::/64", "fd50::7/128"] {
         for target in [None, Some("wg0"), Some("wg1"), None, Some("wg0")] {
             network.apply_twice(set_route(destination, target)).await;
-            let expected = target.map_or(RouteTarget::Unreachable, |name| {
-                RouteTarget::Link(link(name))
-            });
-            assert_eq!(
-                network.seen().await.routes,
-                BTreeMap::from([(net(destination), expected)])
-            );
+            let expected =
+                target.map_or(RouteTarget::Unreachable, |name| RouteTarget::Link(link(name)));
+            assert_eq!(network.seen().await.routes, BTreeMap::from([(net(destination), expected)]));
         }
-        network
-            .apply(Step::RemoveRoute {
-                destination: net(destination),
-            })
-            .await;
+        network.apply(Step::RemoveRoute { destination: net(destination) }).await;
     }
     network.delete().await;
 }
@@ -43,11 +33,7 @@ pub(super) async fn removing_can_be_repeated(bench: &mut impl Bench) {
         ("fd50::7/128", Some("wg0")),
     ] {
         network.apply(set_route(destination, target)).await;
-        network
-            .apply_twice(Step::RemoveRoute {
-                destination: net(destination),
-            })
-            .await;
+        network.apply_twice(Step::RemoveRoute { destination: net(destination) }).await;
     }
     assert!(network.seen().await.routes.is_empty());
     network.delete().await;
@@ -55,9 +41,7 @@ pub(super) async fn removing_can_be_repeated(bench: &mut impl Bench) {
 
 pub(super) async fn a_route_to_no_link_is_refused(bench: &mut impl Bench) {
     let network = Network::made(bench.plane(), "nolink").await;
-    network
-        .refused(set_route("10.50.0.7/32", Some("wg0")))
-        .await;
+    network.refused(set_route("10.50.0.7/32", Some("wg0"))).await;
     assert!(network.seen().await.routes.is_empty());
     network.delete().await;
 }
@@ -67,9 +51,8 @@ pub(super) async fn many_routes_are_set_at_once(bench: &mut impl Bench) {
     let routes =
         (0..2000u32).map(|i| IpNet::from(std::net::IpAddr::from(Ipv4Addr::from(0x0a32_0000 + i))));
     let target = RouteTarget::Link(link("wg0"));
-    let expected: BTreeMap<_, _> = routes
-        .map(|destination| (destination, target.clone()))
-        .collect();
+    let expected: BTreeMap<_, _> =
+        routes.map(|destination| (destination, target.clone())).collect();
     let set = |(destination, target): (&IpNet, &RouteTarget)| Step::SetRoute {
         destination: *destination,
         target: target.clone(),
@@ -89,10 +72,7 @@ pub(super) async fn a_route_deleted_by_hand_is_missed(bench: &mut impl Bench) {
     let network = Network::with_wireguard(bench.plane(), "routehand", 52034).await;
     network.apply(set_route("10.50.0.0/24", None)).await;
     network.apply(set_route("10.50.0.7/32", Some("wg0"))).await;
-    bench.by_hand(
-        &network.namespace,
-        &ByHand::DeleteRoute(net("10.50.0.7/32")),
-    );
+    bench.by_hand(&network.namespace, &ByHand::DeleteRoute(net("10.50.0.7/32")));
     assert_eq!(network.seen().await.routes.len(), 1);
     network.delete().await;
 }

@@ -65,17 +65,10 @@ impl Sandbox {
 
     /// The name Docker would give: the lowest `ethN` that is free.
     pub(crate) async fn free_name(&self) -> io::Result<String> {
-        let taken: BTreeSet<String> = self
-            .rtnl
-            .links()
-            .await?
-            .into_iter()
-            .map(|link| link.name)
-            .collect();
+        let taken: BTreeSet<String> =
+            self.rtnl.links().await?.into_iter().map(|link| link.name).collect();
         let mut names = (0..).map(|number| format!("eth{number}"));
-        Ok(names
-            .find(|name| !taken.contains(name))
-            .expect("numbers do not end"))
+        Ok(names.find(|name| !taken.contains(name)).expect("numbers do not end"))
     }
 }
 
@@ -149,45 +142,34 @@ pub(crate) async fn configure(
     rtnl.set_link(message.build())
         .await
         .map_err(failing("set up the container's interface of", object))?;
-    if veth
-        .addresses
-        .iter()
-        .any(|address| address.addr().is_ipv6())
-    {
-        sandbox.allow_ipv6(&link.name).await.map_err(failing(
-            "allow IPv6 on the container's interface of",
-            object,
-        ))?;
+    if veth.addresses.iter().any(|address| address.addr().is_ipv6()) {
+        sandbox
+            .allow_ipv6(&link.name)
+            .await
+            .map_err(failing("allow IPv6 on the container's interface of", object))?;
     }
     for address in &veth.addresses {
         let message = address_message(index, address.addr(), address.prefix_len());
-        rtnl.set_address(message).await.map_err(failing(
-            "add an address to the container's interface of",
-            object,
-        ))?;
+        rtnl.set_address(message)
+            .await
+            .map_err(failing("add an address to the container's interface of", object))?;
     }
     for (destination, gateway) in &veth.container_routes {
         let message = route::through_gateway(*destination, *gateway, index);
-        rtnl.set_route(message).await.map_err(failing(
-            "add a route to the container's interface of",
-            object,
-        ))?;
+        rtnl.set_route(message)
+            .await
+            .map_err(failing("add a route to the container's interface of", object))?;
     }
     Ok(())
 }
 
 fn addresses(messages: &[AddressMessage], index: u32) -> BTreeSet<IpNet> {
-    let on_link = messages
-        .iter()
-        .filter(|message| message.header.index == index);
+    let on_link = messages.iter().filter(|message| message.header.index == index);
     let net =
         |message: &AddressMessage| IpNet::new(address_of(message)?, message.header.prefix_len).ok();
     let of_the_kernel =
         |net: &IpNet| matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local());
-    on_link
-        .filter_map(net)
-        .filter(|net| !of_the_kernel(net))
-        .collect()
+    on_link.filter_map(net).filter(|net| !of_the_kernel(net)).collect()
 }
 
 fn routes(messages: &[RouteMessage], index: u32) -> BTreeSet<(IpNet, IpAddr)> {

@@ -18,12 +18,7 @@ pub(crate) fn failed(
         Some(nix::libc::EOPNOTSUPP) => ErrorKind::Unsupported,
         _ => ErrorKind::Other,
     };
-    DataplaneError {
-        operation,
-        object: object.to_string(),
-        kind,
-        source: source.into(),
-    }
+    DataplaneError { operation, object: object.to_string(), kind, source: source.into() }
 }
 
 /// A failure that is a sentence.
@@ -33,12 +28,7 @@ pub(crate) fn refused(
     kind: ErrorKind,
     reason: impl Into<String>,
 ) -> DataplaneError {
-    DataplaneError {
-        operation,
-        object: object.to_string(),
-        kind,
-        source: reason.into().into(),
-    }
+    DataplaneError { operation, object: object.to_string(), kind, source: reason.into().into() }
 }
 
 /// For `map_err`.

@@ -116,11 +116,7 @@ fn guard_of(datagram: &[u8]) -> Option<Namespace> {
     let payload = first(datagram)?;
     let name = attribute(payload.get(4..)?, 1)?;
     let name = std::str::from_utf8(name.strip_suffix(&[0])?).ok()?;
-    Namespace::parse(&format!(
-        "{}{}",
-        Namespace::PREFIX,
-        name.strip_prefix(GUARD_PREFIX)?
-    ))
+    Namespace::parse(&format!("{}{}", Namespace::PREFIX, name.strip_prefix(GUARD_PREFIX)?))
 }
 
 /// Reports pins that were removed or made, until aborted.
@@ -129,10 +125,7 @@ pub(crate) fn watch_pins(changes: &Changes) -> AbortHandle {
     let task = tokio::spawn(async move {
         loop {
             if let Err(error) = pins(&changes).await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "Lost sight of the pins"
-                );
+                tracing::debug!(error = &error as &dyn std::error::Error, "Lost sight of the pins");
             }
             tokio::time::sleep(DIRECTORY_AGAIN).await;
         }
@@ -162,10 +155,7 @@ async fn pins(changes: &Changes) -> io::Result<()> {
             continue;
         };
         for event in events? {
-            if event
-                .mask
-                .intersects(AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_UNMOUNT)
-            {
+            if event.mask.intersects(AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_UNMOUNT) {
                 return Ok(());
             }
             let name = event.name.as_ref().and_then(|name| name.to_str());

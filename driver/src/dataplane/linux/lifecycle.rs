@@ -23,10 +23,7 @@ impl Linux {
                 self.hold(namespace, fd).await?
             }
         };
-        Ok(Some(Network {
-            namespace: namespace.clone(),
-            space,
-        }))
+        Ok(Some(Network { namespace: namespace.clone(), space }))
     }
 
     pub(super) async fn existing(
@@ -34,14 +31,7 @@ impl Linux {
         namespace: &Namespace,
         step: &'static str,
     ) -> Result<Network> {
-        let missing = || {
-            refused(
-                step,
-                namespace,
-                ErrorKind::Other,
-                "the namespace is not there",
-            )
-        };
+        let missing = || refused(step, namespace, ErrorKind::Other, "the namespace is not there");
         self.network(namespace).await?.ok_or_else(missing)
     }
 
@@ -52,12 +42,7 @@ impl Linux {
     ) -> Result<Arc<Space>> {
         let opened = Space::open(fd, Watch::Network(namespace.clone()), &self.shared.changes).await;
         let space = Arc::new(opened.map_err(failing("open netlink sockets in", namespace))?);
-        Ok(Arc::clone(
-            self.shared
-                .spaces()
-                .entry(namespace.clone())
-                .or_insert(space),
-        ))
+        Ok(Arc::clone(self.shared.spaces().entry(namespace.clone()).or_insert(space)))
     }
 
     pub(super) async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
@@ -65,17 +50,12 @@ impl Linux {
         let network = match self.network(namespace).await? {
             Some(network) => network,
             None => {
-                let fd = netns::create()
-                    .await
-                    .map_err(failing(OPERATION, namespace))?;
+                let fd = netns::create().await.map_err(failing(OPERATION, namespace))?;
                 // The pin comes first: what is not pinned must hold nothing.
                 netns::pin(&fd, &netns::pin_path(namespace))
                     .map_err(failing(OPERATION, namespace))?;
                 let space = self.hold(namespace, fd).await?;
-                Network {
-                    namespace: namespace.clone(),
-                    space,
-                }
+                Network { namespace: namespace.clone(), space }
             }
         };
         netns::pin(&*network.space, &network.pin_path())
@@ -92,12 +72,7 @@ impl Linux {
         };
         if let Some(network) = self.network(namespace).await? {
             // The kernel tears a namespace down later, and with it what containers hold of it.
-            match network
-                .space
-                .rtnl
-                .links()
-                .await
-                .map_err(failing("list the links of", namespace))
+            match network.space.rtnl.links().await.map_err(failing("list the links of", namespace))
             {
                 Ok(links) => {
                     for link in links.iter().filter(|link| link.is_ours()) {

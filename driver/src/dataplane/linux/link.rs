@@ -87,10 +87,7 @@ impl Link {
     }
 
     pub(crate) fn is_ours(&self) -> bool {
-        let marked = self
-            .alias
-            .as_deref()
-            .is_some_and(|alias| alias.starts_with(ALIAS_PREFIX));
+        let marked = self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX));
         marked || self.group == GROUP
     }
 
@@ -105,11 +102,7 @@ impl Link {
 
     /// The endpoint a veth is marked with.
     pub(crate) fn endpoint(&self) -> Option<EndpointId> {
-        self.alias
-            .as_deref()?
-            .strip_prefix(ALIAS_PREFIX)?
-            .parse()
-            .ok()
+        self.alias.as_deref()?.strip_prefix(ALIAS_PREFIX)?.parse().ok()
     }
 
     /// Made by the kernel in every namespace when a tunnel module is loaded; they carry nothing.

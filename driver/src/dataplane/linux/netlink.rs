@@ -27,15 +27,8 @@ impl Requests {
         socket.connect(&SocketAddr::new(0, 0))?;
         // An error then comes without the request it is about, which may hold keys.
         socket.set_cap_ack(true)?;
-        setsockopt(
-            &socket,
-            sockopt::ReceiveTimeout,
-            &TimeVal::seconds(DEADLINE.as_secs() as i64),
-        )?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(DEADLINE.as_secs() as i64))?;
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// Sends one request and returns the payloads of the replies that came before its end.

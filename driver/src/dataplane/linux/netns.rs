@@ -63,18 +63,14 @@ async fn on_own_thread<T: Send + 'static>(
 ) -> io::Result<T> {
     let (done, result) = oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
-    std::thread::Builder::new()
-        .name("wgnet-netns".into())
-        .spawn(move || {
-            let _entered = runtime.enter();
-            // Whoever asked may have given up waiting.
-            let _ = done.send(work());
-        })?;
-    result.await.unwrap_or_else(|_| {
-        Err(io::Error::other(
-            "the thread that entered the namespace panicked",
-        ))
-    })
+    std::thread::Builder::new().name("wgnet-netns".into()).spawn(move || {
+        let _entered = runtime.enter();
+        // Whoever asked may have given up waiting.
+        let _ = done.send(work());
+    })?;
+    result
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the thread that entered the namespace panicked")))
 }
 
 /// The namespace at a path; `None` if nothing or something else is there.
@@ -111,20 +107,9 @@ pub(crate) fn pin(namespace: &impl AsFd, path: &Path) -> io::Result<()> {
     }
     unpin(path)?;
     share_directory()?;
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o444)
-        .open(path)?;
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o444).open(path)?;
     let source = format!("/proc/self/fd/{}", namespace.as_fd().as_raw_fd());
-    mount(
-        Some(source.as_str()),
-        path,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )?;
+    mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     Ok(())
 }
 
@@ -156,13 +141,7 @@ pub(crate) fn share_directory() -> io::Result<()> {
         // Not a mount point yet.
         Err(Errno::EINVAL) => {
             let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-            mount(
-                Some(DIRECTORY),
-                DIRECTORY,
-                None::<&str>,
-                flags,
-                None::<&str>,
-            )?;
+            mount(Some(DIRECTORY), DIRECTORY, None::<&str>, flags, None::<&str>)?;
             Ok(share()?)
         }
         other => Ok(other?),

@@ -30,10 +30,7 @@ pub(crate) const GUARD_PREFIX: &str = "wgnet-guard-";
 
 /// One table for each network: networks may overlap.
 fn guard_table(namespace: &Namespace) -> String {
-    format!(
-        "{GUARD_PREFIX}{}",
-        &namespace.as_str()[Namespace::PREFIX.len()..]
-    )
+    format!("{GUARD_PREFIX}{}", &namespace.as_str()[Namespace::PREFIX.len()..])
 }
 
 /// What the tables of ours in a namespace say, read again only after the kernel's rules changed.
@@ -44,20 +41,14 @@ pub(crate) struct Ruleset {
 
 impl Ruleset {
     pub(crate) fn new(netfilter: Requests) -> Self {
-        Self {
-            socket: Blocking::new(netfilter),
-            read: Mutex::default(),
-        }
+        Self { socket: Blocking::new(netfilter), read: Mutex::default() }
     }
 
     /// The number of the last change to any rule; `None` where the kernel has no nftables.
     async fn generation(&self) -> io::Result<Option<u32>> {
         const NFT_MSG_GETGEN: u16 = (10 << 8) | 16;
         const NFTA_GEN_ID: u16 = 1;
-        let replies = self
-            .socket
-            .run(|socket| socket.request(NFT_MSG_GETGEN, &[0; 4]))
-            .await;
+        let replies = self.socket.run(|socket| socket.request(NFT_MSG_GETGEN, &[0; 4])).await;
         let replies = match replies {
             Err(error)
                 if matches!(
@@ -69,9 +60,7 @@ impl Ruleset {
             }
             other => other?,
         };
-        let id = replies
-            .first()
-            .and_then(|reply| attribute(reply.get(4..)?, NFTA_GEN_ID));
+        let id = replies.first().and_then(|reply| attribute(reply.get(4..)?, NFTA_GEN_ID));
         match id.and_then(|id| <[u8; 4]>::try_from(id).ok()) {
             Some(id) => Ok(Some(u32::from_be_bytes(id))),
             None => Err(io::Error::new(
@@ -87,13 +76,7 @@ async fn table(space: &Space, name: &str) -> io::Result<Option<Value>> {
     let Some(generation) = space.ruleset.generation().await? else {
         return Ok(None);
     };
-    let known = || {
-        space
-            .ruleset
-            .read
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    };
+    let known = || space.ruleset.read.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((at, listing)) = known().get(name)
         && *at == generation
     {
@@ -141,11 +124,7 @@ pub(crate) async fn remove_guard(host: &Space, namespace: &Namespace) -> io::Res
     if table(host, &name).await?.is_none() {
         return Ok(());
     }
-    load(
-        host,
-        &format!("table inet {name} {{}}\ndelete table inet {name}\n"),
-    )
-    .await
+    load(host, &format!("table inet {name} {{}}\ndelete table inet {name}\n")).await
 }
 
 /// The subnets that the host guards for a network.
@@ -162,9 +141,7 @@ pub(crate) async fn clamp_mss(space: &Space) -> io::Result<()> {
 }
 
 pub(crate) async fn clamps_mss(space: &Space) -> io::Result<bool> {
-    Ok(table(space, CLAMP_TABLE)
-        .await?
-        .is_some_and(|listing| clamps(&listing)))
+    Ok(table(space, CLAMP_TABLE).await?.is_some_and(|listing| clamps(&listing)))
 }
 
 /// In one transaction: nobody ever sees the table without its rules.
@@ -177,11 +154,7 @@ async fn replace(space: &Space, name: &str, chain: &str) -> io::Result<()> {
 
 async fn load(space: &Space, script: &str) -> io::Result<()> {
     let output = run(space, &["-f", "-"], script).await?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(complaint(&output))
-    }
+    if output.status.success() { Ok(()) } else { Err(complaint(&output)) }
 }
 
 async fn run(namespace: &impl AsFd, arguments: &[&str], input: &str) -> io::Result<Output> {
@@ -207,10 +180,7 @@ async fn run(namespace: &impl AsFd, arguments: &[&str], input: &str) -> io::Resu
 
 fn complaint(output: &Output) -> io::Error {
     let text = String::from_utf8_lossy(&output.stderr);
-    let line = text
-        .lines()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("no reason given");
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given");
     io::Error::other(format!("nft says: {line}"))
 }
 
@@ -218,9 +188,7 @@ fn complaint(output: &Output) -> io::Error {
 fn forward_rules(listing: &Value) -> impl Iterator<Item = &Vec<Value>> {
     let objects = || listing["nftables"].as_array().into_iter().flatten();
     let hooked = objects().any(|object| object["chain"]["hook"] == "forward");
-    objects()
-        .filter(move |_| hooked)
-        .filter_map(|object| object["rule"]["expr"].as_array())
+    objects().filter(move |_| hooked).filter_map(|object| object["rule"]["expr"].as_array())
 }
 
 fn guarded(listing: &Value) -> BTreeSet<IpNet> {
@@ -245,8 +213,7 @@ fn guarded(listing: &Value) -> BTreeSet<IpNet> {
 
 fn clamps(listing: &Value) -> bool {
     let mangles = |rule: &Vec<Value>| {
-        rule.iter()
-            .any(|statement| statement["mangle"]["key"]["tcp option"].is_object())
+        rule.iter().any(|statement| statement["mangle"]["key"]["tcp option"].is_object())
     };
     forward_rules(listing).any(mangles)
 }
@@ -277,10 +244,7 @@ mod tests {
         let expected = BTreeSet::from(["10.50.0.0/24".parse().unwrap()]);
         assert_eq!(guarded(&listing(&prefix, &json!({"drop": null}))), expected);
         let expected = BTreeSet::from(["10.50.0.1/32".parse().unwrap()]);
-        assert_eq!(
-            guarded(&listing(&json!("10.50.0.1"), &json!({"drop": null}))),
-            expected
-        );
+        assert_eq!(guarded(&listing(&json!("10.50.0.1"), &json!({"drop": null}))), expected);
     }
 
     #[test]

@@ -22,10 +22,7 @@ pub(crate) async fn observe(
     let rtnl = &network.space.rtnl;
     let reading = |what| failing(what, &network.namespace);
     let links = rtnl.links().await.map_err(reading("list the links of"))?;
-    let addresses = rtnl
-        .addresses()
-        .await
-        .map_err(reading("list the addresses of"))?;
+    let addresses = rtnl.addresses().await.map_err(reading("list the addresses of"))?;
     let routes = rtnl.routes().await.map_err(reading("list the routes of"))?;
     let loopback = links.iter().find(|link| link.kind == Kind::Loopback);
     let pinned = netns::is_pinned(&*network.space, &network.pin_path());
@@ -43,23 +40,16 @@ pub(crate) async fn observe(
             .map_err(reading("read the host's guard of"))?,
         ..Observed::default()
     };
-    let host_number = rtnl
-        .number_of(host)
-        .await
-        .map_err(reading("find the host's number in"))?;
+    let host_number = rtnl.number_of(host).await.map_err(reading("find the host's number in"))?;
     for link in &links {
         let Ok(name) = link.name.parse::<IfName>() else {
             continue;
         };
         if link.is_our_veth() {
             let path = joined.get(&name).map(AsRef::as_ref);
-            observed
-                .veths
-                .insert(name, veth(network, link, host_number, path).await);
+            observed.veths.insert(name, veth(network, link, host_number, path).await);
         } else if link.is_our_wireguard() {
-            observed
-                .wireguards
-                .insert(name, backend.observe(network, link).await?);
+            observed.wireguards.insert(name, backend.observe(network, link).await?);
         } else if link.kind != Kind::Loopback && !link.is_fallback_tunnel() {
             observed.foreign.insert(name);
         }

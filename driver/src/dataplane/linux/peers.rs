@@ -16,8 +16,8 @@ use super::wireguard::Backend;
 /// A repair is to be done within two seconds of the damage.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Of a large host's time no more than this part goes into asking.
-const PART: u32 = 50;
+/// Where asking takes long (many peers, a slow machine), no more than this part of the time goes into it.
+const PART: u32 = 20;
 
 /// Asks until the data plane is gone.
 pub(super) fn watch(shared: Weak<Shared>) -> AbortHandle {

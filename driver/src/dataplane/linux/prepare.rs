@@ -42,11 +42,7 @@ const SYSCTLS: [(&str, &str); 12] = [
 const VITAL: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
 
 pub(crate) async fn prepare(network: &Network) -> Result<()> {
-    let sysctls = || {
-        SYSCTLS
-            .map(|(name, value)| (name.to_owned(), value))
-            .to_vec()
-    };
+    let sysctls = || SYSCTLS.map(|(name, value)| (name.to_owned(), value)).to_vec();
     set_sysctls(network, sysctls())
         .await
         .map_err(failing("make a router of", &network.namespace))?;
@@ -129,32 +125,21 @@ pub(crate) async fn remove_gateway(network: &Network, gateway: IpAddr) -> Result
 
 /// The addresses on lo that are not lo's own.
 pub(crate) fn gateways(addresses: &[AddressMessage], loopback: &Link) -> BTreeSet<IpAddr> {
-    let on_loopback = addresses
-        .iter()
-        .filter(|address| address.header.index == loopback.index);
-    on_loopback
-        .filter_map(address_of)
-        .filter(|address| !address.is_loopback())
-        .collect()
+    let on_loopback = addresses.iter().filter(|address| address.header.index == loopback.index);
+    on_loopback.filter_map(address_of).filter(|address| !address.is_loopback()).collect()
 }
 
 /// The address itself: on links that have another end, `Address` is that one's.
 pub(crate) fn address_of(message: &AddressMessage) -> Option<IpAddr> {
-    let local = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) => Some(*address),
-            _ => None,
-        });
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
     local.or_else(|| {
-        message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None,
-            })
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
     })
 }
 
@@ -167,20 +152,12 @@ pub(crate) fn address_message(index: u32, address: IpAddr, length: u8) -> Addres
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.prefix_len = length;
-    message.header.family = if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    message.attributes = vec![
-        AddressAttribute::Local(address),
-        AddressAttribute::Address(address),
-    ];
+    message.header.family =
+        if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     if address.is_ipv6() {
         message.header.flags = AddressHeaderFlags::Nodad;
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     message
 }

@@ -66,19 +66,13 @@ async fn kernel_has_wireguard() -> Result<()> {
     let made = async {
         let namespace = netns::create().await?;
         let rtnl = Rtnl::open(&namespace).await?;
-        rtnl.add_link(LinkWireguard::new("wgnet-probe").build())
-            .await
+        rtnl.add_link(LinkWireguard::new("wgnet-probe").build()).await
     };
     match made.await {
         Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
             let reason = "the kernel has no WireGuard: load the module (modprobe wireguard) or boot a kernel from 5.6 on, \
                           or set backend = \"userspace\"";
-            Err(refused(
-                OPERATION,
-                "this host",
-                ErrorKind::Unsupported,
-                reason,
-            ))
+            Err(refused(OPERATION, "this host", ErrorKind::Unsupported, reason))
         }
         other => other.map_err(failing(OPERATION, "this host")),
     }

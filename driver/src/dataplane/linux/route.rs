@@ -32,12 +32,7 @@ pub(crate) async fn set(network: &Network, destination: IpNet, target: &RouteTar
                 .await
                 .map_err(failing("set route", &object))?;
             let reason = || {
-                refused(
-                    "set route",
-                    &object,
-                    ErrorKind::Other,
-                    format!("there is no link {name}"),
-                )
+                refused("set route", &object, ErrorKind::Other, format!("there is no link {name}"))
             };
             Some(link.ok_or_else(reason)?.index)
         }
@@ -103,13 +98,10 @@ pub(crate) fn ours(messages: &[RouteMessage], links: &[Link]) -> BTreeMap<IpNet,
         let target = if message.header.kind == RouteType::Unreachable {
             RouteTarget::Unreachable
         } else {
-            let index = message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    RouteAttribute::Oif(index) => Some(*index),
-                    _ => None,
-                })?;
+            let index = message.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            })?;
             let link = links.iter().find(|link| link.index == index)?;
             RouteTarget::Link(link.name.parse::<IfName>().ok()?)
         };
@@ -119,13 +111,10 @@ pub(crate) fn ours(messages: &[RouteMessage], links: &[Link]) -> BTreeMap<IpNet,
 }
 
 pub(crate) fn destination(message: &RouteMessage) -> Option<IpNet> {
-    let address = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Destination(address) => Some(address),
-            _ => None,
-        });
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => Some(address),
+        _ => None,
+    });
     let address = match address {
         Some(address) => ip(address)?,
         None if message.header.address_family == AddressFamily::Inet => {
@@ -137,13 +126,10 @@ pub(crate) fn destination(message: &RouteMessage) -> Option<IpNet> {
 }
 
 pub(crate) fn gateway(message: &RouteMessage) -> Option<IpAddr> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Gateway(address) => ip(address),
-            _ => None,
-        })
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        _ => None,
+    })
 }
 
 /// In a container, as Docker would set it. IPv6 would look for the gateway among the routes, and
@@ -154,9 +140,7 @@ pub(crate) fn through_gateway(destination: IpNet, gateway: IpAddr, index: u32) -
     if gateway.is_ipv6() {
         route.header.flags = RouteFlags::Onlink;
     }
-    route
-        .attributes
-        .push(RouteAttribute::Gateway(gateway.into()));
+    route.attributes.push(RouteAttribute::Gateway(gateway.into()));
     route.attributes.push(RouteAttribute::Oif(index));
     route
 }
@@ -179,19 +163,14 @@ fn message(destination: IpNet, index: Option<u32>) -> RouteMessage {
 
 fn base(destination: IpNet) -> RouteMessage {
     let mut route = RouteMessage::default();
-    route.header.address_family = if destination.addr().is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
+    route.header.address_family =
+        if destination.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     route.header.destination_prefix_length = destination.prefix_len();
     route.header.table = RouteHeader::RT_TABLE_MAIN;
     route.header.protocol = PROTOCOL;
     route.header.scope = RouteScope::Universe;
     route.header.kind = RouteType::Unicast;
-    route
-        .attributes
-        .push(RouteAttribute::Destination(destination.network().into()));
+    route.attributes.push(RouteAttribute::Destination(destination.network().into()));
     route
 }
 

@@ -50,22 +50,13 @@ impl Rtnl {
     pub(crate) async fn open(namespace: &impl AsFd) -> io::Result<Self> {
         let open = || {
             let (mut connection, handle, _) = rtnetlink::new_connection()?;
-            let port = connection
-                .socket_mut()
-                .socket_mut()
-                .bind_auto()?
-                .port_number();
+            let port = connection.socket_mut().socket_mut().bind_auto()?.port_number();
             Ok((connection, handle, port))
         };
         let (connection, handle, port) = netns::within(namespace, open).await?;
         let connection = tokio::spawn(connection).abort_handle();
         let dumps = Mutex::default();
-        Ok(Self {
-            handle,
-            dumps,
-            connection,
-            port,
-        })
+        Ok(Self { handle, dumps, connection, port })
     }
 
     async fn talk(
@@ -99,9 +90,7 @@ impl Rtnl {
         let _only = self.dumps.lock().await;
         for _ in 0..DUMPS {
             let answers = self.talk(message.clone(), NLM_F_DUMP).await?;
-            let torn = answers
-                .iter()
-                .any(|answer| answer.header.flags & NLM_F_DUMP_INTR != 0);
+            let torn = answers.iter().any(|answer| answer.header.flags & NLM_F_DUMP_INTR != 0);
             if !torn {
                 return Ok(answers.into_iter().filter_map(inner).collect());
             }
@@ -113,9 +102,7 @@ impl Rtnl {
     }
 
     pub(crate) async fn links(&self) -> io::Result<Vec<Link>> {
-        let messages = self
-            .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
-            .await?;
+        let messages = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
         let link = |message| match message {
             RouteNetlinkMessage::NewLink(link) => Link::parse(&link),
             _ => None,
@@ -125,9 +112,7 @@ impl Rtnl {
 
     pub(crate) async fn link(&self, name: &str) -> io::Result<Option<Link>> {
         let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         self.one_link(message).await
     }
 
@@ -140,10 +125,9 @@ impl Rtnl {
     async fn one_link(&self, message: LinkMessage) -> io::Result<Option<Link>> {
         match self.ask(RouteNetlinkMessage::GetLink(message)).await {
             Ok(Some(RouteNetlinkMessage::NewLink(link))) => Ok(Link::parse(&link)),
-            Ok(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the kernel's answer is no link",
-            )),
+            Ok(_) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is no link"))
+            }
             Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
@@ -152,31 +136,24 @@ impl Rtnl {
     /// Fails with EEXIST if there is a link of that name.
     pub(crate) async fn add_link(&self, message: LinkMessage) -> io::Result<()> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-        self.talk(RouteNetlinkMessage::NewLink(message), flags)
-            .await
-            .map(drop)
+        self.talk(RouteNetlinkMessage::NewLink(message), flags).await.map(drop)
     }
 
     pub(crate) async fn set_link(&self, message: LinkMessage) -> io::Result<()> {
-        self.talk(RouteNetlinkMessage::SetLink(message), NLM_F_ACK)
-            .await
-            .map(drop)
+        self.talk(RouteNetlinkMessage::SetLink(message), NLM_F_ACK).await.map(drop)
     }
 
     /// A link that is gone is success.
     pub(crate) async fn delete_link(&self, index: u32) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        let deleted = self
-            .talk(RouteNetlinkMessage::DelLink(message), NLM_F_ACK)
-            .await;
+        let deleted = self.talk(RouteNetlinkMessage::DelLink(message), NLM_F_ACK).await;
         absent_is_fine(deleted, nix::libc::ENODEV)
     }
 
     pub(crate) async fn addresses(&self) -> io::Result<Vec<AddressMessage>> {
-        let messages = self
-            .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
-            .await?;
+        let messages =
+            self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await?;
         let address = |message| match message {
             RouteNetlinkMessage::NewAddress(address) => Some(address),
             _ => None,
@@ -186,23 +163,17 @@ impl Rtnl {
 
     pub(crate) async fn set_address(&self, message: AddressMessage) -> io::Result<()> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.talk(RouteNetlinkMessage::NewAddress(message), flags)
-            .await
-            .map(drop)
+        self.talk(RouteNetlinkMessage::NewAddress(message), flags).await.map(drop)
     }
 
     pub(crate) async fn delete_address(&self, message: AddressMessage) -> io::Result<()> {
-        let deleted = self
-            .talk(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK)
-            .await;
+        let deleted = self.talk(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK).await;
         absent_is_fine(deleted, nix::libc::EADDRNOTAVAIL)
     }
 
     /// The routes of both families; the kernel filters neither table nor protocol.
     pub(crate) async fn routes(&self) -> io::Result<Vec<RouteMessage>> {
-        let messages = self
-            .dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))
-            .await?;
+        let messages = self.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default())).await?;
         let route = |message| match message {
             RouteNetlinkMessage::NewRoute(route) => Some(route),
             _ => None,
@@ -212,29 +183,21 @@ impl Rtnl {
 
     pub(crate) async fn set_route(&self, message: RouteMessage) -> io::Result<()> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.talk(RouteNetlinkMessage::NewRoute(message), flags)
-            .await
-            .map(drop)
+        self.talk(RouteNetlinkMessage::NewRoute(message), flags).await.map(drop)
     }
 
     pub(crate) async fn delete_route(&self, message: RouteMessage) -> io::Result<()> {
-        let deleted = self
-            .talk(RouteNetlinkMessage::DelRoute(message), NLM_F_ACK)
-            .await;
+        let deleted = self.talk(RouteNetlinkMessage::DelRoute(message), NLM_F_ACK).await;
         absent_is_fine(deleted, nix::libc::ESRCH)
     }
 
     pub(crate) async fn set_neighbour(&self, message: NeighbourMessage) -> io::Result<()> {
         let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-        self.talk(RouteNetlinkMessage::NewNeighbour(message), flags)
-            .await
-            .map(drop)
+        self.talk(RouteNetlinkMessage::NewNeighbour(message), flags).await.map(drop)
     }
 
     pub(crate) async fn delete_neighbour(&self, message: NeighbourMessage) -> io::Result<()> {
-        let deleted = self
-            .talk(RouteNetlinkMessage::DelNeighbour(message), NLM_F_ACK)
-            .await;
+        let deleted = self.talk(RouteNetlinkMessage::DelNeighbour(message), NLM_F_ACK).await;
         absent_is_fine(deleted, nix::libc::ENOENT)
     }
 
@@ -242,9 +205,7 @@ impl Rtnl {
     pub(crate) async fn number_of(&self, namespace: &impl AsFd) -> io::Result<Option<i32>> {
         let fd = std::os::fd::AsRawFd::as_raw_fd(&namespace.as_fd());
         let mut message = NsidMessage::default();
-        message
-            .attributes
-            .push(NsidAttribute::Fd(fd.cast_unsigned()));
+        message.attributes.push(NsidAttribute::Fd(fd.cast_unsigned()));
         let answer = self.ask(RouteNetlinkMessage::GetNsId(message)).await?;
         let Some(RouteNetlinkMessage::NewNsId(answer)) = answer else {
             return Err(io::Error::new(
@@ -252,13 +213,10 @@ impl Rtnl {
                 "the kernel's answer is no namespace id",
             ));
         };
-        Ok(answer
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                NsidAttribute::Id(id) if *id >= 0 => Some(*id),
-                _ => None,
-            }))
+        Ok(answer.attributes.iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+            _ => None,
+        }))
     }
 }
 

@@ -59,8 +59,7 @@ impl Space {
         work: impl FnOnce(&mut Wireguard) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         if self.wireguard.is_empty() {
-            self.wireguard
-                .fill(netns::within(self, Wireguard::open).await?);
+            self.wireguard.fill(netns::within(self, Wireguard::open).await?);
         }
         self.wireguard.run(work).await
     }
@@ -73,24 +72,17 @@ pub(crate) struct Blocking<S> {
 
 impl<S> Default for Blocking<S> {
     fn default() -> Self {
-        Self {
-            socket: Arc::default(),
-        }
+        Self { socket: Arc::default() }
     }
 }
 
 impl<S: Send + 'static> Blocking<S> {
     pub(crate) fn new(socket: S) -> Self {
-        Self {
-            socket: Arc::new(Mutex::new(Some(socket))),
-        }
+        Self { socket: Arc::new(Mutex::new(Some(socket))) }
     }
 
     fn is_empty(&self) -> bool {
-        self.socket
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     fn fill(&self, socket: S) {
@@ -106,9 +98,7 @@ impl<S: Send + 'static> Blocking<S> {
             let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
             work(socket.as_mut().expect("it was filled before"))
         };
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(io::Error::other)?
+        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
     }
 }
 

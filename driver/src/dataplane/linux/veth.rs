@@ -39,12 +39,8 @@ pub(crate) async fn create(
         host.rtnl.add_link(pair(network, name, mtu, other)).await
     };
     let mut result = made().await;
-    if result
-        .as_ref()
-        .is_err_and(|error| error.raw_os_error() == Some(nix::libc::EEXIST))
-        && remove_orphan(host, &veth.container_end)
-            .await
-            .map_err(failing(OPERATION, &object))?
+    if result.as_ref().is_err_and(|error| error.raw_os_error() == Some(nix::libc::EEXIST))
+        && remove_orphan(host, &veth.container_end).await.map_err(failing(OPERATION, &object))?
     {
         result = made().await;
     }
@@ -53,12 +49,7 @@ pub(crate) async fn create(
     marked.map_err(failing("mark the container's end of veth pair", &object))?;
     match find(network, name, OPERATION).await? {
         Some(link) => settle(network, &link, veth).await,
-        None => Err(refused(
-            OPERATION,
-            object,
-            ErrorKind::Other,
-            "somebody deleted it",
-        )),
+        None => Err(refused(OPERATION, object, ErrorKind::Other, "somebody deleted it")),
     }
 }
 
@@ -67,12 +58,7 @@ pub(crate) async fn fix(network: &Network, name: &IfName, veth: &DesiredVeth) ->
     const OPERATION: &str = "set up veth";
     match find(network, name, OPERATION).await? {
         Some(link) => settle(network, &link, veth).await,
-        None => Err(refused(
-            OPERATION,
-            network.object(name),
-            ErrorKind::Other,
-            "it is not there",
-        )),
+        None => Err(refused(OPERATION, network.object(name), ErrorKind::Other, "it is not there")),
     }
 }
 
@@ -88,41 +74,23 @@ pub(crate) async fn restore(
     let object = network.object(name);
     let sandbox = Sandbox::open(veth.sandbox.as_deref(), &object).await?;
     if let Some(link) = find(network, name, OPERATION).await? {
-        if sandbox
-            .holds_other_end(network, &link)
-            .await
-            .map_err(failing(OPERATION, &object))?
-        {
+        if sandbox.holds_other_end(network, &link).await.map_err(failing(OPERATION, &object))? {
             settle(network, &link, veth).await?;
             return container::configure(&sandbox, link.peer.unwrap_or_default(), veth, &object)
                 .await;
         }
         // Docker put it back, or never took it: what the container has is to be made anew.
-        network
-            .space
-            .rtnl
-            .delete_link(link.index)
-            .await
-            .map_err(failing(OPERATION, &object))?;
+        network.space.rtnl.delete_link(link.index).await.map_err(failing(OPERATION, &object))?;
     }
-    let inside = sandbox
-        .free_name()
-        .await
-        .map_err(failing("look into the container of", &object))?;
-    let other = end(&inside, veth.mac, mtu)
-        .setns_by_fd(sandbox.as_fd().as_raw_fd())
-        .build();
+    let inside =
+        sandbox.free_name().await.map_err(failing("look into the container of", &object))?;
+    let other = end(&inside, veth.mac, mtu).setns_by_fd(sandbox.as_fd().as_raw_fd()).build();
     host.rtnl
         .add_link(pair(network, name, mtu, other))
         .await
         .map_err(failing(OPERATION, &object))?;
     let Some(link) = find(network, name, OPERATION).await? else {
-        return Err(refused(
-            OPERATION,
-            object,
-            ErrorKind::Other,
-            "somebody deleted it",
-        ));
+        return Err(refused(OPERATION, object, ErrorKind::Other, "somebody deleted it"));
     };
     settle(network, &link, veth).await?;
     container::configure(&sandbox, link.peer.unwrap_or_default(), veth, &object).await
@@ -138,18 +106,9 @@ pub(crate) async fn fix_container(
     let object = network.object(name);
     let sandbox = Sandbox::open(veth.sandbox.as_deref(), &object).await?;
     let Some(link) = find(network, name, OPERATION).await? else {
-        return Err(refused(
-            OPERATION,
-            object,
-            ErrorKind::Other,
-            "the veth pair is not there",
-        ));
+        return Err(refused(OPERATION, object, ErrorKind::Other, "the veth pair is not there"));
     };
-    if !sandbox
-        .holds_other_end(network, &link)
-        .await
-        .map_err(failing(OPERATION, &object))?
-    {
+    if !sandbox.holds_other_end(network, &link).await.map_err(failing(OPERATION, &object))? {
         let reason = "the other end of the veth pair is not in the container";
         return Err(refused(OPERATION, object, ErrorKind::Other, reason));
     }
@@ -185,12 +144,7 @@ pub(crate) async fn find(
     match link {
         Some(link) if !link.is_our_veth() => {
             let reason = "a link of this name is there and is not wgnet's: remove or rename it";
-            Err(refused(
-                operation,
-                network.object(name),
-                ErrorKind::Other,
-                reason,
-            ))
+            Err(refused(operation, network.object(name), ErrorKind::Other, reason))
         }
         link => Ok(link),
     }
@@ -208,10 +162,7 @@ fn pair(network: &Network, name: &IfName, mtu: u16, other: LinkMessage) -> LinkM
 }
 
 fn end(name: &str, mac: MacAddr, mtu: u16) -> LinkMessageBuilder<LinkUnspec> {
-    LinkUnspec::new_with_name(name)
-        .mtu(mtu.into())
-        .address(mac.0.to_vec())
-        .link_group(GROUP)
+    LinkUnspec::new_with_name(name).mtu(mtu.into()).address(mac.0.to_vec()).link_group(GROUP)
 }
 
 async fn settle(network: &Network, link: &Link, veth: &DesiredVeth) -> Result<()> {
@@ -221,12 +172,7 @@ async fn settle(network: &Network, link: &Link, veth: &DesiredVeth) -> Result<()
         .address(MacAddr::GATEWAY.0.to_vec())
         .up()
         .build();
-    network
-        .space
-        .rtnl
-        .set_link(message)
-        .await
-        .map_err(failing("set up veth", &object))?;
+    network.space.rtnl.set_link(message).await.map_err(failing("set up veth", &object))?;
     let name = &link.name;
     let settings = vec![
         (format!("ipv4/conf/{name}/proxy_arp"), "1"),
@@ -234,9 +180,7 @@ async fn settle(network: &Network, link: &Link, veth: &DesiredVeth) -> Result<()
         (format!("ipv6/conf/{name}/proxy_ndp"), "1"),
         (format!("ipv6/neigh/{name}/proxy_delay"), "0"),
     ];
-    prepare::set_sysctls(network, settings)
-        .await
-        .map_err(failing("set up veth", &object))?;
+    prepare::set_sysctls(network, settings).await.map_err(failing("set up veth", &object))?;
     let proxied = proxy_gateways(network, std::slice::from_ref(link)).await;
     proxied.map_err(failing("answer for the gateway on veth", &object))
 }
@@ -281,9 +225,7 @@ fn proxy(index: u32, address: std::net::Ipv6Addr) -> NeighbourMessage {
     message.header.state = NeighbourState::Permanent;
     message.header.flags = NeighbourFlags::Proxy;
     message.header.kind = RouteType::Unspec;
-    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet6(
-        address,
-    ))];
+    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet6(address))];
     message
 }
 
@@ -293,9 +235,7 @@ async fn mark_waiting_end(host: &Space, veth: &DesiredVeth) -> io::Result<()> {
     let Some(link) = host.rtnl.link(veth.container_end.as_str()).await? else {
         return Ok(());
     };
-    let message = LinkUnspec::new_with_index(link.index)
-        .alias(veth_alias(&veth.endpoint))
-        .build();
+    let message = LinkUnspec::new_with_index(link.index).alias(veth_alias(&veth.endpoint)).build();
     host.rtnl.set_link(message).await
 }
 

@@ -47,22 +47,12 @@ impl Backend {
         if let Some(link) = existing.map_err(failing(operation, network.object(name)))? {
             if !link.is_our_wireguard() {
                 let reason = "a link of this name is there and is not wgnet's: remove or rename it";
-                return Err(refused(
-                    operation,
-                    network.object(name),
-                    ErrorKind::Other,
-                    reason,
-                ));
+                return Err(refused(operation, network.object(name), ErrorKind::Other, reason));
             }
             let seen = self.observe(network, &link).await?;
             if seen.public_key != Some(key.public()) || seen.port != port {
                 let reason = "it exists with another key or port and must be deleted first";
-                return Err(refused(
-                    operation,
-                    network.object(name),
-                    ErrorKind::Other,
-                    reason,
-                ));
+                return Err(refused(operation, network.object(name), ErrorKind::Other, reason));
             }
             return kernel::raise(network, name).await;
         }
@@ -78,12 +68,7 @@ impl Backend {
         let link = link.map_err(failing(operation, network.object(name)))?;
         if link.as_ref().is_some_and(|link| !link.is_our_wireguard()) {
             let reason = "the link of this name is not wgnet's";
-            return Err(refused(
-                operation,
-                network.object(name),
-                ErrorKind::Other,
-                reason,
-            ));
+            return Err(refused(operation, network.object(name), ErrorKind::Other, reason));
         }
         if let Self::Userspace(engine) = self {
             engine.delete(network, name).await?;
@@ -176,10 +161,7 @@ impl Backend {
         match self {
             Self::Kernel(kernel) => {
                 let removed = kernel.remove_allowed(network, name, peer, addresses).await;
-                removed.map_err(failing(
-                    "remove addresses from a peer of",
-                    network.object(name),
-                ))
+                removed.map_err(failing("remove addresses from a peer of", network.object(name)))
             }
             Self::Userspace(engine) => engine.remove_allowed(network, name, peer, addresses).await,
         }
@@ -193,10 +175,7 @@ impl Backend {
         match self {
             Self::Kernel(kernel) => {
                 let seen = kernel.observe(&network.space, link).await;
-                seen.map_err(failing(
-                    "read WireGuard interface",
-                    network.object(&link.name),
-                ))
+                seen.map_err(failing("read WireGuard interface", network.object(&link.name)))
             }
             Self::Userspace(engine) => engine.observe(network, link).await,
         }
@@ -207,10 +186,7 @@ impl Backend {
         match self {
             Self::Kernel(kernel) => {
                 let swept = kernel.sweep(host).await;
-                swept.map_err(failing(
-                    "remove leftover WireGuard interfaces of",
-                    "the host",
-                ))
+                swept.map_err(failing("remove leftover WireGuard interfaces of", "the host"))
             }
             Self::Userspace(engine) => engine.sweep(held).await,
         }

@@ -57,10 +57,7 @@ impl Wireguard {
 
     fn set(&mut self, name: &str, mut attributes: Vec<WireguardAttribute>) -> io::Result<()> {
         attributes.insert(0, WireguardAttribute::IfName(name.to_owned()));
-        let mut message = WireguardMessage {
-            cmd: WireguardCmd::SetDevice,
-            attributes,
-        };
+        let mut message = WireguardMessage { cmd: WireguardCmd::SetDevice, attributes };
         let mut payload = vec![0; 4 + message.buffer_len()];
         payload[0] = u8::from(message.cmd);
         payload[1] = WG_VERSION;
@@ -106,10 +103,7 @@ impl Wireguard {
         attributes.extend(chunks.next().map(WireguardPeerAttribute::AllowedIps));
         self.set_peers(name, vec![WireguardPeer(attributes)])?;
         chunks.try_for_each(|chunk| {
-            self.set_peers(
-                name,
-                vec![update(key, [WireguardPeerAttribute::AllowedIps(chunk)])],
-            )
+            self.set_peers(name, vec![update(key, [WireguardPeerAttribute::AllowedIps(chunk)])])
         })
     }
 
@@ -130,10 +124,7 @@ impl Wireguard {
         addresses: &BTreeSet<IpAddr>,
     ) -> io::Result<()> {
         chunks(addresses).try_for_each(|chunk| {
-            self.set_peers(
-                name,
-                vec![update(key, [WireguardPeerAttribute::AllowedIps(chunk)])],
-            )
+            self.set_peers(name, vec![update(key, [WireguardPeerAttribute::AllowedIps(chunk)])])
         })
     }
 
@@ -149,13 +140,8 @@ impl Wireguard {
         }
         let removed = chunks(addresses).try_for_each(|mut chunk| {
             let flag = WireguardAllowedIpAttr::Flags(WireguardAllowedIpFlags::RemoveMe);
-            chunk
-                .iter_mut()
-                .for_each(|address| address.0.push(flag.clone()));
-            self.set_peers(
-                name,
-                vec![update(key, [WireguardPeerAttribute::AllowedIps(chunk)])],
-            )
+            chunk.iter_mut().for_each(|address| address.0.push(flag.clone()));
+            self.set_peers(name, vec![update(key, [WireguardPeerAttribute::AllowedIps(chunk)])])
         });
         match removed {
             // The strict parser's word for a flag it does not know.
@@ -193,10 +179,7 @@ impl PeerChange {
             attributes.push(WireguardPeerAttribute::PresharedKey(key));
         }
         attributes.extend(self.underlay.map(WireguardPeerAttribute::Endpoint));
-        attributes.extend(
-            self.keepalive
-                .map(WireguardPeerAttribute::PersistentKeepalive),
-        );
+        attributes.extend(self.keepalive.map(WireguardPeerAttribute::PersistentKeepalive));
         attributes
     }
 }
@@ -222,11 +205,7 @@ fn removal(key: [u8; 32]) -> WireguardPeer {
 fn chunks(addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = Vec<WireguardAllowedIp>> {
     let mut rest = addresses.iter();
     std::iter::from_fn(move || {
-        let chunk: Vec<_> = rest
-            .by_ref()
-            .take(CHUNK)
-            .map(|address| allowed(*address))
-            .collect();
+        let chunk: Vec<_> = rest.by_ref().take(CHUNK).map(|address| allowed(*address)).collect();
         (!chunk.is_empty()).then_some(chunk)
     })
 }
@@ -266,15 +245,10 @@ fn family(requests: &mut Requests) -> io::Result<u16> {
     let mut payload = vec![CTRL_CMD_GETFAMILY, 1, 0, 0];
     payload.extend(text_attribute(CTRL_ATTR_FAMILY_NAME, "wireguard"));
     let replies = requests.request(GENL_ID_CTRL, &payload)?;
-    let id = replies
-        .first()
-        .and_then(|reply| attribute(reply.get(4..)?, CTRL_ATTR_FAMILY_ID));
+    let id = replies.first().and_then(|reply| attribute(reply.get(4..)?, CTRL_ATTR_FAMILY_ID));
     let id = id.and_then(|id| <[u8; 2]>::try_from(id).ok());
     id.map(u16::from_ne_bytes).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the kernel's answer has no family id",
-        )
+        io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer has no family id")
     })
 }
 
@@ -284,14 +258,10 @@ mod tests {
 
     #[test]
     fn addresses_are_sent_in_chunks_that_fit_a_message() {
-        let addresses: BTreeSet<IpAddr> = (0..3000u32)
-            .map(|i| std::net::Ipv6Addr::from(u128::from(i)).into())
-            .collect();
+        let addresses: BTreeSet<IpAddr> =
+            (0..3000u32).map(|i| std::net::Ipv6Addr::from(u128::from(i)).into()).collect();
         let chunks: Vec<_> = chunks(&addresses).collect();
-        assert_eq!(
-            chunks.iter().map(Vec::len).collect::<Vec<_>>(),
-            [1000, 1000, 1000]
-        );
+        assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [1000, 1000, 1000]);
         let message = WireguardMessage {
             cmd: WireguardCmd::SetDevice,
             attributes: vec![WireguardAttribute::Peers(vec![update(

@@ -56,17 +56,12 @@ impl Kernel {
         let object = network.object(name);
         let birth = self.birth(birth_name(network, name));
         remove_leftover(host, &birth.name).await?;
-        let message = LinkWireguard::new(&birth.name)
-            .mtu(mtu.into())
-            .link_group(GROUP)
-            .build();
+        let message = LinkWireguard::new(&birth.name).mtu(mtu.into()).link_group(GROUP).build();
         host.rtnl
             .add_link(message)
             .await
             .map_err(failing("create WireGuard interface", &object))?;
-        let made = self
-            .settle(host, network, &birth.name, name, key, port)
-            .await;
+        let made = self.settle(host, network, &birth.name, name, key, port).await;
         if made.is_err() {
             // Wherever it got stuck. The error that is reported is the one that led here.
             for (space, name) in [(host, birth.name.as_str()), (&network.space, name.as_str())] {
@@ -95,21 +90,15 @@ impl Kernel {
         host.wireguard(move |wireguard| wireguard.set_key_and_port(&device, &key, port))
             .await
             .map_err(failing("set key and port of WireGuard interface", &object))?;
-        let link = host
-            .rtnl
-            .link(born)
-            .await
-            .and_then(|link| link.ok_or(io::ErrorKind::NotFound.into()));
+        let link =
+            host.rtnl.link(born).await.and_then(|link| link.ok_or(io::ErrorKind::NotFound.into()));
         let link = link.map_err(failing("find new WireGuard interface", &object))?;
         let message = LinkUnspec::new_with_index(link.index)
             .name(name.as_str())
             .alias(WIREGUARD_ALIAS)
             .setns_by_fd(network.space.as_fd().as_raw_fd())
             .build();
-        host.rtnl
-            .set_link(message)
-            .await
-            .map_err(failing("move WireGuard interface", &object))?;
+        host.rtnl.set_link(message).await.map_err(failing("move WireGuard interface", &object))?;
         raise(network, name).await
     }
 
@@ -148,11 +137,8 @@ impl Kernel {
         peer: PublicKey,
     ) -> io::Result<()> {
         let name = name.to_string();
-        let remove = move || {
-            interface(&name)?
-                .remove_peer(&Key::new(peer.0))
-                .map_err(io::Error::other)
-        };
+        let remove =
+            move || interface(&name)?.remove_peer(&Key::new(peer.0)).map_err(io::Error::other);
         netns::within(&*network.space, remove).await
     }
 
@@ -186,18 +172,9 @@ impl Kernel {
         }
         // On a kernel before 6.16 an address can only be moved, whoever has it: so not one that is another's by now.
         let peers = read(&network.space, name.as_str()).await?.peers;
-        let owned = peers
-            .get(&Key::new(peer.0))
-            .map(addresses_of)
-            .unwrap_or_default();
-        let (device, owned) = (
-            name.clone(),
-            owned.intersection(addresses).copied().collect(),
-        );
-        network
-            .space
-            .wireguard(move |genl| genl.sink(device.as_str(), &owned))
-            .await
+        let owned = peers.get(&Key::new(peer.0)).map(addresses_of).unwrap_or_default();
+        let (device, owned) = (name.clone(), owned.intersection(addresses).copied().collect());
+        network.space.wireguard(move |genl| genl.sink(device.as_str(), &owned)).await
     }
 
     pub(crate) async fn observe(
@@ -218,10 +195,8 @@ impl Kernel {
         }
         let host = read(space, &link.name).await?;
         seen.port = host.listen_port;
-        seen.public_key = host
-            .private_key
-            .as_ref()
-            .map(|key| PrivateKey::from_bytes(key.as_array()).public());
+        seen.public_key =
+            host.private_key.as_ref().map(|key| PrivateKey::from_bytes(key.as_array()).public());
         seen.peers = host
             .peers
             .into_iter()
@@ -271,12 +246,7 @@ async fn remove_leftover(host: &Space, name: &str) -> Result<()> {
         Some(_) => {
             let reason =
                 "a link of this name is on the host and is not wgnet's: remove or rename it";
-            Err(refused(
-                "create WireGuard interface",
-                name,
-                ErrorKind::Other,
-                reason,
-            ))
+            Err(refused("create WireGuard interface", name, ErrorKind::Other, reason))
         }
     }
 }
@@ -284,12 +254,7 @@ async fn remove_leftover(host: &Space, name: &str) -> Result<()> {
 /// Sets an interface up, which is when the kernel binds its port.
 pub(crate) async fn raise(network: &Network, name: &IfName) -> Result<()> {
     let failing = |source| failed("set up WireGuard interface", network.object(name), source);
-    let link = network
-        .space
-        .rtnl
-        .link(name.as_str())
-        .await
-        .map_err(failing)?;
+    let link = network.space.rtnl.link(name.as_str()).await.map_err(failing)?;
     let link = link.ok_or_else(|| failing(io::ErrorKind::NotFound.into()))?;
     let message = LinkUnspec::new_with_index(link.index).up().build();
     network.space.rtnl.set_link(message).await.map_err(failing)
@@ -302,19 +267,12 @@ fn interface(name: &str) -> io::Result<WGApi<KernelApi>> {
 /// Everything the kernel knows about an interface, keys included.
 pub(crate) async fn read(space: &Space, name: &str) -> io::Result<Host> {
     let name = name.to_owned();
-    netns::within(space, move || {
-        interface(&name)?
-            .read_interface_data()
-            .map_err(io::Error::other)
-    })
-    .await
+    netns::within(space, move || interface(&name)?.read_interface_data().map_err(io::Error::other))
+        .await
 }
 
 fn addresses_of(peer: &defguard_wireguard_rs::peer::Peer) -> BTreeSet<IpAddr> {
-    peer.allowed_ips
-        .iter()
-        .map(|allowed| allowed.address)
-        .collect()
+    peer.allowed_ips.iter().map(|allowed| allowed.address).collect()
 }
 
 fn observed(peer: &defguard_wireguard_rs::peer::Peer) -> ObservedPeer {
@@ -322,17 +280,12 @@ fn observed(peer: &defguard_wireguard_rs::peer::Peer) -> ObservedPeer {
         .last_handshake
         .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
         .map(|at| at.as_secs());
-    let preshared_key = peer
-        .preshared_key
-        .as_ref()
-        .map(Key::as_array)
-        .filter(|key| *key != [0; 32]);
+    let preshared_key =
+        peer.preshared_key.as_ref().map(Key::as_array).filter(|key| *key != [0; 32]);
     ObservedPeer {
         preshared_key: preshared_key.map(PresharedKey::from_bytes),
         underlay: peer.endpoint,
-        keepalive: peer
-            .persistent_keepalive_interval
-            .filter(|seconds| *seconds != 0),
+        keepalive: peer.persistent_keepalive_interval.filter(|seconds| *seconds != 0),
         allowed: addresses_of(peer),
         last_handshake: seconds.filter(|seconds| *seconds != 0),
         received_bytes: peer.rx_bytes,

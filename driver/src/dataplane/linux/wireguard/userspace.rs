@@ -32,11 +32,7 @@ pub(crate) struct Userspace {
 impl Userspace {
     pub(crate) fn new(engine: Spawn) -> Self {
         let client = Client::new(&engine.socket);
-        Self {
-            engine,
-            client,
-            told: Mutex::default(),
-        }
+        Self { engine, client, told: Mutex::default() }
     }
 
     /// Finds the engine that runs, or starts one.
@@ -63,17 +59,10 @@ impl Userspace {
         self.ensure_engine().await?;
         let object = network.object(name);
         let id = device_id(network, name);
-        let new = NewDevice {
-            id: id.clone(),
-            private_key: SecretKey::from(*key.expose()),
-            port,
-            mtu,
-        };
+        let new =
+            NewDevice { id: id.clone(), private_key: SecretKey::from(*key.expose()), port, mtu };
         let mut created = self.client.create_device(&new).await;
-        if created
-            .as_ref()
-            .is_err_and(|error| error.code() == Some(Code::AlreadyDifferent))
-        {
+        if created.as_ref().is_err_and(|error| error.code() == Some(Code::AlreadyDifferent)) {
             self.delete(network, name).await?;
             created = self.client.create_device(&new).await;
         }
@@ -86,12 +75,7 @@ impl Userspace {
         let link = link.map_err(failing("find new WireGuard interface", &object))?;
         let Some(link) = link else {
             let reason = "the engine made it, yet it is not there: somebody deleted it";
-            return Err(refused(
-                "find new WireGuard interface",
-                object,
-                ErrorKind::Other,
-                reason,
-            ));
+            return Err(refused("find new WireGuard interface", object, ErrorKind::Other, reason));
         };
         let message = LinkUnspec::new_with_index(link.index)
             .alias(WIREGUARD_ALIAS)
@@ -112,11 +96,7 @@ impl Userspace {
         self.told().retain(|(device, _), _| *device != id);
         match self.client.delete_device(&id).await {
             Ok(_) | Err(ClientError::Connect { .. }) => Ok(()),
-            Err(error) => Err(answered(
-                "delete WireGuard interface",
-                network.object(name),
-                error,
-            )),
+            Err(error) => Err(answered("delete WireGuard interface", network.object(name), error)),
         }
     }
 
@@ -136,8 +116,7 @@ impl Userspace {
             Operation::AddOrUpdatePeer(update(peer, &change)),
             Operation::ReplaceAllowedIps(peer.0, nets(&config.allowed)),
         ];
-        self.configure("add a peer to", network, name, &operations)
-            .await?;
+        self.configure("add a peer to", network, name, &operations).await?;
         self.remember(network, name, peer, &change);
         Ok(())
     }
@@ -152,15 +131,11 @@ impl Userspace {
     ) -> Result<()> {
         // The engine would make the peer; nothing can be added to one that is not there.
         let is_there = [Operation::AddAllowedIps(peer.0, Vec::new())];
-        if !self
-            .configure("change a peer of", network, name, &is_there)
-            .await?
-        {
+        if !self.configure("change a peer of", network, name, &is_there).await? {
             return Ok(());
         }
         let operations = [Operation::AddOrUpdatePeer(update(peer, change))];
-        self.configure("change a peer of", network, name, &operations)
-            .await?;
+        self.configure("change a peer of", network, name, &operations).await?;
         self.remember(network, name, peer, change);
         Ok(())
     }
@@ -171,13 +146,7 @@ impl Userspace {
         name: &IfName,
         peer: PublicKey,
     ) -> Result<()> {
-        self.configure(
-            "remove a peer of",
-            network,
-            name,
-            &[Operation::RemovePeer(peer.0)],
-        )
-        .await?;
+        self.configure("remove a peer of", network, name, &[Operation::RemovePeer(peer.0)]).await?;
         self.told().remove(&(device_id(network, name), peer));
         Ok(())
     }
@@ -190,9 +159,7 @@ impl Userspace {
         addresses: &BTreeSet<IpAddr>,
     ) -> Result<()> {
         let operations = [Operation::AddAllowedIps(peer.0, nets(addresses))];
-        self.configure("add addresses to a peer of", network, name, &operations)
-            .await
-            .map(drop)
+        self.configure("add addresses to a peer of", network, name, &operations).await.map(drop)
     }
 
     pub(crate) async fn remove_allowed(
@@ -203,14 +170,9 @@ impl Userspace {
         addresses: &BTreeSet<IpAddr>,
     ) -> Result<()> {
         let operations = [Operation::RemoveAllowedIps(peer.0, nets(addresses))];
-        self.configure(
-            "remove addresses from a peer of",
-            network,
-            name,
-            &operations,
-        )
-        .await
-        .map(drop)
+        self.configure("remove addresses from a peer of", network, name, &operations)
+            .await
+            .map(drop)
     }
 
     /// `false` if the peer is not there.
@@ -222,21 +184,12 @@ impl Userspace {
         operations: &[Operation],
     ) -> Result<bool> {
         let object = network.object(name);
-        let configured = self
-            .client
-            .configure(&device_id(network, name), operations)
-            .await;
+        let configured = self.client.configure(&device_id(network, name), operations).await;
         let failures = configured.map_err(|error| answered(operation, &object, error))?;
-        match failures
-            .iter()
-            .find(|failure| failure.code != Code::NotFound)
-        {
-            Some(failure) => Err(refused(
-                operation,
-                object,
-                kind_of(failure.code),
-                failure.text.clone(),
-            )),
+        match failures.iter().find(|failure| failure.code != Code::NotFound) {
+            Some(failure) => {
+                Err(refused(operation, object, kind_of(failure.code), failure.text.clone()))
+            }
             None => Ok(failures.is_empty()),
         }
     }
@@ -276,21 +229,15 @@ impl Userspace {
         let told = self.told();
         for peer in &state.peers {
             let key = PublicKey(peer.public_key);
-            seen.peers
-                .insert(key, observed(peer, told.get(&(id.clone(), key))));
+            seen.peers.insert(key, observed(peer, told.get(&(id.clone(), key))));
         }
         Ok(seen)
     }
 
     /// Ends devices whose namespace is no more: neither held nor pinned.
     pub(crate) async fn sweep(&self, held: &BTreeSet<PathBuf>) -> Result<()> {
-        let failed = |error| {
-            answered(
-                "list the devices of",
-                "the userspace WireGuard engine",
-                error,
-            )
-        };
+        let failed =
+            |error| answered("list the devices of", "the userspace WireGuard engine", error);
         let devices = match self.client.list_devices().await {
             Err(ClientError::Connect { .. }) => return Ok(()),
             other => other.map_err(failed)?,
@@ -344,30 +291,20 @@ fn update(peer: PublicKey, change: &PeerChange) -> PeerUpdate {
 fn observed(peer: &PeerState, told: Option<&PresharedKey>) -> ObservedPeer {
     // One given by an earlier driver is unknown, and so differs from any that is wanted: it is told again.
     let unknown = || PresharedKey::from_bytes([0; 32]);
-    let at = peer
-        .last_handshake
-        .and_then(|age| SystemTime::now().checked_sub(age));
+    let at = peer.last_handshake.and_then(|age| SystemTime::now().checked_sub(age));
     ObservedPeer {
-        preshared_key: peer
-            .has_preshared_key
-            .then(|| told.cloned().unwrap_or_else(unknown)),
+        preshared_key: peer.has_preshared_key.then(|| told.cloned().unwrap_or_else(unknown)),
         underlay: peer.underlay_address,
         keepalive: peer.keepalive,
         allowed: peer.allowed_ips.iter().map(IpNet::addr).collect(),
-        last_handshake: at
-            .and_then(|at| at.duration_since(UNIX_EPOCH).ok())
-            .map(|at| at.as_secs()),
+        last_handshake: at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(|at| at.as_secs()),
         received_bytes: peer.rx_bytes,
         sent_bytes: peer.tx_bytes,
     }
 }
 
 fn kind_of(code: Code) -> ErrorKind {
-    if code == Code::PortTaken {
-        ErrorKind::PortTaken
-    } else {
-        ErrorKind::Other
-    }
+    if code == Code::PortTaken { ErrorKind::PortTaken } else { ErrorKind::Other }
 }
 
 fn answered(
@@ -376,10 +313,5 @@ fn answered(
     error: ClientError,
 ) -> DataplaneError {
     let kind = error.code().map_or(ErrorKind::Other, kind_of);
-    DataplaneError {
-        operation,
-        object: object.to_string(),
-        kind,
-        source: error.into(),
-    }
+    DataplaneError { operation, object: object.to_string(), kind, source: error.into() }
 }
