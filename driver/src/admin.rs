@@ -48,16 +48,24 @@ pub async fn serve<S: Source>(listener: UnixListener, source: Arc<S>, cancel: Ca
 
 async fn connection<S: Source>(stream: UnixStream, source: Arc<S>) {
     let service = service_fn(move |request| answer(request, Arc::clone(&source)));
-    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let served = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
     if let Err(error) = served {
         debug!(%error, "An admin connection ended");
     }
 }
 
-async fn answer<S: Source>(request: Request<Incoming>, source: Arc<S>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer<S: Source>(
+    request: Request<Incoming>,
+    source: Arc<S>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => json(&source.status().await),
-        (_, path) => plain(StatusCode::NOT_FOUND, format!("{path} is not known here; GET /status is\n")),
+        (_, path) => plain(
+            StatusCode::NOT_FOUND,
+            format!("{path} is not known here; GET /status is\n"),
+        ),
     };
     Ok(response)
 }
@@ -66,10 +74,16 @@ fn json(status: &DriverStatus) -> Response<Full<Bytes>> {
     match serde_json::to_vec(status) {
         Ok(body) => {
             let mut response = Response::new(Full::from(body));
-            response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+            response.headers_mut().insert(
+                "content-type",
+                hyper::header::HeaderValue::from_static("application/json"),
+            );
             response
         }
-        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the status as JSON: {error}\n")),
+        Err(error) => plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("cannot write the status as JSON: {error}\n"),
+        ),
     }
 }
 

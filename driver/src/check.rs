@@ -21,7 +21,11 @@ pub async fn run(config: &Config) -> ExitCode {
         findings.add("WireGuard", app::probe(config).await);
     }
     findings.add("etcd", etcd(config).await);
-    if findings.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if findings.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[derive(Default)]
@@ -72,7 +76,10 @@ fn writable(directory: &Path) -> Result<(), String> {
         exists = parent;
     }
     access(exists, AccessFlags::W_OK).map_err(|error| {
-        format!("{} cannot be written: {error}; name another with `state_dir`, or make it writable", exists.display())
+        format!(
+            "{} cannot be written: {error}; name another with `state_dir`, or make it writable",
+            exists.display()
+        )
     })
 }
 
@@ -80,6 +87,9 @@ async fn etcd(config: &Config) -> Result<(), String> {
     let store = app::store(config)?;
     match store.revision().await {
         Ok(_) => Ok(()),
-        Err(error) => Err(format!("{}; the driver starts without it and joins the cluster when it answers", crate::chain(&error))),
+        Err(error) => Err(format!(
+            "{}; the driver starts without it and joins the cluster when it answers",
+            crate::chain(&error)
+        )),
     }
 }

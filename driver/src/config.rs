@@ -138,10 +138,18 @@ pub struct EtcdTls {
 /// A setting that cannot be used: which, why, what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("cannot read the settings file {path}: {source}; write it, or name another with --config")]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error(
+        "cannot read the settings file {path}: {source}; write it, or name another with --config"
+    )]
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("the settings file {path} is wrong: {source}")]
-    Malformed { path: PathBuf, source: Box<toml::de::Error> },
+    Malformed {
+        path: PathBuf,
+        source: Box<toml::de::Error>,
+    },
     #[error("`{key}` is wrong: {why}")]
     Bad { key: &'static str, why: String },
 }
@@ -172,8 +180,14 @@ impl Config {
 }
 
 fn read(path: &Path) -> Result<Settings, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|source| ConfigError::Malformed { path: path.to_owned(), source: Box::new(source) })
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Malformed {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 impl Settings {
@@ -202,23 +216,37 @@ impl Settings {
     }
 
     fn check(self) -> Result<Config, ConfigError> {
-        let etcd = self.etcd.unwrap_or_else(|| vec!["http://127.0.0.1:2379".to_owned()]);
+        let etcd = self
+            .etcd
+            .unwrap_or_else(|| vec!["http://127.0.0.1:2379".to_owned()]);
         check_etcd(&etcd, self.etcd_insecure.unwrap_or(false))?;
         let etcd_tls = tls(&etcd, self.etcd_ca, self.etcd_cert, self.etcd_key)?;
         let etcd_prefix = self.etcd_prefix.unwrap_or_else(|| "/wgnet/v1".to_owned());
         if !etcd_prefix.starts_with('/') || etcd_prefix.ends_with('/') {
-            return Err(bad("etcd_prefix", format!("{etcd_prefix:?} must begin with / and not end with it, as in /wgnet/v1")));
+            return Err(bad(
+                "etcd_prefix",
+                format!("{etcd_prefix:?} must begin with / and not end with it, as in /wgnet/v1"),
+            ));
         }
         let underlay = self.underlay.unwrap_or_default();
-        if let Some(address) = underlay.iter().find(|a| a.is_unspecified() || a.is_loopback() || a.is_multicast()) {
-            return Err(bad("underlay", format!("{address} is not an address other hosts can reach; name one of `ip addr`")));
+        if let Some(address) = underlay
+            .iter()
+            .find(|a| a.is_unspecified() || a.is_loopback() || a.is_multicast())
+        {
+            return Err(bad(
+                "underlay",
+                format!("{address} is not an address other hosts can reach; name one of `ip addr`"),
+            ));
         }
         let name = match self.name {
             Some(name) => name,
             None => hostname(),
         };
         if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_graphic()) {
-            return Err(bad("name", format!("{name:?} must be 1 to 64 printable characters without spaces")));
+            return Err(bad(
+                "name",
+                format!("{name:?} must be 1 to 64 printable characters without spaces"),
+            ));
         }
         Ok(Config {
             etcd,
@@ -245,43 +273,82 @@ fn bad(key: &'static str, why: String) -> ConfigError {
     ConfigError::Bad { key, why }
 }
 
-fn absolute(key: &'static str, value: Option<PathBuf>, default: &str) -> Result<PathBuf, ConfigError> {
+fn absolute(
+    key: &'static str,
+    value: Option<PathBuf>,
+    default: &str,
+) -> Result<PathBuf, ConfigError> {
     let path = value.unwrap_or_else(|| default.into());
-    if path.is_absolute() { Ok(path) } else { Err(bad(key, format!("{} must be an absolute path", path.display()))) }
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(bad(
+            key,
+            format!("{} must be an absolute path", path.display()),
+        ))
+    }
 }
 
 fn check_etcd(endpoints: &[String], insecure: bool) -> Result<(), ConfigError> {
     if endpoints.is_empty() {
-        return Err(bad("etcd", "name at least one endpoint, as in [\"https://10.0.0.5:2379\"]".to_owned()));
+        return Err(bad(
+            "etcd",
+            "name at least one endpoint, as in [\"https://10.0.0.5:2379\"]".to_owned(),
+        ));
     }
     for endpoint in endpoints {
-        if endpoint.strip_prefix("https://").is_some_and(|rest| !rest.is_empty()) {
+        if endpoint
+            .strip_prefix("https://")
+            .is_some_and(|rest| !rest.is_empty())
+        {
             continue;
         }
         let Some(rest) = endpoint.strip_prefix("http://") else {
-            return Err(bad("etcd", format!("{endpoint:?} must begin with https:// (or http://)")));
+            return Err(bad(
+                "etcd",
+                format!("{endpoint:?} must begin with https:// (or http://)"),
+            ));
         };
         let host = rest.split('/').next().unwrap_or_default();
-        let host = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_matches(['[', ']']);
+        let host = host
+            .rsplit_once(':')
+            .map_or(host, |(host, _)| host)
+            .trim_matches(['[', ']']);
         let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         if !local && !insecure {
-            let why = format!("{endpoint} would carry every record in the clear; use https:// with etcd_ca, or set etcd_insecure = true");
+            let why = format!(
+                "{endpoint} would carry every record in the clear; use https:// with etcd_ca, or set etcd_insecure = true"
+            );
             return Err(bad("etcd", why));
         }
     }
     Ok(())
 }
 
-fn tls(endpoints: &[String], ca: Option<PathBuf>, cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<EtcdTls>, ConfigError> {
+fn tls(
+    endpoints: &[String],
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<EtcdTls>, ConfigError> {
     let client = match (cert, key) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,
-        _ => return Err(bad("etcd_cert", "etcd_cert and etcd_key belong together; set both or neither".to_owned())),
+        _ => {
+            return Err(bad(
+                "etcd_cert",
+                "etcd_cert and etcd_key belong together; set both or neither".to_owned(),
+            ));
+        }
     };
     match ca {
         Some(ca) => Ok(Some(EtcdTls { ca, client })),
         None if client.is_some() || endpoints.iter().any(|e| e.starts_with("https://")) => {
-            Err(bad("etcd_ca", "https to etcd needs the CA that signed etcd's certificate; set etcd_ca = \"FILE\"".to_owned()))
+            Err(bad(
+                "etcd_ca",
+                "https to etcd needs the CA that signed etcd's certificate; set etcd_ca = \"FILE\""
+                    .to_owned(),
+            ))
         }
         None => Ok(None),
     }
@@ -289,7 +356,14 @@ fn tls(endpoints: &[String], ca: Option<PathBuf>, cert: Option<PathBuf>, key: Op
 
 /// `51820-52819`, or one port.
 fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, ConfigError> {
-    let error = || bad("ports", format!("{text:?} must be FIRST-LAST with 1 <= FIRST <= LAST <= 65535, as in 51820-52819"));
+    let error = || {
+        bad(
+            "ports",
+            format!(
+                "{text:?} must be FIRST-LAST with 1 <= FIRST <= LAST <= 65535, as in 51820-52819"
+            ),
+        )
+    };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let first: u16 = first.trim().parse().map_err(|_| error())?;
     let last: u16 = last.trim().parse().map_err(|_| error())?;
@@ -300,11 +374,16 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, ConfigError> {
 }
 
 fn hostname() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "localhost".to_owned())
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".to_owned())
 }
 
 fn engine_beside_us() -> PathBuf {
-    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("wgnet-engine")));
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| exe.parent().map(|dir| dir.join("wgnet-engine")));
     beside.unwrap_or_else(|| "/usr/lib/wgnet/wgnet-engine".into())
 }
 
@@ -331,15 +410,31 @@ mod tests {
 
     #[test]
     fn the_command_line_wins_over_the_file() {
-        let cli = Cli::try_parse_from(["wgnet-driver", "--ports", "6000-6010", "--insecure"]).unwrap();
-        let config = cli.settings.over(settings("ports = \"7000-7010\"\nname = \"h9\"")).check().unwrap();
-        assert_eq!((config.ports, config.name.as_str(), config.insecure), (6000..=6010, "h9", true));
+        let cli =
+            Cli::try_parse_from(["wgnet-driver", "--ports", "6000-6010", "--insecure"]).unwrap();
+        let config = cli
+            .settings
+            .over(settings("ports = \"7000-7010\"\nname = \"h9\""))
+            .check()
+            .unwrap();
+        assert_eq!(
+            (config.ports, config.name.as_str(), config.insecure),
+            (6000..=6010, "h9", true)
+        );
     }
 
     #[test]
     fn plain_http_is_for_loopback_or_wanted() {
-        assert!(settings("etcd = [\"http://localhost:2379\", \"http://[::1]:2379\"]").check().is_ok());
-        assert!(settings("etcd = [\"http://192.0.2.2:2379\"]\netcd_insecure = true").check().is_ok());
+        assert!(
+            settings("etcd = [\"http://localhost:2379\", \"http://[::1]:2379\"]")
+                .check()
+                .is_ok()
+        );
+        assert!(
+            settings("etcd = [\"http://192.0.2.2:2379\"]\netcd_insecure = true")
+                .check()
+                .is_ok()
+        );
         assert!(error("etcd = [\"http://192.0.2.2:2379\"]").contains("etcd_insecure"));
     }
 
@@ -353,6 +448,11 @@ mod tests {
         assert!(error("underlay = [\"127.0.0.1\"]").contains("127.0.0.1"));
         assert!(error("state_dir = \"x\"").contains("absolute"));
         assert!(error("etcd_prefix = \"wgnet\"").contains("/wgnet/v1"));
-        assert!(toml::from_str::<Settings>("prots = 1").unwrap_err().to_string().contains("prots"));
+        assert!(
+            toml::from_str::<Settings>("prots = 1")
+                .unwrap_err()
+                .to_string()
+                .contains("prots")
+        );
     }
 }

@@ -13,7 +13,18 @@ impl Keyring {
         Self { secrets, me }
     }
 
-    pub fn preshared_key(&self, network: &NetworkKey, generation: Generation, peer: HostId) -> Option<PresharedKey> {
-        self.secrets.preshared_key(self.secrets.current_epoch(), network, generation, self.me, peer)
+    pub fn preshared_key(
+        &self,
+        network: &NetworkKey,
+        generation: Generation,
+        peer: HostId,
+    ) -> Option<PresharedKey> {
+        self.secrets.preshared_key(
+            self.secrets.current_epoch(),
+            network,
+            generation,
+            self.me,
+            peer,
+        )
     }
 }

@@ -36,7 +36,9 @@ pub async fn meet(directory: PathBuf, bound: mpsc::Sender<Bound>, cancel: Cancel
     let mut shims: BTreeMap<PathBuf, (Identity, CancellationToken)> = BTreeMap::new();
     loop {
         if inotify.is_none() {
-            inotify = watch(&directory).inspect_err(|error| debug!(%error, "Cannot watch the plugins directory yet")).ok();
+            inotify = watch(&directory)
+                .inspect_err(|error| debug!(%error, "Cannot watch the plugins directory yet"))
+                .ok();
         }
         for listener in look(&directory, &mut shims, inotify.as_ref(), &cancel) {
             if bound.send(listener).await.is_err() {
@@ -77,7 +79,8 @@ fn look(
     for (path, identity) in found {
         if let Some(inotify) = inotify {
             // The directory's own: the shim's socket appears in it, and it is emptied at each start.
-            let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF;
+            let flags =
+                AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF;
             if let Err(error) = inotify.get_ref().0.add_watch(&path, flags) {
                 debug!(%error, directory = %path.display(), "Cannot watch the shim's directory");
             }
@@ -92,7 +95,9 @@ fn look(
                 shims.insert(path, (identity, gone.clone()));
                 listeners.push(Bound { listener, gone });
             }
-            Err(error) => warn!(%error, directory = %path.display(), "Cannot bind the driver's socket beside the shim"),
+            Err(error) => {
+                warn!(%error, directory = %path.display(), "Cannot bind the driver's socket beside the shim")
+            }
         }
     }
     listeners
@@ -100,15 +105,27 @@ fn look(
 
 /// Directories below the plugins directory that can be a managed plugin's (named by its 64-digit id).
 fn shim_directories(directory: &Path) -> BTreeMap<PathBuf, Identity> {
-    let Ok(entries) = fs::read_dir(directory) else { return BTreeMap::new() };
-    let plugins = entries.flatten().filter(|entry| entry.file_name().len() == 64);
-    plugins.filter_map(|entry| Some((entry.path(), identity(&entry.path())?))).collect()
+    let Ok(entries) = fs::read_dir(directory) else {
+        return BTreeMap::new();
+    };
+    let plugins = entries
+        .flatten()
+        .filter(|entry| entry.file_name().len() == 64);
+    plugins
+        .filter_map(|entry| Some((entry.path(), identity(&entry.path())?)))
+        .collect()
 }
 
 fn identity(path: &Path) -> Option<Identity> {
     let directory = fs::metadata(path).ok()?;
     let socket = fs::metadata(path.join(SHIM_SOCKET)).ok();
-    let (inode, changed) = socket.map_or((0, 0), |s| (s.ino(), s.ctime_nsec().wrapping_add(s.ctime().wrapping_mul(1_000_000_000))));
+    let (inode, changed) = socket.map_or((0, 0), |s| {
+        (
+            s.ino(),
+            s.ctime_nsec()
+                .wrapping_add(s.ctime().wrapping_mul(1_000_000_000)),
+        )
+    });
     Some((directory.ino(), inode, changed))
 }
 
@@ -138,17 +155,26 @@ impl AsRawFd for Watch {
 
 fn watch(directory: &Path) -> io::Result<AsyncFd<Watch>> {
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    inotify.add_watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF)?;
+    inotify.add_watch(
+        directory,
+        AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_DELETE_SELF,
+    )?;
     // SAFETY: `Watch` owns its descriptor, which therefore stays open and the same while it lives.
     Ok(unsafe { AsyncFd::register_with_interest(Watch(inotify), Interest::READABLE) }?)
 }
 
 /// Waits until something happened; `false` when the watch is of no more use.
 async fn changed(inotify: Option<&AsyncFd<Watch>>) -> bool {
-    let Some(inotify) = inotify else { return std::future::pending().await };
-    let Ok(mut ready) = inotify.readable().await else { return false };
+    let Some(inotify) = inotify else {
+        return std::future::pending().await;
+    };
+    let Ok(mut ready) = inotify.readable().await else {
+        return false;
+    };
     match ready.try_io(|inotify| inotify.get_ref().0.read_events().map_err(io::Error::from)) {
-        Ok(Ok(events)) => !events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)),
+        Ok(Ok(events)) => !events
+            .iter()
+            .any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)),
         Ok(Err(_)) => false,
         Err(_would_block) => true,
     }

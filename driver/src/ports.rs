@@ -19,7 +19,9 @@ pub struct Ports {
 
 /// Every port of the range is taken.
 #[derive(Debug, thiserror::Error)]
-#[error("every UDP port from {first} to {last} is taken on this host; widen `ports` in the driver's settings")]
+#[error(
+    "every UDP port from {first} to {last} is taken on this host; widen `ports` in the driver's settings"
+)]
 pub struct NoPort {
     first: u16,
     last: u16,
@@ -31,7 +33,10 @@ impl Ports {
             let dataplane = dataplane.clone();
             Box::pin(async move { dataplane.port_is_free(port).await })
         };
-        Self { range, probe: Arc::new(probe) }
+        Self {
+            range,
+            probe: Arc::new(probe),
+        }
     }
 
     /// The wanted port if it is free, else the first free one of the range.
@@ -45,6 +50,9 @@ impl Ports {
                 return Ok(port);
             }
         }
-        Err(NoPort { first: *self.range.start(), last: *self.range.end() })
+        Err(NoPort {
+            first: *self.range.start(),
+            last: *self.range.end(),
+        })
     }
 }

@@ -22,7 +22,13 @@ impl Problems {
             if open.len() >= MOST {
                 return;
             }
-            warn!(code = problem.code, object = problem.object, cause = problem.cause, next_step = problem.next_step, "Problem");
+            warn!(
+                code = problem.code,
+                object = problem.object,
+                cause = problem.cause,
+                next_step = problem.next_step,
+                "Problem"
+            );
         }
         open.insert(key, problem);
     }
@@ -30,7 +36,11 @@ impl Problems {
     /// Closes a problem, if it is open.
     pub fn clear(&self, code: &str, object: &str) {
         let key = (code.to_owned(), object.to_owned());
-        let closed = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let closed = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
         if closed.is_some() {
             info!(code, object, "Problem solved");
         }
@@ -38,10 +48,18 @@ impl Problems {
 
     /// Closes whatever concerns an object that is gone.
     pub fn clear_object(&self, object: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, of), _| of != object);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(_, of), _| of != object);
     }
 
     pub fn list(&self) -> Vec<Problem> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 }

@@ -59,8 +59,10 @@ pub async fn run<D: Dataplane>(context: Context<D>, cancel: CancellationToken) {
         for network in context.journal.state().networks.keys() {
             running.entry(network.clone()).or_insert_with(|| {
                 let looked_at = Arc::new(Notify::new());
-                let task = NetworkTask::new(context.clone(), network.clone(), Arc::clone(&looked_at));
-                let (cancel, finished, network) = (cancel.clone(), finished.clone(), network.clone());
+                let task =
+                    NetworkTask::new(context.clone(), network.clone(), Arc::clone(&looked_at));
+                let (cancel, finished, network) =
+                    (cancel.clone(), finished.clone(), network.clone());
                 tasks.spawn(async move {
                     task.run(cancel).await;
                     // The receiver is gone only when everything ends.
@@ -90,7 +92,9 @@ async fn break_off<E>(_events: &mut E) {
 }
 
 fn wake(running: &BTreeMap<DockerNetworkId, Running>, namespace: &Namespace) {
-    let concerned = running.iter().filter(|(network, _)| Namespace::of(network) == *namespace);
+    let concerned = running
+        .iter()
+        .filter(|(network, _)| Namespace::of(network) == *namespace);
     for (_, task) in concerned {
         task.looked_at.notify_one();
     }
@@ -102,14 +106,23 @@ async fn remove_strangers<D: Dataplane>(context: &Context<D>) {
     let namespaces = match context.dataplane.namespaces().await {
         Ok(namespaces) => namespaces,
         Err(error) => {
-            warn!(error = crate::chain(&error), "Cannot list this host's namespaces");
+            warn!(
+                error = crate::chain(&error),
+                "Cannot list this host's namespaces"
+            );
             return;
         }
     };
     let state = context.journal.state();
     let known: Vec<Namespace> = state.networks.keys().map(Namespace::of).collect();
-    for namespace in namespaces.into_iter().filter(|namespace| !known.contains(namespace)) {
-        let steps = [wgnet_core::Step::RemoveGuard, wgnet_core::Step::DeleteNamespace];
+    for namespace in namespaces
+        .into_iter()
+        .filter(|namespace| !known.contains(namespace))
+    {
+        let steps = [
+            wgnet_core::Step::RemoveGuard,
+            wgnet_core::Step::DeleteNamespace,
+        ];
         for step in steps {
             if let Err(error) = context.dataplane.apply(&namespace, &step).await {
                 warn!(%namespace, error = crate::chain(&error), "Cannot remove a namespace without a network");

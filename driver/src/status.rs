@@ -40,7 +40,10 @@ impl<D: Dataplane> admin::Source for Status<D> {
         let mut networks = Vec::new();
         for (id, local) in state.networks.iter().filter(|(_, local)| !local.lingering) {
             // Handshakes and counters of now, not of the last look.
-            let observed = self.dataplane.observe(&local.namespace(), &Joined::new()).await;
+            let observed = self
+                .dataplane
+                .observe(&local.namespace(), &Joined::new())
+                .await;
             let runtime = self.runtimes.get(id);
             networks.push(self.network(local, &view, &observed, runtime));
         }
@@ -62,7 +65,13 @@ impl<D: Dataplane> admin::Source for Status<D> {
 }
 
 impl<D: Dataplane> Status<D> {
-    fn network(&self, local: &LocalNetwork, view: &ClusterView, observed: &Seen<Observed>, runtime: Option<Runtime>) -> NetworkStatus {
+    fn network(
+        &self,
+        local: &LocalNetwork,
+        view: &ClusterView,
+        observed: &Seen<Observed>,
+        runtime: Option<Runtime>,
+    ) -> NetworkStatus {
         let none = NetworkView::default();
         let network = view.networks.get(&local.definition.key).unwrap_or(&none);
         let slot = |slot: &wgnet_core::LocalSlot| SlotStatus {
@@ -75,7 +84,12 @@ impl<D: Dataplane> Status<D> {
             key: local.definition.key.clone(),
             docker_id: local.definition.docker_id.clone(),
             namespace: local.namespace().to_string(),
-            subnets: local.definition.subnets.iter().map(|subnet| subnet.pool).collect(),
+            subnets: local
+                .definition
+                .subnets
+                .iter()
+                .map(|subnet| subnet.pool)
+                .collect(),
             mtu: local.definition.mtu,
             slots: local.slots.iter().map(slot).collect(),
             members: self.members(network, view, observed),
@@ -86,16 +100,29 @@ impl<D: Dataplane> Status<D> {
         }
     }
 
-    fn members(&self, network: &NetworkView, view: &ClusterView, observed: &Seen<Observed>) -> Vec<MemberStatus> {
+    fn members(
+        &self,
+        network: &NetworkView,
+        view: &ClusterView,
+        observed: &Seen<Observed>,
+    ) -> Vec<MemberStatus> {
         let peers: BTreeMap<PublicKey, &ObservedPeer> = match observed {
-            Seen::Present(observed) => {
-                observed.wireguards.values().flat_map(|wg| wg.peers.iter().map(|(key, peer)| (*key, peer))).collect()
-            }
+            Seen::Present(observed) => observed
+                .wireguards
+                .values()
+                .flat_map(|wg| wg.peers.iter().map(|(key, peer)| (*key, peer)))
+                .collect(),
             Seen::Absent | Seen::Unknown => BTreeMap::new(),
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let others = network.members.iter().filter(|(host, _)| **host != self.facts.me);
-        let slots = others.flat_map(|(host, member)| member.slots.iter().map(move |slot| (*host, slot)));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let others = network
+            .members
+            .iter()
+            .filter(|(host, _)| **host != self.facts.me);
+        let slots =
+            others.flat_map(|(host, member)| member.slots.iter().map(move |slot| (*host, slot)));
         let members = slots.map(|(host, slot)| {
             let peer = peers.get(&slot.public_key);
             MemberStatus {
@@ -103,7 +130,9 @@ impl<D: Dataplane> Status<D> {
                 name: host_name(view, host),
                 public_key: slot.public_key,
                 underlay: peer.and_then(|peer| peer.underlay),
-                handshake_age: peer.and_then(|peer| peer.last_handshake).map(|at| now.saturating_sub(at)),
+                handshake_age: peer
+                    .and_then(|peer| peer.last_handshake)
+                    .map(|at| now.saturating_sub(at)),
                 received_bytes: peer.map_or(0, |peer| peer.received_bytes),
                 sent_bytes: peer.map_or(0, |peer| peer.sent_bytes),
             }
@@ -111,7 +140,12 @@ impl<D: Dataplane> Status<D> {
         members.collect()
     }
 
-    fn endpoints(&self, local: &LocalNetwork, network: &NetworkView, view: &ClusterView) -> Vec<EndpointStatus> {
+    fn endpoints(
+        &self,
+        local: &LocalNetwork,
+        network: &NetworkView,
+        view: &ClusterView,
+    ) -> Vec<EndpointStatus> {
         let own = local.endpoints.values().map(|endpoint| EndpointStatus {
             id: endpoint.id.clone(),
             addresses: endpoint.addresses.iter().map(ipnet::IpNet::addr).collect(),
@@ -120,7 +154,10 @@ impl<D: Dataplane> Status<D> {
             host_name: self.facts.name.clone(),
             local: true,
         });
-        let others = network.endpoints.values().filter(|endpoint| endpoint.host != self.facts.me);
+        let others = network
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.host != self.facts.me);
         let remote = others.map(|endpoint| EndpointStatus {
             id: endpoint.endpoint.clone(),
             addresses: endpoint.addresses.clone(),
@@ -148,13 +185,18 @@ fn hosts(view: &ClusterView, me: HostId) -> Vec<PeerHost> {
 }
 
 fn host_name(view: &ClusterView, host: HostId) -> String {
-    view.hosts.get(&host).map_or_else(|| host.short(), |record| record.name.clone())
+    view.hosts
+        .get(&host)
+        .map_or_else(|| host.short(), |record| record.name.clone())
 }
 
 /// Records that were ignored, each said once.
 fn refusals(cluster: &ClusterStatus) -> Vec<Problem> {
     let problem = |refusal: &wgnet_core::Refusal| {
-        let writer = refusal.writer.map_or_else(|| "an unknown writer".to_owned(), |writer| format!("host {writer}"));
+        let writer = refusal.writer.map_or_else(
+            || "an unknown writer".to_owned(),
+            |writer| format!("host {writer}"),
+        );
         Problem {
             code: format!("refused-{}", refusal.reason.code()),
             object: refusal.path.clone(),
@@ -167,5 +209,9 @@ fn refusals(cluster: &ClusterStatus) -> Vec<Problem> {
 
 /// The families of underlay addresses this host can send to; both while it does not know its own.
 pub fn families(underlay: &Underlay) -> Families {
-    if underlay.addresses.is_empty() { Families::BOTH } else { Families::of(&underlay.addresses) }
+    if underlay.addresses.is_empty() {
+        Families::BOTH
+    } else {
+        Families::of(&underlay.addresses)
+    }
 }

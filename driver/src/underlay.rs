@@ -42,20 +42,32 @@ pub fn find(configured: &[IpAddr], etcd: &[String]) -> Underlay {
             }
         }
     }
-    let mtu = addresses.iter().filter_map(|address| mtu_of(*address)).min().unwrap_or(USUAL_MTU);
+    let mtu = addresses
+        .iter()
+        .filter_map(|address| mtu_of(*address))
+        .min()
+        .unwrap_or(USUAL_MTU);
     Underlay { addresses, mtu }
 }
 
 fn resolve(endpoint: &str) -> Vec<SocketAddr> {
-    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let rest = endpoint
+        .split_once("://")
+        .map_or(endpoint, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
-    let addresses = authority.to_socket_addrs().or_else(|_| (authority, 2379).to_socket_addrs());
+    let addresses = authority
+        .to_socket_addrs()
+        .or_else(|_| (authority, 2379).to_socket_addrs());
     addresses.map(Iterator::collect).unwrap_or_default()
 }
 
 /// The address the kernel would send from; connecting a UDP socket sends nothing.
 fn source_towards(remote: SocketAddr) -> Option<IpAddr> {
-    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let any: SocketAddr = if remote.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0u16; 8], 0).into()
+    };
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(remote).ok()?;
     let local = socket.local_addr().ok()?.ip();
@@ -65,12 +77,16 @@ fn source_towards(remote: SocketAddr) -> Option<IpAddr> {
 
 fn mtu_of(address: IpAddr) -> Option<u16> {
     let owner = getifaddrs().ok()?.find(|interface| {
-        let Some(owned) = &interface.address else { return false };
+        let Some(owned) = &interface.address else {
+            return false;
+        };
         let v4 = owned.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
         let v6 = owned.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
         v4.or(v6) == Some(address)
     })?;
-    let path = Path::new("/sys/class/net").join(owner.interface_name).join("mtu");
+    let path = Path::new("/sys/class/net")
+        .join(owner.interface_name)
+        .join("mtu");
     let mtu: u32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
     Some(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
@@ -81,7 +97,8 @@ mod tests {
 
     #[test]
     fn configured_addresses_are_taken_as_they_are() {
-        let wanted: Vec<IpAddr> = vec!["2001:db8::1".parse().unwrap(), "192.0.2.9".parse().unwrap()];
+        let wanted: Vec<IpAddr> =
+            vec!["2001:db8::1".parse().unwrap(), "192.0.2.9".parse().unwrap()];
         let underlay = find(&wanted, &["http://127.0.0.1:2379".to_owned()]);
         assert_eq!(underlay.addresses, wanted);
         assert_eq!(underlay.mtu, USUAL_MTU);
@@ -89,6 +106,16 @@ mod tests {
 
     #[test]
     fn an_etcd_on_loopback_tells_nothing_about_the_underlay() {
-        assert!(find(&[], &["http://127.0.0.1:2379".to_owned(), "http://[::1]".to_owned()]).addresses.is_empty());
+        assert!(
+            find(
+                &[],
+                &[
+                    "http://127.0.0.1:2379".to_owned(),
+                    "http://[::1]".to_owned()
+                ]
+            )
+            .addresses
+            .is_empty()
+        );
     }
 }
