@@ -116,9 +116,16 @@ impl<S: Store> Task<S> {
                 );
             }
         }
+        // Before the cluster's own record is seen, nothing is wanted yet: it is no reason to take back
+        // what an earlier process of this host published.
+        let seen = if self.seen.contains_key(CLUSTER) {
+            self.seen.clone()
+        } else {
+            BTreeMap::new()
+        };
         Picture {
             history: self.history.number(),
-            seen: self.seen.clone(),
+            seen,
             present,
         }
     }
