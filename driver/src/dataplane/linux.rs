@@ -59,6 +59,8 @@ struct Shared {
     host: Space,
     spaces: Mutex<BTreeMap<Namespace, Arc<Space>>>,
     changes: Changes,
+    /// Whose peers we changed since somebody looked at them.
+    touched: Mutex<BTreeSet<Namespace>>,
     pins: AbortHandle,
     peers: AbortHandle,
 }
@@ -73,6 +75,10 @@ impl Drop for Shared {
 impl Shared {
     fn spaces(&self) -> MutexGuard<'_, BTreeMap<Namespace, Arc<Space>>> {
         self.spaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touched(&self) -> MutexGuard<'_, BTreeSet<Namespace>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,6 +109,7 @@ impl Linux {
             host,
             spaces: Mutex::default(),
             changes,
+            touched: Mutex::default(),
             pins,
             peers: peers::watch(shared.clone()),
         });
@@ -250,7 +257,11 @@ impl Dataplane for Linux {
     }
 
     async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<()> {
-        self.apply_step(namespace, step).await
+        let applied = self.apply_step(namespace, step).await;
+        if changes_peers(step) {
+            self.shared.touched().insert(namespace.clone());
+        }
+        applied
     }
 
     async fn apply_all(&self, namespace: &Namespace, steps: &[Step]) -> Vec<Result<()>> {
@@ -264,7 +275,7 @@ impl Dataplane for Linux {
                 continue;
             }
             for step in run {
-                results.push(self.apply_step(namespace, step).await);
+                results.push(self.apply(namespace, step).await);
             }
         }
         results
@@ -296,5 +307,17 @@ fn removes(step: &Step) -> bool {
             | Step::RemoveAllowed { .. }
             | Step::RemoveVeth { .. }
             | Step::RemoveRoute { .. }
+    )
+}
+
+fn changes_peers(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::CreateWireguard { .. }
+            | Step::AddPeer { .. }
+            | Step::UpdatePeer { .. }
+            | Step::RemovePeer { .. }
+            | Step::AddAllowed { .. }
+            | Step::RemoveAllowed { .. }
     )
 }

@@ -22,11 +22,7 @@ pub(crate) struct LinuxBench {
 
 impl LinuxBench {
     pub(crate) async fn new(choice: Choice) -> Self {
-        Self {
-            plane: start(&choice).await,
-            choice,
-            ports: Mutex::default(),
-        }
+        Self { plane: start(&choice).await, choice, ports: Mutex::default() }
     }
 }
 
@@ -43,29 +39,18 @@ pub(crate) fn join(veth: &DesiredVeth, container: &str) {
     sh(&format!("ip link set {waiting} netns {container}"));
     sh(&format!("ip -n {container} link set {waiting} name eth0"));
     for address in &veth.addresses {
-        let nodad = if address.addr().is_ipv6() {
-            "nodad"
-        } else {
-            ""
-        };
-        sh(&format!(
-            "ip -n {container} addr add {address} dev eth0 {nodad}"
-        ));
+        let nodad = if address.addr().is_ipv6() { "nodad" } else { "" };
+        sh(&format!("ip -n {container} addr add {address} dev eth0 {nodad}"));
     }
     sh(&format!("ip -n {container} link set eth0 up"));
     for (destination, gateway) in &veth.container_routes {
-        sh(&format!(
-            "ip -n {container} route add {destination} via {gateway} dev eth0"
-        ));
+        sh(&format!("ip -n {container} route add {destination} via {gateway} dev eth0"));
     }
 }
 
 /// The engine has no tool for people; whoever may open its socket may do this.
 fn remove_peer(engine: &Spawn, namespace: &Namespace, name: &IfName, peer: &PublicKey) {
-    let id = DeviceId::new(
-        Path::new("/run/netns").join(namespace.as_str()),
-        name.as_str(),
-    );
+    let id = DeviceId::new(Path::new("/run/netns").join(namespace.as_str()), name.as_str());
     let (client, peer) = (Client::new(&engine.socket), peer.0);
     let remove = async move { client.configure(&id, &[Operation::RemovePeer(peer)]).await };
     let runtime = tokio::runtime::Handle::current();
@@ -89,10 +74,7 @@ impl Bench for LinuxBench {
     }
 
     fn by_hand(&self, namespace: &Namespace, what: &ByHand) {
-        let guard = format!(
-            "wgnet-guard-{}",
-            &namespace.as_str()[Namespace::PREFIX.len()..]
-        );
+        let guard = format!("wgnet-guard-{}", &namespace.as_str()[Namespace::PREFIX.len()..]);
         sh(&match what {
             ByHand::RemovePin => format!("ip netns del {namespace}"),
             ByHand::DeleteLink(name) => format!("ip -n {namespace} link del {name}"),

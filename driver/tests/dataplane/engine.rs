@@ -19,12 +19,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new() -> Self {
-        Self {
-            directory: tempfile::Builder::new()
-                .prefix("wgnett-")
-                .tempdir()
-                .unwrap(),
-        }
+        Self { directory: tempfile::Builder::new().prefix("wgnett-").tempdir().unwrap() }
     }
 
     pub(crate) fn choice(&self) -> Choice {
@@ -39,10 +34,7 @@ impl Engine {
 
     /// Kills it, as a crash would.
     pub(crate) fn kill(&self) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let Some(pid) = runtime.block_on(self.pid()) else {
             return;
         };

@@ -47,14 +47,9 @@ pub(crate) fn a_guarded_subnet_is_not_reached_through_the_bridge(choice: Choice)
     };
     apply(Step::CreateNamespace);
     assert!(reaches("10.50.0.5"), "the scene can show a leak");
-    apply(Step::SetGuard {
-        subnets: ["10.50.0.0/24".parse().unwrap()].into(),
-    });
+    apply(Step::SetGuard { subnets: ["10.50.0.0/24".parse().unwrap()].into() });
     assert!(!reaches("10.50.0.5"), "it leaks");
-    assert!(
-        reaches("203.0.113.2"),
-        "the way to everybody else stays open"
-    );
+    assert!(reaches("203.0.113.2"), "the way to everybody else stays open");
     apply(Step::RemoveGuard);
     assert!(reaches("10.50.0.5"));
     apply(Step::DeleteNamespace);

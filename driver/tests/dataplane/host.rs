@@ -30,49 +30,28 @@ impl Host {
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
             std::fs::create_dir_all("/run/netns").unwrap();
-            mount(
-                Some("wgnett"),
-                "/run/netns",
-                Some("tmpfs"),
-                MsFlags::empty(),
-                None::<&str>,
-            )
-            .unwrap();
-            // Its threads are children of this one, and so in its namespaces.
-            let runtime = Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
+            mount(Some("wgnett"), "/run/netns", Some("tmpfs"), MsFlags::empty(), None::<&str>)
                 .unwrap();
+            // Its threads are children of this one, and so in its namespaces.
+            let runtime =
+                Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             let namespace = File::open("/proc/thread-self/ns/net").unwrap();
             ready.send((runtime.handle().clone(), namespace)).unwrap();
             let _ = stopped.recv();
             runtime.shutdown_timeout(std::time::Duration::from_secs(10));
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("wgnett-{name}"))
-            .spawn(body)
-            .unwrap();
-        let (runtime, namespace) = started
-            .recv()
-            .expect("the host's thread tells that it is ready");
-        let host = Self {
-            runtime,
-            namespace,
-            stop: Some(stop),
-            thread: Some(thread),
-        };
+        let thread =
+            std::thread::Builder::new().name(format!("wgnett-{name}")).spawn(body).unwrap();
+        let (runtime, namespace) =
+            started.recv().expect("the host's thread tells that it is ready");
+        let host = Self { runtime, namespace, stop: Some(stop), thread: Some(thread) };
         host.sh("ip link set lo up");
         host
     }
 
     /// Where `ip` finds the host's namespace.
     pub(crate) fn namespace(&self) -> PathBuf {
-        PathBuf::from(format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.namespace.as_raw_fd()
-        ))
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd()))
     }
 
     /// Runs on the host and waits.
@@ -118,10 +97,6 @@ pub(crate) fn sh(command: &str) -> String {
 
 fn checked(command: &str, output: &Output) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command}: {}: {errors}",
-        output.status
-    );
+    assert!(output.status.success(), "{command}: {}: {errors}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

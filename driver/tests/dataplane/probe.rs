@@ -15,26 +15,13 @@ pub(crate) fn the_choice_follows_the_kernel() {
         |wanted| host.run(async move { backend(wanted, Spawn::new("/none", "/none")).await });
     let (auto, kernel) = (choose(Wanted::Auto), choose(Wanted::Kernel));
     if kernel_has_it.status.success() {
-        assert!(matches!(
-            (auto, kernel),
-            (Ok(Choice::Kernel), Ok(Choice::Kernel))
-        ));
+        assert!(matches!((auto, kernel), (Ok(Choice::Kernel), Ok(Choice::Kernel))));
     } else {
         assert!(matches!(auto, Ok(Choice::Userspace(_))));
         let error = kernel.expect_err("there is no kernel WireGuard to use");
         assert_eq!(error.kind, ErrorKind::Unsupported);
-        assert!(
-            error.source.to_string().contains("modprobe wireguard"),
-            "{}",
-            error.source
-        );
+        assert!(error.source.to_string().contains("modprobe wireguard"), "{}", error.source);
     }
-    assert!(matches!(
-        choose(Wanted::Userspace),
-        Ok(Choice::Userspace(_))
-    ));
-    assert!(
-        !host.sh("ip -o link").contains("wgnet"),
-        "the probe left something"
-    );
+    assert!(matches!(choose(Wanted::Userspace), Ok(Choice::Userspace(_))));
+    assert!(!host.sh("ip -o link").contains("wgnet"), "the probe left something");
 }

@@ -38,15 +38,16 @@ pub(super) fn watch(shared: Weak<Shared>) -> AbortHandle {
 }
 
 async fn look(shared: &Shared, known: &mut BTreeMap<Namespace, u64>) {
+    let touched = std::mem::take(&mut *shared.touched());
     let spaces = shared.spaces().clone();
     known.retain(|namespace, _| spaces.contains_key(namespace));
     for (namespace, space) in spaces {
+        let now = fingerprint(&shared.backend, &namespace, space).await;
         // What cannot be read now is looked at again soon.
-        let Some(now) = fingerprint(&shared.backend, &namespace, space).await else {
-            continue;
-        };
-        let before = known.insert(namespace.clone(), now);
-        if before.is_some_and(|before| before != now) {
+        let before = now.and_then(|now| known.insert(namespace.clone(), now));
+        let changed = before.is_some() && before != now;
+        // What somebody undid of our own change looks as it did before it.
+        if changed || touched.contains(&namespace) {
             shared.changes.report(&namespace);
         }
     }
