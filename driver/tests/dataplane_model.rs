@@ -48,9 +48,7 @@ impl Bench for ModelBench {
                     if let Some(veth) = kernel.veths.get_mut(name) {
                         veth.up = false;
                     }
-                    kernel
-                        .routes
-                        .retain(|_, target| *target != RouteTarget::Link(name.clone()));
+                    kernel.routes.retain(|_, target| *target != RouteTarget::Link(name.clone()));
                 }
                 ByHand::Unmark(name) => kernel.veths.get_mut(name).unwrap().endpoint = None,
                 ByHand::AddLink(name) => drop(kernel.foreign.insert(name.clone())),
@@ -58,13 +56,7 @@ impl Bench for ModelBench {
                 ByHand::DeleteGateway(gateway) => drop(kernel.gateways.remove(gateway)),
                 ByHand::DeleteGuard => kernel.guard.clear(),
                 ByHand::RemovePeer(name, peer) => {
-                    kernel
-                        .wireguards
-                        .get_mut(name)
-                        .unwrap()
-                        .peers
-                        .remove(peer)
-                        .unwrap();
+                    kernel.wireguards.get_mut(name).unwrap().peers.remove(peer).unwrap();
                 }
             }
         });
@@ -103,9 +95,7 @@ impl Bench for ModelBench {
                 Inside::SetDown => interface.up = false,
                 Inside::DeleteAddress => {
                     interface.addresses.retain(|net| !net.addr().is_ipv4());
-                    interface
-                        .routes
-                        .retain(|(_, gateway): &(_, IpAddr)| !gateway.is_ipv4());
+                    interface.routes.retain(|(_, gateway): &(_, IpAddr)| !gateway.is_ipv4());
                 }
                 Inside::DeleteInterface => {}
             }
