@@ -62,10 +62,9 @@ async fn answer<S: Source>(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let response = match (request.method(), request.uri().path()) {
         (&Method::GET, "/status") => json(&source.status().await),
-        (_, path) => plain(
-            StatusCode::NOT_FOUND,
-            format!("{path} is not known here; GET /status is\n"),
-        ),
+        (_, path) => {
+            plain(StatusCode::NOT_FOUND, format!("{path} is not known here; GET /status is\n"))
+        }
     };
     Ok(response)
 }

@@ -53,11 +53,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 ///
 /// When a part that must never end does.
 pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()> {
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        name = config.name,
-        "wgnet-driver starts"
-    );
+    info!(version = env!("CARGO_PKG_VERSION"), name = config.name, "wgnet-driver starts");
     make_private(&config.run_dir)?;
     let listeners = Listeners::open(&config, &cancel)?;
     let (reason, reasons) = watch::channel(None);
@@ -97,18 +93,11 @@ pub fn store(config: &Config) -> Result<EtcdStore, String> {
                 Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
                 None => None,
             };
-            Some(EtcdTls {
-                ca: Some(read(&tls.ca)?),
-                client,
-                domain: None,
-            })
+            Some(EtcdTls { ca: Some(read(&tls.ca)?), client, domain: None })
         }
     };
-    let options = EtcdOptions {
-        endpoints: config.etcd.clone(),
-        prefix: config.etcd_prefix.clone(),
-        tls,
-    };
+    let options =
+        EtcdOptions { endpoints: config.etcd.clone(), prefix: config.etcd_prefix.clone(), tls };
     EtcdStore::new(options).map_err(|error| crate::chain(&error))
 }
 
@@ -131,12 +120,8 @@ async fn dataplane(config: &Config) -> Result<Linux, String> {
         log_file: Some(config.run_dir.join("engine.log")),
         ..Spawn::new(&config.engine, config.engine_socket())
     };
-    let choice = probe::backend(wanted, engine)
-        .await
-        .map_err(|error| crate::chain(&error))?;
-    Linux::start(choice)
-        .await
-        .map_err(|error| crate::chain(&error))
+    let choice = probe::backend(wanted, engine).await.map_err(|error| crate::chain(&error))?;
+    Linux::start(choice).await.map_err(|error| crate::chain(&error))
 }
 
 /// What the driver cannot work without.
@@ -174,17 +159,10 @@ impl Needs {
         let boot = boot.trim().to_owned();
         let (dir, id, random) = (config.state_dir.clone(), boot.clone(), random());
         let opened = tokio::task::spawn_blocking(move || Journal::open(&dir, &id, &random)).await;
-        let journal = opened
-            .map_err(|error| error.to_string())?
-            .map_err(|error| error.sentence())?;
+        let journal =
+            opened.map_err(|error| error.to_string())?.map_err(|error| error.sentence())?;
         let dataplane = dataplane(config).await?;
-        Ok(Self {
-            secrets,
-            store,
-            journal,
-            dataplane,
-            boot,
-        })
+        Ok(Self { secrets, store, journal, dataplane, boot })
     }
 }
 
@@ -197,13 +175,7 @@ struct Parts {
 
 impl Parts {
     fn start(config: &Config, needs: Needs, cancel: &CancellationToken) -> Self {
-        let Needs {
-            secrets,
-            store,
-            journal,
-            dataplane,
-            boot,
-        } = needs;
+        let Needs { secrets, store, journal, dataplane, boot } = needs;
         let me = journal.host_id();
         let facts = HostFacts {
             me,
@@ -241,16 +213,8 @@ impl Parts {
             random: random(),
             problems: problems.clone(),
         };
-        let outputs = cluster::Outputs {
-            view,
-            status: cluster_status,
-            remembered,
-        };
-        spawn(
-            &mut tasks,
-            "the cluster task",
-            cluster::run(inputs, outputs, cancel.clone()),
-        );
+        let outputs = cluster::Outputs { view, status: cluster_status, remembered };
+        spawn(&mut tasks, "the cluster task", cluster::run(inputs, outputs, cancel.clone()));
         spawn(
             &mut tasks,
             "the journal's sweep",
@@ -296,11 +260,7 @@ impl Parts {
             problems,
             underlay: underlays,
         };
-        Self {
-            tasks,
-            api: Api::new(api),
-            admin: Some(Arc::new(status)),
-        }
+        Self { tasks, api: Api::new(api), admin: Some(Arc::new(status)) }
     }
 
     /// Serves Docker and operators.
@@ -392,16 +352,8 @@ impl Listeners {
             None
         };
         let (bound, shims) = mpsc::channel(16);
-        tokio::spawn(plugins::meet(
-            config.plugins_dir.clone(),
-            bound,
-            cancel.clone(),
-        ));
-        Ok(Self {
-            admin,
-            legacy,
-            shims,
-        })
+        tokio::spawn(plugins::meet(config.plugins_dir.clone(), bound, cancel.clone()));
+        Ok(Self { admin, legacy, shims })
     }
 }
 
@@ -428,12 +380,7 @@ impl Gate {
             .legacy
             .map(|listener| tokio::spawn(unready::serve(listener, reasons.clone(), ready.clone())));
         let shims = tokio::spawn(hold_shims(listeners.shims, reasons, ready.clone()));
-        Self {
-            ready,
-            admin: listeners.admin,
-            legacy,
-            shims,
-        }
+        Self { ready, admin: listeners.admin, legacy, shims }
     }
 }
 
@@ -445,12 +392,7 @@ impl Gate {
             None => None,
         };
         let (bound, shims) = self.shims.await?;
-        Ok(Served {
-            admin: self.admin,
-            legacy,
-            bound,
-            shims,
-        })
+        Ok(Served { admin: self.admin, legacy, bound, shims })
     }
 }
 
@@ -507,12 +449,7 @@ async fn follow_underlay(
 fn port_picker(ports: Ports) -> api::PortPicker {
     Arc::new(move |wanted, taken: BTreeSet<u16>| -> PickedPort {
         let ports = ports.clone();
-        Box::pin(async move {
-            ports
-                .pick(wanted, &taken)
-                .await
-                .map_err(|error| error.to_string())
-        })
+        Box::pin(async move { ports.pick(wanted, &taken).await.map_err(|error| error.to_string()) })
     })
 }
 
@@ -538,9 +475,6 @@ fn note_insecure(secrets: &ClusterSecrets, problems: &Problems) {
 /// A directory that only root may look into.
 fn make_private(directory: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.with_context(|| format!("cannot make {}", directory.display()))
 }

@@ -36,10 +36,7 @@ pub enum NotApplied {
     #[error("{0}")]
     Failed(String),
     #[error("network {network} was not set up within {}s", within.as_secs())]
-    Deadline {
-        network: DockerNetworkId,
-        within: Duration,
-    },
+    Deadline { network: DockerNetworkId, within: Duration },
 }
 
 impl Applied {
@@ -58,8 +55,7 @@ impl Applied {
     }
 
     pub fn forget(&self, network: &DockerNetworkId) {
-        self.reports
-            .send_if_modified(|reports| reports.remove(network).is_some());
+        self.reports.send_if_modified(|reports| reports.remove(network).is_some());
     }
 
     /// Waits until the kernel follows the journal at `revision`.
@@ -82,10 +78,7 @@ impl Applied {
                 || (report.tried >= revision && report.failures >= GIVEN_UP_AFTER)
         });
         let Ok(settled) = tokio::time::timeout(within, settled).await else {
-            return Err(NotApplied::Deadline {
-                network: network.clone(),
-                within,
-            });
+            return Err(NotApplied::Deadline { network: network.clone(), within });
         };
         let reports = settled.expect("the sender lives in self");
         let report = reports.get(network).expect("wait_for saw it");

@@ -21,11 +21,7 @@ pub async fn run(config: &Config) -> ExitCode {
         findings.add("WireGuard", app::probe(config).await);
     }
     findings.add("etcd", etcd(config).await);
-    if findings.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if findings.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[derive(Default)]

@@ -80,11 +80,8 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
         // Nobody listens any more only when everything ends.
         let _ = remembered.send(());
     }
-    let mut follower = Follower::start(
-        task.inputs.store.clone(),
-        FollowerOptions::default(),
-        &cancel,
-    );
+    let mut follower =
+        Follower::start(task.inputs.store.clone(), FollowerOptions::default(), &cancel);
     task.scopes = Some(follower.scopes());
     follower.scopes().follow(CLUSTER);
     let session = Session::start(task.inputs.store.clone(), LEASE_TTL, &cancel);
@@ -169,20 +166,15 @@ impl<S: Store> Task<S> {
     async fn remember(&mut self) {
         match self.inputs.journal.records().await {
             Ok(records) => {
-                let verdicts = self.judge.import(
-                    records
-                        .iter()
-                        .map(|(key, value)| (key.as_str(), value.as_slice())),
-                );
+                let verdicts = self
+                    .judge
+                    .import(records.iter().map(|(key, value)| (key.as_str(), value.as_slice())));
                 for (key, verdict) in verdicts {
                     self.judged(&key, &verdict);
                 }
                 debug!(records = records.len(), "Took the last known records in");
             }
-            Err(error) => warn!(
-                error = crate::chain(&error),
-                "Cannot read the last known records"
-            ),
+            Err(error) => warn!(error = crate::chain(&error), "Cannot read the last known records"),
         }
     }
 
@@ -199,24 +191,17 @@ impl<S: Store> Task<S> {
                 self.connection = Some(Err(error));
             }
             Followed::History { revision, highest } => {
-                warn!(
-                    revision,
-                    highest, "The store's revision fell: it was wiped or restored"
-                );
+                warn!(revision, highest, "The store's revision fell: it was wiped or restored");
                 self.problem_of_history(revision, highest);
                 self.history.fell();
                 self.seen.clear();
             }
-            Followed::Listed {
-                scope,
-                revision,
-                entries,
-            } => self.listed(&scope, revision, entries).await,
-            Followed::Changed {
-                scope,
-                revision,
-                changes,
-            } => self.changed(&scope, revision, changes).await,
+            Followed::Listed { scope, revision, entries } => {
+                self.listed(&scope, revision, entries).await
+            }
+            Followed::Changed { scope, revision, changes } => {
+                self.changed(&scope, revision, changes).await
+            }
         }
     }
 
@@ -228,8 +213,7 @@ impl<S: Store> Task<S> {
         let keys = entries.iter().map(|entry| entry.key.as_str()).collect();
         let missing = self.judge.missing(scope, &keys);
         let (mut gone, kept) =
-            self.history
-                .split_missing(missing, &self.judge, self.inputs.facts.me);
+            self.history.split_missing(missing, &self.judge, self.inputs.facts.me);
         if let Some(held) = self.history.brake(scope, &gone, self.judge.view()) {
             self.problem_of_brake(scope, held.vanishing, held.of);
             gone.clear();
@@ -251,12 +235,7 @@ impl<S: Store> Task<S> {
         }
         self.seen.insert(scope.to_owned(), revision);
         let kept_keys: Vec<String> = entries.iter().map(|entry| entry.key.clone()).collect();
-        self.keep(
-            kept_keys
-                .into_iter()
-                .chain(gone.iter().map(ToString::to_string)),
-        )
-        .await;
+        self.keep(kept_keys.into_iter().chain(gone.iter().map(ToString::to_string))).await;
     }
 
     async fn changed(&mut self, scope: &str, revision: Revision, changes: Vec<Change>) {
@@ -284,21 +263,14 @@ impl<S: Store> Task<S> {
         let lasting = keys
             .filter_map(|key| Path::parse(&key))
             .filter(|path| !matches!(path, Path::Alive(_) | Path::Status(_)));
-        let records = lasting.map(|path| {
-            (
-                path.to_string(),
-                self.judge.sealed(&path).map(<[u8]>::to_vec),
-            )
-        });
+        let records =
+            lasting.map(|path| (path.to_string(), self.judge.sealed(&path).map(<[u8]>::to_vec)));
         let records: Vec<_> = records.collect();
         if records.is_empty() {
             return;
         }
         if let Err(error) = self.inputs.journal.keep_records(records).await {
-            warn!(
-                error = crate::chain(&error),
-                "Cannot keep the last known records"
-            );
+            warn!(error = crate::chain(&error), "Cannot keep the last known records");
         }
     }
 

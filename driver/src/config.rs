@@ -141,15 +141,9 @@ pub enum ConfigError {
     #[error(
         "cannot read the settings file {path}: {source}; write it, or name another with --config"
     )]
-    Unreadable {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: std::io::Error },
     #[error("the settings file {path} is wrong: {source}")]
-    Malformed {
-        path: PathBuf,
-        source: Box<toml::de::Error>,
-    },
+    Malformed { path: PathBuf, source: Box<toml::de::Error> },
     #[error("`{key}` is wrong: {why}")]
     Bad { key: &'static str, why: String },
 }
@@ -180,10 +174,8 @@ impl Config {
 }
 
 fn read(path: &Path) -> Result<Settings, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     toml::from_str(&text).map_err(|source| ConfigError::Malformed {
         path: path.to_owned(),
         source: Box::new(source),
@@ -216,9 +208,7 @@ impl Settings {
     }
 
     fn check(self) -> Result<Config, ConfigError> {
-        let etcd = self
-            .etcd
-            .unwrap_or_else(|| vec!["http://127.0.0.1:2379".to_owned()]);
+        let etcd = self.etcd.unwrap_or_else(|| vec!["http://127.0.0.1:2379".to_owned()]);
         check_etcd(&etcd, self.etcd_insecure.unwrap_or(false))?;
         let etcd_tls = tls(&etcd, self.etcd_ca, self.etcd_cert, self.etcd_key)?;
         let etcd_prefix = self.etcd_prefix.unwrap_or_else(|| "/wgnet/v1".to_owned());
@@ -229,9 +219,8 @@ impl Settings {
             ));
         }
         let underlay = self.underlay.unwrap_or_default();
-        if let Some(address) = underlay
-            .iter()
-            .find(|a| a.is_unspecified() || a.is_loopback() || a.is_multicast())
+        if let Some(address) =
+            underlay.iter().find(|a| a.is_unspecified() || a.is_loopback() || a.is_multicast())
         {
             return Err(bad(
                 "underlay",
@@ -282,10 +271,7 @@ fn absolute(
     if path.is_absolute() {
         Ok(path)
     } else {
-        Err(bad(
-            key,
-            format!("{} must be an absolute path", path.display()),
-        ))
+        Err(bad(key, format!("{} must be an absolute path", path.display())))
     }
 }
 
@@ -297,23 +283,14 @@ fn check_etcd(endpoints: &[String], insecure: bool) -> Result<(), ConfigError> {
         ));
     }
     for endpoint in endpoints {
-        if endpoint
-            .strip_prefix("https://")
-            .is_some_and(|rest| !rest.is_empty())
-        {
+        if endpoint.strip_prefix("https://").is_some_and(|rest| !rest.is_empty()) {
             continue;
         }
         let Some(rest) = endpoint.strip_prefix("http://") else {
-            return Err(bad(
-                "etcd",
-                format!("{endpoint:?} must begin with https:// (or http://)"),
-            ));
+            return Err(bad("etcd", format!("{endpoint:?} must begin with https:// (or http://)")));
         };
         let host = rest.split('/').next().unwrap_or_default();
-        let host = host
-            .rsplit_once(':')
-            .map_or(host, |(host, _)| host)
-            .trim_matches(['[', ']']);
+        let host = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_matches(['[', ']']);
         let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         if !local && !insecure {
             let why = format!(
@@ -412,11 +389,8 @@ mod tests {
     fn the_command_line_wins_over_the_file() {
         let cli =
             Cli::try_parse_from(["wgnet-driver", "--ports", "6000-6010", "--insecure"]).unwrap();
-        let config = cli
-            .settings
-            .over(settings("ports = \"7000-7010\"\nname = \"h9\""))
-            .check()
-            .unwrap();
+        let config =
+            cli.settings.over(settings("ports = \"7000-7010\"\nname = \"h9\"")).check().unwrap();
         assert_eq!(
             (config.ports, config.name.as_str(), config.insecure),
             (6000..=6010, "h9", true)
@@ -426,14 +400,10 @@ mod tests {
     #[test]
     fn plain_http_is_for_loopback_or_wanted() {
         assert!(
-            settings("etcd = [\"http://localhost:2379\", \"http://[::1]:2379\"]")
-                .check()
-                .is_ok()
+            settings("etcd = [\"http://localhost:2379\", \"http://[::1]:2379\"]").check().is_ok()
         );
         assert!(
-            settings("etcd = [\"http://192.0.2.2:2379\"]\netcd_insecure = true")
-                .check()
-                .is_ok()
+            settings("etcd = [\"http://192.0.2.2:2379\"]\netcd_insecure = true").check().is_ok()
         );
         assert!(error("etcd = [\"http://192.0.2.2:2379\"]").contains("etcd_insecure"));
     }
@@ -448,11 +418,6 @@ mod tests {
         assert!(error("underlay = [\"127.0.0.1\"]").contains("127.0.0.1"));
         assert!(error("state_dir = \"x\"").contains("absolute"));
         assert!(error("etcd_prefix = \"wgnet\"").contains("/wgnet/v1"));
-        assert!(
-            toml::from_str::<Settings>("prots = 1")
-                .unwrap_err()
-                .to_string()
-                .contains("prots")
-        );
+        assert!(toml::from_str::<Settings>("prots = 1").unwrap_err().to_string().contains("prots"));
     }
 }

@@ -76,9 +76,7 @@ impl Journal {
             seqs,
             writer: Writer::start(disk, sender),
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     pub fn path(&self) -> &Path {
@@ -119,8 +117,7 @@ impl Journal {
         T: Send + 'static,
         F: FnOnce(&mut State) -> T + Send + 'static,
     {
-        self.try_update(|state| Ok::<T, JournalError>(change(state)))
-            .await
+        self.try_update(|state| Ok::<T, JournalError>(change(state))).await
     }
 
     /// Like [`Journal::update`] for a change that may refuse: then nothing of it happens.
@@ -138,10 +135,7 @@ impl Journal {
         self.inner.writer.send(Job::update(change, sender));
         match receiver.await {
             Ok(outcome) => outcome,
-            Err(_) => Err(JournalError::Aborted {
-                path: self.inner.path.clone(),
-            }
-            .into()),
+            Err(_) => Err(JournalError::Aborted { path: self.inner.path.clone() }.into()),
         }
     }
 
@@ -158,9 +152,7 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let network = network.clone();
         let change = move |state: &mut State| {
-            let slots = state
-                .network_mut(&network)
-                .map(|network| network.slots.iter_mut());
+            let slots = state.network_mut(&network).map(|network| network.slots.iter_mut());
             slots
                 .into_iter()
                 .flatten()
@@ -212,9 +204,7 @@ impl Journal {
         if self.next_unused_seq() > seen {
             return Ok(());
         }
-        let (block, _) = self
-            .update(move |state| Seqs::reserve_above(state, seen))
-            .await?;
+        let (block, _) = self.update(move |state| Seqs::reserve_above(state, seen)).await?;
         self.inner.seqs.refill(block);
         Ok(())
     }
@@ -236,11 +226,9 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let (sender, receiver) = oneshot::channel();
         self.inner.writer.send(Job::Keep(changes, sender));
-        receiver.await.unwrap_or_else(|_| {
-            Err(JournalError::Aborted {
-                path: self.inner.path.clone(),
-            })
-        })
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(JournalError::Aborted { path: self.inner.path.clone() }))
     }
 
     /// The sealed records that were kept.
@@ -251,10 +239,8 @@ impl Journal {
     pub async fn records(&self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
         let (sender, receiver) = oneshot::channel();
         self.inner.writer.send(Job::Records(sender));
-        receiver.await.unwrap_or_else(|_| {
-            Err(JournalError::Aborted {
-                path: self.inner.path.clone(),
-            })
-        })
+        receiver
+            .await
+            .unwrap_or_else(|_| Err(JournalError::Aborted { path: self.inner.path.clone() }))
     }
 }

@@ -19,12 +19,6 @@ impl Keyring {
         generation: Generation,
         peer: HostId,
     ) -> Option<PresharedKey> {
-        self.secrets.preshared_key(
-            self.secrets.current_epoch(),
-            network,
-            generation,
-            self.me,
-            peer,
-        )
+        self.secrets.preshared_key(self.secrets.current_epoch(), network, generation, self.me, peer)
     }
 }

@@ -108,23 +108,15 @@ fn shim_directories(directory: &Path) -> BTreeMap<PathBuf, Identity> {
     let Ok(entries) = fs::read_dir(directory) else {
         return BTreeMap::new();
     };
-    let plugins = entries
-        .flatten()
-        .filter(|entry| entry.file_name().len() == 64);
-    plugins
-        .filter_map(|entry| Some((entry.path(), identity(&entry.path())?)))
-        .collect()
+    let plugins = entries.flatten().filter(|entry| entry.file_name().len() == 64);
+    plugins.filter_map(|entry| Some((entry.path(), identity(&entry.path())?))).collect()
 }
 
 fn identity(path: &Path) -> Option<Identity> {
     let directory = fs::metadata(path).ok()?;
     let socket = fs::metadata(path.join(SHIM_SOCKET)).ok();
     let (inode, changed) = socket.map_or((0, 0), |s| {
-        (
-            s.ino(),
-            s.ctime_nsec()
-                .wrapping_add(s.ctime().wrapping_mul(1_000_000_000)),
-        )
+        (s.ino(), s.ctime_nsec().wrapping_add(s.ctime().wrapping_mul(1_000_000_000)))
     });
     Some((directory.ino(), inode, changed))
 }
@@ -172,9 +164,9 @@ async fn changed(inotify: Option<&AsyncFd<Watch>>) -> bool {
         return false;
     };
     match ready.try_io(|inotify| inotify.get_ref().0.read_events().map_err(io::Error::from)) {
-        Ok(Ok(events)) => !events
-            .iter()
-            .any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED)),
+        Ok(Ok(events)) => {
+            !events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED))
+        }
         Ok(Err(_)) => false,
         Err(_would_block) => true,
     }

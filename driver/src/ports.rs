@@ -33,10 +33,7 @@ impl Ports {
             let dataplane = dataplane.clone();
             Box::pin(async move { dataplane.port_is_free(port).await })
         };
-        Self {
-            range,
-            probe: Arc::new(probe),
-        }
+        Self { range, probe: Arc::new(probe) }
     }
 
     /// The wanted port if it is free, else the first free one of the range.
@@ -50,9 +47,6 @@ impl Ports {
                 return Ok(port);
             }
         }
-        Err(NoPort {
-            first: *self.range.start(),
-            last: *self.range.end(),
-        })
+        Err(NoPort { first: *self.range.start(), last: *self.range.end() })
     }
 }

@@ -36,11 +36,7 @@ impl Problems {
     /// Closes a problem, if it is open.
     pub fn clear(&self, code: &str, object: &str) {
         let key = (code.to_owned(), object.to_owned());
-        let closed = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&key);
+        let closed = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         if closed.is_some() {
             info!(code, object, "Problem solved");
         }
@@ -48,18 +44,10 @@ impl Problems {
 
     /// Closes whatever concerns an object that is gone.
     pub fn clear_object(&self, object: &str) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|(_, of), _| of != object);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, of), _| of != object);
     }
 
     pub fn list(&self) -> Vec<Problem> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }

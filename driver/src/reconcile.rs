@@ -92,9 +92,7 @@ async fn break_off<E>(_events: &mut E) {
 }
 
 fn wake(running: &BTreeMap<DockerNetworkId, Running>, namespace: &Namespace) {
-    let concerned = running
-        .iter()
-        .filter(|(network, _)| Namespace::of(network) == *namespace);
+    let concerned = running.iter().filter(|(network, _)| Namespace::of(network) == *namespace);
     for (_, task) in concerned {
         task.looked_at.notify_one();
     }
@@ -106,23 +104,14 @@ async fn remove_strangers<D: Dataplane>(context: &Context<D>) {
     let namespaces = match context.dataplane.namespaces().await {
         Ok(namespaces) => namespaces,
         Err(error) => {
-            warn!(
-                error = crate::chain(&error),
-                "Cannot list this host's namespaces"
-            );
+            warn!(error = crate::chain(&error), "Cannot list this host's namespaces");
             return;
         }
     };
     let state = context.journal.state();
     let known: Vec<Namespace> = state.networks.keys().map(Namespace::of).collect();
-    for namespace in namespaces
-        .into_iter()
-        .filter(|namespace| !known.contains(namespace))
-    {
-        let steps = [
-            wgnet_core::Step::RemoveGuard,
-            wgnet_core::Step::DeleteNamespace,
-        ];
+    for namespace in namespaces.into_iter().filter(|namespace| !known.contains(namespace)) {
+        let steps = [wgnet_core::Step::RemoveGuard, wgnet_core::Step::DeleteNamespace];
         for step in steps {
             if let Err(error) = context.dataplane.apply(&namespace, &step).await {
                 warn!(%namespace, error = crate::chain(&error), "Cannot remove a namespace without a network");

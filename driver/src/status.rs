@@ -40,10 +40,7 @@ impl<D: Dataplane> admin::Source for Status<D> {
         let mut networks = Vec::new();
         for (id, local) in state.networks.iter().filter(|(_, local)| !local.lingering) {
             // Handshakes and counters of now, not of the last look.
-            let observed = self
-                .dataplane
-                .observe(&local.namespace(), &Joined::new())
-                .await;
+            let observed = self.dataplane.observe(&local.namespace(), &Joined::new()).await;
             let runtime = self.runtimes.get(id);
             networks.push(self.network(local, &view, &observed, runtime));
         }
@@ -84,12 +81,7 @@ impl<D: Dataplane> Status<D> {
             key: local.definition.key.clone(),
             docker_id: local.definition.docker_id.clone(),
             namespace: local.namespace().to_string(),
-            subnets: local
-                .definition
-                .subnets
-                .iter()
-                .map(|subnet| subnet.pool)
-                .collect(),
+            subnets: local.definition.subnets.iter().map(|subnet| subnet.pool).collect(),
             mtu: local.definition.mtu,
             slots: local.slots.iter().map(slot).collect(),
             members: self.members(network, view, observed),
@@ -114,13 +106,8 @@ impl<D: Dataplane> Status<D> {
                 .collect(),
             Seen::Absent | Seen::Unknown => BTreeMap::new(),
         };
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        let others = network
-            .members
-            .iter()
-            .filter(|(host, _)| **host != self.facts.me);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let others = network.members.iter().filter(|(host, _)| **host != self.facts.me);
         let slots =
             others.flat_map(|(host, member)| member.slots.iter().map(move |slot| (*host, slot)));
         let members = slots.map(|(host, slot)| {
@@ -154,10 +141,7 @@ impl<D: Dataplane> Status<D> {
             host_name: self.facts.name.clone(),
             local: true,
         });
-        let others = network
-            .endpoints
-            .values()
-            .filter(|endpoint| endpoint.host != self.facts.me);
+        let others = network.endpoints.values().filter(|endpoint| endpoint.host != self.facts.me);
         let remote = others.map(|endpoint| EndpointStatus {
             id: endpoint.endpoint.clone(),
             addresses: endpoint.addresses.clone(),
@@ -185,18 +169,15 @@ fn hosts(view: &ClusterView, me: HostId) -> Vec<PeerHost> {
 }
 
 fn host_name(view: &ClusterView, host: HostId) -> String {
-    view.hosts
-        .get(&host)
-        .map_or_else(|| host.short(), |record| record.name.clone())
+    view.hosts.get(&host).map_or_else(|| host.short(), |record| record.name.clone())
 }
 
 /// Records that were ignored, each said once.
 fn refusals(cluster: &ClusterStatus) -> Vec<Problem> {
     let problem = |refusal: &wgnet_core::Refusal| {
-        let writer = refusal.writer.map_or_else(
-            || "an unknown writer".to_owned(),
-            |writer| format!("host {writer}"),
-        );
+        let writer = refusal
+            .writer
+            .map_or_else(|| "an unknown writer".to_owned(), |writer| format!("host {writer}"));
         Problem {
             code: format!("refused-{}", refusal.reason.code()),
             object: refusal.path.clone(),
@@ -209,9 +190,5 @@ fn refusals(cluster: &ClusterStatus) -> Vec<Problem> {
 
 /// The families of underlay addresses this host can send to; both while it does not know its own.
 pub fn families(underlay: &Underlay) -> Families {
-    if underlay.addresses.is_empty() {
-        Families::BOTH
-    } else {
-        Families::of(&underlay.addresses)
-    }
+    if underlay.addresses.is_empty() { Families::BOTH } else { Families::of(&underlay.addresses) }
 }

@@ -42,32 +42,21 @@ pub fn find(configured: &[IpAddr], etcd: &[String]) -> Underlay {
             }
         }
     }
-    let mtu = addresses
-        .iter()
-        .filter_map(|address| mtu_of(*address))
-        .min()
-        .unwrap_or(USUAL_MTU);
+    let mtu = addresses.iter().filter_map(|address| mtu_of(*address)).min().unwrap_or(USUAL_MTU);
     Underlay { addresses, mtu }
 }
 
 fn resolve(endpoint: &str) -> Vec<SocketAddr> {
-    let rest = endpoint
-        .split_once("://")
-        .map_or(endpoint, |(_, rest)| rest);
+    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
-    let addresses = authority
-        .to_socket_addrs()
-        .or_else(|_| (authority, 2379).to_socket_addrs());
+    let addresses = authority.to_socket_addrs().or_else(|_| (authority, 2379).to_socket_addrs());
     addresses.map(Iterator::collect).unwrap_or_default()
 }
 
 /// The address the kernel would send from; connecting a UDP socket sends nothing.
 fn source_towards(remote: SocketAddr) -> Option<IpAddr> {
-    let any: SocketAddr = if remote.is_ipv4() {
-        ([0, 0, 0, 0], 0).into()
-    } else {
-        ([0u16; 8], 0).into()
-    };
+    let any: SocketAddr =
+        if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(remote).ok()?;
     let local = socket.local_addr().ok()?.ip();
@@ -84,9 +73,7 @@ fn mtu_of(address: IpAddr) -> Option<u16> {
         let v6 = owned.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
         v4.or(v6) == Some(address)
     })?;
-    let path = Path::new("/sys/class/net")
-        .join(owner.interface_name)
-        .join("mtu");
+    let path = Path::new("/sys/class/net").join(owner.interface_name).join("mtu");
     let mtu: u32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
     Some(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
@@ -107,15 +94,9 @@ mod tests {
     #[test]
     fn an_etcd_on_loopback_tells_nothing_about_the_underlay() {
         assert!(
-            find(
-                &[],
-                &[
-                    "http://127.0.0.1:2379".to_owned(),
-                    "http://[::1]".to_owned()
-                ]
-            )
-            .addresses
-            .is_empty()
+            find(&[], &["http://127.0.0.1:2379".to_owned(), "http://[::1]".to_owned()])
+                .addresses
+                .is_empty()
         );
     }
 }

@@ -62,13 +62,8 @@ async fn answer(
             return Ok(json(&serde_json::json!({ "Options": options })));
         }
     }
-    let reason = reason
-        .borrow()
-        .clone()
-        .unwrap_or_else(|| Arc::from("it is starting"));
-    Ok(json(
-        &serde_json::json!({ "Err": format!("wgnet-driver cannot work yet: {reason}") }),
-    ))
+    let reason = reason.borrow().clone().unwrap_or_else(|| Arc::from("it is starting"));
+    Ok(json(&serde_json::json!({ "Err": format!("wgnet-driver cannot work yet: {reason}") })))
 }
 
 fn json(body: &serde_json::Value) -> Response<Full<Bytes>> {

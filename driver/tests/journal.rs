@@ -1,9 +1,6 @@
 //! The journal keeps its word: what was acknowledged is there, whatever happens to the process or disk.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests may unwrap as tests do"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
 #[path = "journal/disk.rs"]
 mod disk;
@@ -44,41 +41,21 @@ fn id(text: &str) -> DockerNetworkId {
 fn network(id: &DockerNetworkId) -> LocalNetwork {
     let definition = NetworkDefinition {
         docker_id: id.clone(),
-        key: if id.is_swarm() {
-            NetworkKey::swarm(id)
-        } else {
-            NetworkKey::local(id)
-        },
+        key: if id.is_swarm() { NetworkKey::swarm(id) } else { NetworkKey::local(id) },
         subnets: vec![Subnet {
             pool: "10.0.0.0/8".parse().unwrap(),
             gateway: Some("10.0.0.1".parse().unwrap()),
         }],
         internal: false,
-        options: NetworkOptions {
-            port: Some(51900),
-            ..NetworkOptions::default()
-        },
+        options: NetworkOptions { port: Some(51900), ..NetworkOptions::default() },
         raw_options: BTreeMap::from([("port".to_owned(), "51900".to_owned())]),
         mtu: 1420,
     };
     let slots = vec![
-        LocalSlot {
-            generation: 0,
-            private_key: PrivateKey::from_random([7; 32]),
-            port: 51900,
-        },
-        LocalSlot {
-            generation: 1,
-            private_key: PrivateKey::from_random([8; 32]),
-            port: 51901,
-        },
+        LocalSlot { generation: 0, private_key: PrivateKey::from_random([7; 32]), port: 51900 },
+        LocalSlot { generation: 1, private_key: PrivateKey::from_random([8; 32]), port: 51901 },
     ];
-    LocalNetwork {
-        definition,
-        slots,
-        endpoints: BTreeMap::new(),
-        lingering: false,
-    }
+    LocalNetwork { definition, slots, endpoints: BTreeMap::new(), lingering: false }
 }
 
 fn endpoint_id(n: u64) -> EndpointId {
@@ -94,9 +71,7 @@ fn endpoint(n: u64) -> LocalEndpoint {
         mac: MacAddr::GATEWAY,
         mac_given: n.is_multiple_of(2),
         claim: n,
-        sandbox: n
-            .is_multiple_of(3)
-            .then(|| PathBuf::from("/run/docker/netns/x")),
+        sandbox: n.is_multiple_of(3).then(|| PathBuf::from("/run/docker/netns/x")),
         superseded: n.is_multiple_of(5),
     }
 }
@@ -107,11 +82,7 @@ fn add_network(state: &mut State, id: &str) {
 }
 
 fn add_endpoint(state: &mut State, n: u64) {
-    state
-        .network_mut(&id(SWARM_NETWORK))
-        .unwrap()
-        .endpoints
-        .insert(endpoint_id(n), endpoint(n));
+    state.network_mut(&id(SWARM_NETWORK)).unwrap().endpoints.insert(endpoint_id(n), endpoint(n));
 }
 
 /// The durable part: what counts or measures this process's own time is left out.
@@ -119,17 +90,8 @@ fn durable(state: &State) -> State {
     let mut state = state.clone();
     state.revision = 0;
     state.changed.clear();
-    state
-        .lingers_until
-        .values_mut()
-        .for_each(|until| *until = LINGER);
-    state.deleted = Arc::new(
-        state
-            .deleted
-            .keys()
-            .map(|id| (id.clone(), LINGER))
-            .collect(),
-    );
+    state.lingers_until.values_mut().for_each(|until| *until = LINGER);
+    state.deleted = Arc::new(state.deleted.keys().map(|id| (id.clone(), LINGER)).collect());
     state
 }
 
@@ -156,11 +118,7 @@ async fn everything_comes_back_as_it_was() {
     };
     journal.update(change).await.unwrap();
     let rotate = move |state: &mut State| {
-        state
-            .network_mut(&id(SWARM_NETWORK))
-            .unwrap()
-            .slots
-            .remove(0);
+        state.network_mut(&id(SWARM_NETWORK)).unwrap().slots.remove(0);
         state.delete_endpoint(&id(SWARM_NETWORK), &endpoint_id(3), Duration::ZERO);
         state.supersede(&id(SWARM_NETWORK), &endpoint_id(4));
         state.linger(&lingering, Duration::ZERO);
@@ -169,17 +127,11 @@ async fn everything_comes_back_as_it_was() {
     let before = durable(&journal.state());
     drop(journal);
     let journal = open(dir.path());
-    assert_eq!(
-        (journal.host_id(), journal.host_key().expose()),
-        (host, &key)
-    );
+    assert_eq!((journal.host_id(), journal.host_key().expose()), (host, &key));
     assert_eq!(durable(&journal.state()), before);
     assert_eq!(before.networks[&id(SWARM_NETWORK)].endpoints.len(), 29);
     assert!(before.networks[&id(SWARM_NETWORK)].endpoints[&endpoint_id(4)].superseded);
-    assert_eq!(
-        before.floor(&NetworkKey::swarm(&id(SWARM_NETWORK)), other),
-        5
-    );
+    assert_eq!(before.floor(&NetworkKey::swarm(&id(SWARM_NETWORK)), other), 5);
 }
 
 #[tokio::test]
@@ -201,9 +153,7 @@ fn hex(bytes: &[u8]) -> String {
 async fn a_second_driver_is_refused_in_words() {
     let dir = TempDir::new().unwrap();
     let journal = open(dir.path());
-    let error = Journal::open(dir.path(), "boot-1", &random())
-        .err()
-        .unwrap();
+    let error = Journal::open(dir.path(), "boot-1", &random()).err().unwrap();
     assert!(matches!(error, JournalError::Busy { .. }));
     let sentence = error.sentence();
     assert!(
@@ -220,16 +170,11 @@ async fn a_second_driver_is_refused_in_words() {
 async fn a_refused_update_leaves_no_trace_and_harms_no_other() {
     let dir = TempDir::new().unwrap();
     let journal = open(dir.path());
-    journal
-        .update(|state| add_network(state, SWARM_NETWORK))
-        .await
-        .unwrap();
+    journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
     let before = journal.state();
     let refuse = |state: &mut State| {
         add_endpoint(state, 1);
-        Err::<(), JournalError>(JournalError::Aborted {
-            path: PathBuf::new(),
-        })
+        Err::<(), JournalError>(JournalError::Aborted { path: PathBuf::new() })
     };
     let panic = |state: &mut State| {
         add_endpoint(state, 2);
@@ -244,13 +189,8 @@ async fn a_refused_update_leaves_no_trace_and_harms_no_other() {
     );
     assert!(refused.is_err() && matches!(panicked, Err(JournalError::Aborted { .. })));
     kept.unwrap();
-    let endpoints = journal.state().networks[&id(SWARM_NETWORK)]
-        .endpoints
-        .clone();
-    assert_eq!(
-        endpoints.keys().cloned().collect::<Vec<_>>(),
-        [endpoint_id(3)]
-    );
+    let endpoints = journal.state().networks[&id(SWARM_NETWORK)].endpoints.clone();
+    assert_eq!(endpoints.keys().cloned().collect::<Vec<_>>(), [endpoint_id(3)]);
     assert_eq!(journal.state().revision, before.revision + 1);
     // A change that changes nothing is no revision.
     let ((), revision) = journal.update(|_| {}).await.unwrap();
@@ -263,16 +203,11 @@ async fn followers_see_every_revision_and_when_each_network_changed() {
     let journal = open(dir.path());
     let mut watch = journal.watch();
     let plain = id(&"ab".repeat(32));
-    journal
-        .update(|state| add_network(state, SWARM_NETWORK))
-        .await
-        .unwrap();
+    journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
     watch.changed().await.unwrap();
     let other = plain.clone();
-    let ((), revision) = journal
-        .update(move |state| add_network(state, other.as_str()))
-        .await
-        .unwrap();
+    let ((), revision) =
+        journal.update(move |state| add_network(state, other.as_str())).await.unwrap();
     watch.changed().await.unwrap();
     let state = watch.borrow().clone();
     assert_eq!(state.revision, revision);
@@ -284,38 +219,24 @@ async fn followers_see_every_revision_and_when_each_network_changed() {
 async fn fifty_updates_at_once_share_their_syncs() {
     let dir = TempDir::new().unwrap();
     let journal = open(dir.path());
-    journal
-        .update(|state| add_network(state, SWARM_NETWORK))
-        .await
-        .unwrap();
+    journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
     let one = Instant::now();
     for n in 1000..1020 {
-        journal
-            .update(move |state| add_endpoint(state, n))
-            .await
-            .unwrap();
+        journal.update(move |state| add_endpoint(state, n)).await.unwrap();
     }
     let one = one.elapsed() / 20;
     let before = journal.state().revision;
     let all = Instant::now();
     let updates = (0..50).map(|n| {
         let journal = journal.clone();
-        async move {
-            journal
-                .update(move |state| add_endpoint(state, n))
-                .await
-                .unwrap()
-        }
+        async move { journal.update(move |state| add_endpoint(state, n)).await.unwrap() }
     });
     futures::future::join_all(updates).await;
     let all = all.elapsed();
     let commits = journal.state().revision - before;
     println!("one update: {one:?}; 50 at once: {all:?} in {commits} commits");
     assert!((1..=25).contains(&commits), "{commits} commits");
-    assert_eq!(
-        journal.state().networks[&id(SWARM_NETWORK)].endpoints.len(),
-        70
-    );
+    assert_eq!(journal.state().networks[&id(SWARM_NETWORK)].endpoints.len(), 70);
 }
 
 #[tokio::test]
@@ -381,29 +302,15 @@ async fn records_are_kept_without_an_update_and_forgotten_on_request() {
     let dir = TempDir::new().unwrap();
     let journal = open(dir.path());
     let record = |n: u8| (format!("hosts/{n}"), Some(vec![n; 300]));
+    journal.keep_records((0..100).map(record).collect()).await.unwrap();
     journal
-        .keep_records((0..100).map(record).collect())
-        .await
-        .unwrap();
-    journal
-        .keep_records(vec![
-            ("hosts/7".to_owned(), None),
-            ("hosts/8".to_owned(), Some(vec![1])),
-        ])
+        .keep_records(vec![("hosts/7".to_owned(), None), ("hosts/8".to_owned(), Some(vec![1]))])
         .await
         .unwrap();
     assert_eq!(journal.state().revision, 0, "they are no intent");
     drop(journal);
-    let records: BTreeMap<_, _> = open(dir.path())
-        .records()
-        .await
-        .unwrap()
-        .into_iter()
-        .collect();
-    assert_eq!(
-        (records.len(), records.get("hosts/7"), &records["hosts/8"]),
-        (99, None, &vec![1])
-    );
+    let records: BTreeMap<_, _> = open(dir.path()).records().await.unwrap().into_iter().collect();
+    assert_eq!((records.len(), records.get("hosts/7"), &records["hosts/8"]), (99, None, &vec![1]));
     assert_eq!(records["hosts/99"], vec![99; 300]);
 }
 
@@ -421,9 +328,7 @@ async fn lingering_networks_and_deleted_ids_are_forgotten_when_their_time_is_ove
         state.linger(&id(SWARM_NETWORK), uptime);
         assert_eq!(state.lingers_until[&id(SWARM_NETWORK)], uptime + LINGER);
         // As if that had been long ago.
-        state
-            .lingers_until
-            .insert(id(SWARM_NETWORK), uptime + Duration::from_millis(300));
+        state.lingers_until.insert(id(SWARM_NETWORK), uptime + Duration::from_millis(300));
         let long_ago = state
             .deleted
             .keys()
@@ -435,10 +340,7 @@ async fn lingering_networks_and_deleted_ids_are_forgotten_when_their_time_is_ove
     assert_eq!(journal.state().deleted.len(), 1);
     let mut states = journal.watch();
     let swept = states.wait_for(|state| state.networks.is_empty() && state.deleted.is_empty());
-    tokio::time::timeout(Duration::from_secs(10), swept)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(10), swept).await.unwrap().unwrap();
     stop.cancel();
     sweeper.await.unwrap();
     drop((journal, states));
@@ -464,28 +366,16 @@ async fn a_network_the_cluster_knows_to_be_freed_does_not_linger() {
         options: BTreeMap::new(),
         freed: true,
     };
-    let seen = wgnet_core::NetworkView {
-        record: Some(record),
-        ..Default::default()
-    };
-    cluster
-        .networks
-        .insert(NetworkKey::swarm(&id(SWARM_NETWORK)), seen);
+    let seen = wgnet_core::NetworkView { record: Some(record), ..Default::default() };
+    cluster.networks.insert(NetworkKey::swarm(&id(SWARM_NETWORK)), seen);
     view.send_replace(Arc::new(cluster));
     let mut states = journal.watch();
     let swept = states.wait_for(|state| state.networks.is_empty());
-    tokio::time::timeout(Duration::from_secs(30), swept)
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(30), swept).await.unwrap().unwrap();
     stop.cancel();
     sweeper.await.unwrap();
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }

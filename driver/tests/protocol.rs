@@ -1,9 +1,6 @@
 //! The plugin protocol as dockerd speaks it, byte by byte, against the real server.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests may unwrap as tests do"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
 #[path = "protocol/support.rs"]
 mod support;

@@ -1,10 +1,7 @@
 //! Calls in any order, repeated, late, empty and senseless: never a panic, never success for a creation
 //! on what is unknown, always success for removals, and the same answer to the same call.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests may unwrap as tests do"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
 #[path = "protocol/support.rs"]
 mod support;
@@ -78,13 +75,7 @@ const SENSELESS: [&str; 5] = ["", "\n", "null", "[1]", "{\"NetworkID\":"];
 
 /// The last one is never created, and no id at all.
 fn network_id(network: usize) -> String {
-    [
-        SWARM_NETWORK.to_owned(),
-        plain_network(1),
-        plain_network(9),
-        "?".to_owned(),
-    ][network]
-        .clone()
+    [SWARM_NETWORK.to_owned(), plain_network(1), plain_network(9), "?".to_owned()][network].clone()
 }
 
 const OPTIONS: [&str; 3] = [r#"{}"#, r#"{"mtu":"1300"}"#, r#"{"colour":"red"}"#];
@@ -126,10 +117,7 @@ impl Model {
         match *action {
             Action::CreateNetwork { network, options } => {
                 let occupied = self.endpoints.keys().any(|(of, _)| *of == network);
-                let other = self
-                    .networks
-                    .get(&network)
-                    .is_some_and(|now| *now != options);
+                let other = self.networks.get(&network).is_some_and(|now| *now != options);
                 let may = options != BAD_OPTIONS && !(occupied && other);
                 if may {
                     self.networks.insert(network, options);
@@ -138,20 +126,12 @@ impl Model {
             }
             Action::DeleteNetwork { network } => {
                 self.networks.remove(&network);
-                let gone: Vec<_> = self
-                    .endpoints
-                    .keys()
-                    .filter(|(of, _)| *of == network)
-                    .copied()
-                    .collect();
+                let gone: Vec<_> =
+                    self.endpoints.keys().filter(|(of, _)| *of == network).copied().collect();
                 gone.iter().for_each(|endpoint| self.delete(*endpoint));
                 true
             }
-            Action::CreateEndpoint {
-                network,
-                endpoint,
-                address,
-            } => {
+            Action::CreateEndpoint { network, endpoint, address } => {
                 if !self.networks.contains_key(&network) {
                     return false;
                 }
@@ -161,10 +141,8 @@ impl Model {
                 if self.deleted.contains(&endpoint) {
                     return false;
                 }
-                let stale = self
-                    .endpoints
-                    .iter()
-                    .find(|((of, _), has)| *of == network && **has == address);
+                let stale =
+                    self.endpoints.iter().find(|((of, _), has)| *of == network && **has == address);
                 if let Some(stale) = stale.map(|(endpoint, _)| *endpoint) {
                     self.delete(stale);
                 }
@@ -200,25 +178,15 @@ fn request(action: &Action) -> Option<(&'static str, Value)> {
     Some(match *action {
         Action::CreateNetwork { network, options } => (
             "CreateNetwork",
-            create_network(
-                &network_id(network),
-                &serde_json::from_str(OPTIONS[options]).unwrap(),
-            ),
+            create_network(&network_id(network), &serde_json::from_str(OPTIONS[options]).unwrap()),
         ),
         Action::AllocateNetwork { network, options } => {
             let options: Value = serde_json::from_str(OPTIONS[options]).unwrap();
-            (
-                "AllocateNetwork",
-                json!({"NetworkID": network_id(network), "Options": options}),
-            )
+            ("AllocateNetwork", json!({"NetworkID": network_id(network), "Options": options}))
         }
         Action::DeleteNetwork { network } => ("DeleteNetwork", only(&network_id(network))),
         Action::FreeNetwork { network } => ("FreeNetwork", only(&network_id(network))),
-        Action::CreateEndpoint {
-            network,
-            endpoint: number,
-            address,
-        } => (
+        Action::CreateEndpoint { network, endpoint: number, address } => (
             "CreateEndpoint",
             create_endpoint(
                 &network_id(network),
@@ -226,10 +194,9 @@ fn request(action: &Action) -> Option<(&'static str, Value)> {
                 &format!("10.0.9.{address}/24"),
             ),
         ),
-        Action::Join {
-            network,
-            endpoint: number,
-        } => ("Join", join(&network_id(network), &endpoint(number))),
+        Action::Join { network, endpoint: number } => {
+            ("Join", join(&network_id(network), &endpoint(number)))
+        }
         Action::Leave { network, endpoint } => ("Leave", of(network, endpoint)),
         Action::DeleteEndpoint { network, endpoint } => ("DeleteEndpoint", of(network, endpoint)),
         Action::OperInfo { network, endpoint } => ("EndpointOperInfo", of(network, endpoint)),
@@ -240,10 +207,7 @@ fn request(action: &Action) -> Option<(&'static str, Value)> {
 async fn run(actions: Vec<Action>) {
     let dir = TempDir::new().unwrap();
     let (mut model, mut boots) = (Model::default(), 0);
-    let options = |boots: u32| Options {
-        boot: format!("boot-{boots}"),
-        ..Options::default()
-    };
+    let options = |boots: u32| Options { boot: format!("boot-{boots}"), ..Options::default() };
     let mut driver = Driver::start_with(dir.path(), options(boots));
     for action in actions {
         let may = model.expect(&action);
@@ -270,25 +234,14 @@ async fn run(actions: Vec<Action>) {
             continue;
         };
         let first = driver.call(method, &body).await;
-        assert_eq!(
-            (first.status, first.err().is_empty()),
-            (200, may),
-            "{action:?}: {first:?}"
-        );
+        assert_eq!((first.status, first.err().is_empty()), (200, may), "{action:?}: {first:?}");
         assert_eq!(driver.call(method, &body).await, first, "{action:?} again");
     }
     let state = driver.state();
     let live =
         (0..2).filter(|network| state.live(&network_id(*network).parse().unwrap()).is_some());
-    assert_eq!(
-        live.collect::<Vec<_>>(),
-        model.networks.keys().copied().collect::<Vec<_>>()
-    );
-    let endpoints: usize = state
-        .networks
-        .values()
-        .map(|network| network.endpoints.len())
-        .sum();
+    assert_eq!(live.collect::<Vec<_>>(), model.networks.keys().copied().collect::<Vec<_>>());
+    let endpoints: usize = state.networks.values().map(|network| network.endpoints.len()).sum();
     assert_eq!(endpoints, model.endpoints.len());
     driver.stop().await;
 }

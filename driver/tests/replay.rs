@@ -1,9 +1,6 @@
 //! What real engines sent to a plugin, sent to the driver's socket again in the same order.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "helpers of tests may unwrap as tests do"
-)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
 #[path = "protocol/support.rs"]
 mod support;
@@ -20,24 +17,14 @@ use wgnet_driver::api::Scope;
 /// One line of a recording.
 enum Event {
     Scene(String),
-    Start {
-        host: String,
-    },
-    Call {
-        host: String,
-        method: String,
-        body: Option<Value>,
-    },
+    Start { host: String },
+    Call { host: String, method: String, body: Option<Value> },
 }
 
 fn recording(name: &str) -> Vec<Event> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/calls")
-        .join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/calls").join(name);
     let text = std::fs::read_to_string(&path).unwrap();
-    text.lines()
-        .map(|line| event(serde_json::from_str(line).unwrap()))
-        .collect()
+    text.lines().map(|line| event(serde_json::from_str(line).unwrap())).collect()
 }
 
 fn event(mut line: Value) -> Event {
@@ -49,11 +36,7 @@ fn event(mut line: Value) -> Event {
     let Some(method) = text(&line["call"]) else {
         return Event::Start { host };
     };
-    let method = if method.starts_with("Plugin.") {
-        format!("/{method}")
-    } else {
-        method
-    };
+    let method = if method.starts_with("Plugin.") { format!("/{method}") } else { method };
     let mut body = line.get_mut("body").map(Value::take);
     body.iter_mut().for_each(whole_ids);
     Event::Call { host, method, body }
@@ -79,10 +62,7 @@ fn without_power(scene: &str) -> Vec<&'static str> {
         ("C6 host h2 power loss", &["h2"]),
         ("C8 manager power loss", &["h1"]),
         ("D4 promote h2 h3, then power-off of the leader h1", &["h1"]),
-        (
-            "D7 stop everything at once (all hosts power off)",
-            &["h1", "h2", "h3"],
-        ),
+        ("D7 stop everything at once (all hosts power off)", &["h1", "h2", "h3"]),
         ("F7 power loss", &["h4"]),
     ];
     let case = cases.iter().find(|(name, _)| scene.starts_with(name));
@@ -144,35 +124,24 @@ impl Replay {
             expected.reboot();
         }
         let options = Options {
-            scope: if host == "h4" {
-                Scope::Local
-            } else {
-                Scope::Global
-            },
+            scope: if host == "h4" { Scope::Local } else { Scope::Global },
             boot: format!("boot-{}", expected.boots),
             ..Options::default()
         };
         let dir = self.dir.path().join(host);
         std::fs::create_dir_all(&dir).unwrap();
-        self.drivers
-            .insert(host.to_owned(), Driver::start_with(&dir, options));
+        self.drivers.insert(host.to_owned(), Driver::start_with(&dir, options));
     }
 
     async fn call(&mut self, host: &str, method: &str, mut body: Option<Value>) {
-        let network = body
-            .as_ref()
-            .and_then(|body| body["NetworkID"].as_str())
-            .unwrap_or("")
-            .to_owned();
+        let network =
+            body.as_ref().and_then(|body| body["NetworkID"].as_str()).unwrap_or("").to_owned();
         match (method, &mut body) {
             ("AllocateNetwork", Some(body)) => body["Options"] = our_options(&body["Options"]),
             ("CreateNetwork", Some(body)) => {
                 let generic = &mut body["Options"]["com.docker.network.generic"];
-                *generic = self
-                    .allocated
-                    .get(&network)
-                    .cloned()
-                    .unwrap_or_else(|| our_options(generic));
+                *generic =
+                    self.allocated.get(&network).cloned().unwrap_or_else(|| our_options(generic));
             }
             _ => {}
         }
@@ -186,11 +155,9 @@ impl Replay {
         let expected = self.expected.get_mut(host).unwrap();
         let Some(body) = body else {
             match method {
-                "/Plugin.Activate" => assert_eq!(
-                    reply.body,
-                    json!({"Implements": ["NetworkDriver"]}),
-                    "{context}"
-                ),
+                "/Plugin.Activate" => {
+                    assert_eq!(reply.body, json!({"Implements": ["NetworkDriver"]}), "{context}")
+                }
                 "GetCapabilities" => {
                     let scope = if host == "h4" { "local" } else { "global" };
                     assert_eq!(
@@ -201,20 +168,13 @@ impl Replay {
                 }
                 // dockerd repeated a lost call without its body.
                 _ => {
-                    assert_eq!(
-                        (reply.status, reply.err().is_empty()),
-                        (400, false),
-                        "{context}"
-                    );
+                    assert_eq!((reply.status, reply.err().is_empty()), (400, false), "{context}");
                     self.refused.push(method.to_owned());
                 }
             }
             return;
         };
-        let endpoint = (
-            network.clone(),
-            body["EndpointID"].as_str().unwrap_or("").to_owned(),
-        );
+        let endpoint = (network.clone(), body["EndpointID"].as_str().unwrap_or("").to_owned());
         let may = match method {
             "CreateEndpoint" => expected.networks.contains_key(&network),
             "Join" => expected.endpoints.contains_key(&endpoint),
@@ -252,11 +212,9 @@ impl Replay {
                     _ => json!({"Interface": {}}),
                 }
             }
-            "Join" => joined(
-                &expected.networks[&network],
-                &expected.endpoints[&endpoint],
-                &endpoint.1,
-            ),
+            "Join" => {
+                joined(&expected.networks[&network], &expected.endpoints[&endpoint], &endpoint.1)
+            }
             "DeleteEndpoint" => {
                 expected.endpoints.remove(&endpoint);
                 json!({})
@@ -288,11 +246,7 @@ impl Replay {
                         .map(move |endpoint| (id.to_string(), endpoint.to_string()))
                 })
                 .collect();
-            assert_eq!(
-                endpoints,
-                expected.endpoints.keys().cloned().collect(),
-                "{host}"
-            );
+            assert_eq!(endpoints, expected.endpoints.keys().cloned().collect(), "{host}");
         }
     }
 }
@@ -301,33 +255,25 @@ fn subnets(body: &Value) -> Vec<(IpNet, IpNet)> {
     let lists = [&body["IPv4Data"], &body["IPv6Data"]];
     let items = lists.into_iter().filter_map(Value::as_array).flatten();
     let net = |value: &Value| value.as_str().unwrap().parse().unwrap();
-    items
-        .map(|item| (net(&item["Pool"]), net(&item["Gateway"])))
-        .collect()
+    items.map(|item| (net(&item["Pool"]), net(&item["Gateway"]))).collect()
 }
 
 fn mac_of(interface: &Value) -> String {
     let address: IpNet = interface["Address"].as_str().unwrap().parse().unwrap();
-    let std::net::IpAddr::V4(v4) = address.addr() else {
-        panic!("IPv4 comes first")
-    };
+    let std::net::IpAddr::V4(v4) = address.addr() else { panic!("IPv4 comes first") };
     let [a, b, c, d] = v4.octets();
     format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 fn joined(subnets: &[(IpNet, IpNet)], interface: &Value, endpoint: &str) -> Value {
-    let addresses = ["Address", "AddressIPv6"]
-        .into_iter()
-        .filter_map(|key| interface[key].as_str());
-    let addresses = addresses
-        .filter(|text| !text.is_empty())
-        .map(|text| text.parse::<IpNet>().unwrap());
+    let addresses =
+        ["Address", "AddressIPv6"].into_iter().filter_map(|key| interface[key].as_str());
+    let addresses =
+        addresses.filter(|text| !text.is_empty()).map(|text| text.parse::<IpNet>().unwrap());
     let mut routes = Vec::new();
     for address in addresses {
-        let (pool, gateway) = subnets
-            .iter()
-            .find(|(pool, _)| pool.contains(&address.addr()))
-            .unwrap();
+        let (pool, gateway) =
+            subnets.iter().find(|(pool, _)| pool.contains(&address.addr())).unwrap();
         let mut halves: Vec<IpNet> = pool.subnets(pool.prefix_len() + 1).unwrap().collect();
         halves.sort_by_key(|half| half.contains(&gateway.addr()));
         let route = |half: &IpNet| json!({"Destination": half.to_string(), "RouteType": 0, "NextHop": gateway.addr().to_string()});
@@ -389,34 +335,22 @@ async fn normal_life_of_28_5_is_answered() {
 /// A call that was cut off came again without its body, and the Join after it has no endpoint.
 #[tokio::test(flavor = "multi_thread")]
 async fn crashes_of_20_10_are_answered() {
-    assert_eq!(
-        replay("20.10-B-crashes.jsonl").await,
-        ["CreateEndpoint", "Join"]
-    );
+    assert_eq!(replay("20.10-B-crashes.jsonl").await, ["CreateEndpoint", "Join"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn crashes_of_28_5_are_answered() {
-    assert_eq!(
-        replay("28.5-B-crashes.jsonl").await,
-        ["CreateEndpoint", "Join"]
-    );
+    assert_eq!(replay("28.5-B-crashes.jsonl").await, ["CreateEndpoint", "Join"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_engines_of_20_10_are_answered() {
-    assert_eq!(
-        replay("20.10-C-legacy-nonswarm-liverestore.jsonl").await,
-        NOTHING
-    );
+    assert_eq!(replay("20.10-C-legacy-nonswarm-liverestore.jsonl").await, NOTHING);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn plain_engines_of_28_5_are_answered() {
-    assert_eq!(
-        replay("28.5-C-legacy-nonswarm-liverestore.jsonl").await,
-        NOTHING
-    );
+    assert_eq!(replay("28.5-C-legacy-nonswarm-liverestore.jsonl").await, NOTHING);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -430,12 +364,7 @@ async fn recorded_options_that_wgnet_does_not_know_are_refused_by_name() {
     let driver = Driver::start(dir.path());
     let mut seen = 0;
     for event in recording("28.5-A-normal-life.jsonl") {
-        let Event::Call {
-            method,
-            body: Some(body),
-            ..
-        } = event
-        else {
+        let Event::Call { method, body: Some(body), .. } = event else {
             continue;
         };
         let generic = body["Options"]["com.docker.network.generic"].as_object();
@@ -444,10 +373,7 @@ async fn recorded_options_that_wgnet_does_not_know_are_refused_by_name() {
         };
         if method == "CreateNetwork" {
             seen += 1;
-            driver
-                .call("CreateNetwork", &body)
-                .await
-                .fails_with(unknown);
+            driver.call("CreateNetwork", &body).await.fails_with(unknown);
         }
     }
     assert!(seen > 5);

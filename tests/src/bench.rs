@@ -14,6 +14,7 @@ use std::{fs, io::Write, path::PathBuf, time::Instant};
 
 use clap::Args;
 
+use crate::lab::checks::Container;
 use crate::lab::{Host, Lab, LabError, LabOptions, Result, Suite, interrupt, wait_until};
 use crate::swarm::SOON;
 use first_ping::Network;
@@ -58,6 +59,7 @@ const WIREGUARD_GO: &str = "wireguard-go";
 /// What could not be built or measured. A missed aim is not an error.
 pub fn bench(options: &BenchOptions) -> Result<()> {
     interrupt::catch_signals()?;
+    let others_before = machine::others_share()?;
     let started = Instant::now();
     let lab = step("two hosts, engines and etcd", || {
         Lab::start(LabOptions {
@@ -73,7 +75,8 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
     }
     eprintln!("  taking everything down");
     lab.stop()?;
-    let report = measured?;
+    let mut report = measured?;
+    report.note_others([others_before, machine::others_share()?]);
     println!("{report}");
     eprintln!("{:.0} s in all", started.elapsed().as_secs_f64());
     match &options.json {
@@ -98,13 +101,11 @@ fn prepare(lab: &Lab, options: &BenchOptions) -> Result<()> {
     step("images, one swarm, a network of each kind", || {
         lab.load_images()?;
         lab.swarm_init()?;
-        for (kind, driver, subnet) in [
-            (WGNET, "wgnet:latest", "10.90.0.0/24"),
-            (OVERLAY, "overlay", "10.91.0.0/24"),
-        ] {
+        for (kind, driver, subnet) in
+            [(WGNET, "wgnet:latest", "10.90.0.0/24"), (OVERLAY, "overlay", "10.91.0.0/24")]
+        {
             let create = ["network", "create", "--attachable", "--subnet", subnet];
-            lab.host(1)
-                .docker(&[&create[..], &["-d", driver, kind]].concat())?;
+            lab.host(1).docker(&[&create[..], &["-d", driver, kind]].concat())?;
         }
         Ok(())
     })
@@ -115,6 +116,7 @@ fn measure(lab: &Lab, options: &BenchOptions) -> Result<Report> {
     let (near, far) = (lab.host(1), lab.host(2));
     for kind in [WGNET, OVERLAY] {
         stay(near, kind, 1)?;
+        Container { host: near, name: resident(kind, 1) }.serve("/etc")?;
     }
     let first = step("docker run, first container of its network there", || {
         first_ping::in_turns(near, far, Network::Absent, options.first_runs)
@@ -130,9 +132,7 @@ fn measure(lab: &Lab, options: &BenchOptions) -> Result<Report> {
     step("wireguard-go between the two hosts", || {
         wireguard_go::connect(near, far, throughput::mtu(far, WGNET)?)
     })?;
-    let streams = step("one TCP stream", || {
-        throughput::in_turns(far, options.streams)
-    })?;
+    let streams = step("one TCP stream", || throughput::in_turns(far, options.streams))?;
     let callers = calls::Network::on(near, far)?;
     let alone = step("calls through the driver's socket, one caller", || {
         callers.lives(options.endpoints, 1)

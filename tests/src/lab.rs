@@ -50,19 +50,20 @@ use std::{
 
 use nix::{
     fcntl::{Flock, FlockArg},
+    sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs},
     unistd::Uid,
 };
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     capture::{Capture, Captured},
-    command::{Output, Running, wait_for, wait_until},
+    command::{Output, Running, be_patient, wait_for, wait_until},
     driver::{CONFIG, DRIVER_LOG, SECRET},
     error::{LabError, Result},
     etcd::Etcd,
     host::{Host, binaries},
     inventory::Inventory,
-    roots::Suite,
+    roots::{Suite, is_prepared, prepare},
 };
 use self::{
     cgroup::Cgroups,
@@ -145,10 +146,7 @@ impl Lab {
     pub fn attach(name: &str) -> Result<Self> {
         let file = lab_dir(name).join("lab.json");
         let text = fs::read_to_string(&file).map_err(|_| {
-            LabError::Machine(format!(
-                "there is no lab \"{name}\" (looked for {})",
-                file.display()
-            ))
+            LabError::Machine(format!("there is no lab \"{name}\" (looked for {})", file.display()))
         })?;
         let record: Record = serde_json::from_str(&text)
             .map_err(|error| LabError::io("read", &file)(error.into()))?;
@@ -225,8 +223,7 @@ impl Lab {
         let images = images::make(&self.root, &self.dir().join("images"))?;
         self.on_all_hosts(|host| {
             images.iter().try_for_each(|image| {
-                host.exec_reading(&image.archive, &["docker", "import", "-", image.name])
-                    .map(drop)
+                host.exec_reading(&image.archive, &["docker", "import", "-", image.name]).map(drop)
             })
         })
     }
@@ -243,9 +240,7 @@ impl Lab {
             Some(dir) => dir.clone(),
             None => binaries()?,
         };
-        let underlay = Underlay {
-            netns: format!("wgnl-{name}-ul"),
-        };
+        let underlay = Underlay { netns: format!("wgnl-{name}-ul") };
         let hosts = (1..=options.hosts)
             .map(|number| {
                 let host = format!("h{number}");
@@ -264,32 +259,15 @@ impl Lab {
                     cgroups: cgroups.clone(),
                     group: group_of(&cgroups, name, &host),
                 };
-                Host::new(
-                    host,
-                    station,
-                    underlay.clone(),
-                    spec,
-                    options.engine_flags.clone(),
-                )
+                Host::new(host, station, underlay.clone(), spec, options.engine_flags.clone())
             })
             .collect();
         let etcd = Etcd {
-            station: Station {
-                netns: format!("wgnl-{name}-etcd"),
-                port: "etcd".into(),
-                number: 2,
-            },
+            station: Station { netns: format!("wgnl-{name}-etcd"), port: "etcd".into(), number: 2 },
             group: group_of(&cgroups, name, "etcd"),
             dir: lab_dir(name).join("etcd"),
         };
-        Ok(Self {
-            name: name.clone(),
-            hosts,
-            etcd,
-            cgroups,
-            root: root.to_owned(),
-            owner,
-        })
+        Ok(Self { name: name.clone(), hosts, etcd, cgroups, root: root.to_owned(), owner })
     }
 
     fn record(&self, options: &LabOptions) -> Result<()> {
@@ -306,16 +284,17 @@ impl Lab {
     }
 
     fn underlay(&self) -> Underlay {
-        Underlay {
-            netns: format!("wgnl-{}-ul", self.name),
-        }
+        Underlay { netns: format!("wgnl-{}-ul", self.name) }
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
         if self.owner.is_some() && env::var_os("WGNET_LAB_KEEP").is_some() {
-            eprintln!("lab {} is kept: wgnet-lab --name {0} exec 1 bash; at the end: wgnet-lab --name {0} down", self.name);
+            eprintln!(
+                "lab {} is kept: wgnet-lab --name {0} exec 1 bash; at the end: wgnet-lab --name {0} down",
+                self.name
+            );
         } else if self.owner.is_some()
             && let Err(error) = clear(&self.name)
         {
@@ -326,23 +305,23 @@ impl Drop for Lab {
 
 fn in_parallel(hosts: &[Host], work: impl Fn(&Host) -> Result<()> + Sync) -> Result<()> {
     thread::scope(|scope| {
-        let runs: Vec<_> = hosts
-            .iter()
-            .map(|host| scope.spawn(|| work(host)))
-            .collect();
+        let runs: Vec<_> = hosts.iter().map(|host| scope.spawn(|| work(host))).collect();
         let results: Vec<Result<()>> = runs
             .into_iter()
-            .map(|run| {
-                run.join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            .map(|run| run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect();
         results.into_iter().collect()
     })
 }
 
 fn base_dir() -> PathBuf {
-    env::var_os("WGNET_LAB_DIR").map_or_else(|| PathBuf::from("/var/tmp/wgnet-lab"), PathBuf::from)
+    env::var_os("WGNET_LAB_DIR").map_or_else(usual_dir, PathBuf::from)
+}
+
+/// Hosts' disks are overlays, which cannot lie on one: where the machine's root is one, they are kept in memory.
+fn usual_dir() -> PathBuf {
+    let overlay = statfs("/var/tmp").is_ok_and(|fs| fs.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
+    PathBuf::from(if overlay { "/dev/shm/wgnet-lab" } else { "/var/tmp/wgnet-lab" })
 }
 
 fn lab_dir(name: &str) -> PathBuf {
@@ -386,9 +365,7 @@ fn own(name: &str) -> Result<Flock<fs::File>> {
     // A process that was killed a moment ago may still be ending.
     let mut unlocked = Some(file);
     let locked = wait_for("the lab's lock", Duration::from_secs(3), || {
-        let file = unlocked
-            .take()
-            .expect("the file comes back with each refusal");
+        let file = unlocked.take().expect("the file comes back with each refusal");
         Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| {
             unlocked = Some(file);
             errno
@@ -396,10 +373,7 @@ fn own(name: &str) -> Result<Flock<fs::File>> {
     });
     let Ok((lock, _)) = locked else {
         let pid = fs::read_to_string(&path).unwrap_or_default();
-        return Err(LabError::InUse {
-            lab: name.to_owned(),
-            pid,
-        });
+        return Err(LabError::InUse { lab: name.to_owned(), pid });
     };
     fs::write(&path, std::process::id().to_string()).map_err(LabError::io("write", &path))?;
     Ok(lock)
@@ -413,9 +387,7 @@ fn clear(name: &str) -> Result<()> {
     let members = |rest: &str| {
         rest == "ul"
             || rest == "etcd"
-            || rest
-                .strip_prefix('h')
-                .is_some_and(|n| n.parse::<u8>().is_ok())
+            || rest.strip_prefix('h').is_some_and(|n| n.parse::<u8>().is_ok())
     };
     let mut first_failure = processes;
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {

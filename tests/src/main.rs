@@ -25,6 +25,12 @@ enum Command {
     Up(Up),
     /// Take a lab down.
     Down,
+    /// Fetch and unpack a suite's packages now, for a lab on a machine without network.
+    Prepare {
+        /// bookworm (engine 20.10), trixie (26.1) or sid (28)
+        #[arg(long, default_value = "bookworm")]
+        suite: Suite,
+    },
     /// Run a program inside a host: `exec 2 ip addr`.
     Exec(Inside),
     /// Run the Docker client inside a host: `docker 2 ps`.
@@ -105,6 +111,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Up(options) => up(name, options)?,
         Command::Down => lab::down(name)?,
+        Command::Prepare { suite } => println!("{}", lab::prepare(suite)?.display()),
         Command::Exec(Inside { host, args }) => return inside(name, host, &args),
         Command::Docker(Inside { host, args }) => {
             return inside(name, host, &[vec!["docker".into()], args].concat());
@@ -114,30 +121,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             println!("{}", Lab::attach(name)?.etcd().etcdctl(&args)?);
         }
         Command::Host { host, action } => change(host_of(&Lab::attach(name)?, host)?, &action)?,
-        Command::Demo {
-            once,
-            suite,
-            network_driver,
-        } => demo(&DemoOptions {
-            once,
-            suite,
-            network_driver,
-        })?,
+        Command::Demo { once, suite, network_driver } => {
+            demo(&DemoOptions { once, suite, network_driver })?
+        }
         Command::Bench(options) => bench(&options)?,
         Command::Inventory { host } => {
             print!("{}", host_of(&Lab::attach(name)?, host)?.inventory()?)
         }
-        Command::Supervise {
-            pid_file,
-            stop_file,
-            log_file,
-            program,
-        } => lab::supervise::supervise(&program, &pid_file, &stop_file, &log_file)?,
+        Command::Supervise { pid_file, stop_file, log_file, program } => {
+            lab::supervise::supervise(&program, &pid_file, &stop_file, &log_file)?
+        }
         Command::HostInit { inside: true, spec } => lab::init::inside(&spec)?,
-        Command::HostInit {
-            inside: false,
-            spec,
-        } => lab::init::host_init(&spec)?,
+        Command::HostInit { inside: false, spec } => lab::init::host_init(&spec)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -164,12 +159,7 @@ fn up(name: &str, options: Up) -> anyhow::Result<()> {
 fn inside(name: &str, host: usize, args: &[String]) -> anyhow::Result<ExitCode> {
     let lab = Lab::attach(name)?;
     let status = host_of(&lab, host)?.command(args)?.status()?;
-    Ok(ExitCode::from(
-        status
-            .code()
-            .and_then(|code| u8::try_from(code).ok())
-            .unwrap_or(1),
-    ))
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
 }
 
 fn host_of(lab: &Lab, number: usize) -> anyhow::Result<&Host> {

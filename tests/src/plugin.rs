@@ -38,7 +38,9 @@ impl<'lab> Dockerless<'lab> {
     /// When the driver does not speak HTTP.
     pub fn call(&self, method: &str, body: &Value) -> Result<Value> {
         let path = self.host.path(LEGACY_SOCKET);
-        let failed = |error: std::io::Error| LabError::Machine(format!("{method} through {}: {error}", path.display()));
+        let failed = |error: std::io::Error| {
+            LabError::Machine(format!("{method} through {}: {error}", path.display()))
+        };
         exchange(&path, method, &body.to_string()).map_err(failed)
     }
 
@@ -50,7 +52,9 @@ impl<'lab> Dockerless<'lab> {
     pub fn done(&self, method: &str, body: &Value) -> Result<Value> {
         let answer = self.call(method, body)?;
         match answer["Err"].as_str() {
-            Some(error) if !error.is_empty() => Err(LabError::Machine(format!("{method} on {}: {error}", self.host.name()))),
+            Some(error) if !error.is_empty() => {
+                Err(LabError::Machine(format!("{method} on {}: {error}", self.host.name())))
+            }
             _ => Ok(answer),
         }
     }
@@ -58,7 +62,13 @@ impl<'lab> Dockerless<'lab> {
     /// # Errors
     ///
     /// The driver's `Err`.
-    pub fn create_network(&self, id: &str, subnet: &str, gateway: &str, options: &Value) -> Result<()> {
+    pub fn create_network(
+        &self,
+        id: &str,
+        subnet: &str,
+        gateway: &str,
+        options: &Value,
+    ) -> Result<()> {
         let body = json!({
             "NetworkID": id,
             "Options": { "com.docker.network.enable_ipv6": false, "com.docker.network.generic": options },
@@ -85,11 +95,15 @@ impl<'lab> Dockerless<'lab> {
         let endpoint = format!("{name:0<64}");
         let ids = json!({ "NetworkID": network, "EndpointID": endpoint });
         let interface = json!({ "Address": address, "AddressIPv6": "", "MacAddress": "" });
-        let created = self.done("CreateEndpoint", &merge(&ids, &json!({ "Interface": interface, "Options": {} })))?;
+        let created = self.done(
+            "CreateEndpoint",
+            &merge(&ids, &json!({ "Interface": interface, "Options": {} })),
+        )?;
         let mac = created["Interface"]["MacAddress"].as_str().unwrap_or_default().to_owned();
         let sandbox = format!("/run/netns/c-{name}");
         self.host.sh(&format!("ip netns add c-{name}; ip -n c-{name} link set lo up"))?;
-        let joined = self.done("Join", &merge(&ids, &json!({ "SandboxKey": sandbox, "Options": {} })))?;
+        let joined =
+            self.done("Join", &merge(&ids, &json!({ "SandboxKey": sandbox, "Options": {} })))?;
         let source = joined["InterfaceName"]["SrcName"].as_str().unwrap_or_default();
         self.host.sh(&format!(
             "ip link set {source} netns c-{name}
@@ -98,11 +112,20 @@ impl<'lab> Dockerless<'lab> {
              ip -n c-{name} link set eth0 up"
         ))?;
         for route in joined["StaticRoutes"].as_array().into_iter().flatten() {
-            let (destination, via) = (route["Destination"].as_str().unwrap_or_default(), route["NextHop"].as_str().unwrap_or_default());
+            let (destination, via) = (
+                route["Destination"].as_str().unwrap_or_default(),
+                route["NextHop"].as_str().unwrap_or_default(),
+            );
             self.host.sh(&format!("ip -n c-{name} route add {destination} via {via}"))?;
         }
         let address = address.split('/').next().unwrap_or_default().to_owned();
-        Ok(Pretended { host: self.host, name: name.to_owned(), network: network.to_owned(), endpoint, address })
+        Ok(Pretended {
+            host: self.host,
+            name: name.to_owned(),
+            network: network.to_owned(),
+            endpoint,
+            address,
+        })
     }
 }
 
@@ -145,7 +168,10 @@ fn merge(one: &Value, other: &Value) -> Value {
 fn exchange(socket: &PathBuf, method: &str, body: &str) -> std::io::Result<Value> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let head = format!("POST /NetworkDriver.{method} HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /NetworkDriver.{method} HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())?;
     let mut answer = String::new();

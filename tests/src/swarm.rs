@@ -27,7 +27,8 @@ impl Swarm {
     ///
     /// As [`Swarm::start`].
     pub fn of_suite(name: &str, hosts: u8, suite: Suite) -> Result<Self> {
-        let lab = Lab::start(LabOptions { name: name.into(), hosts, suite, ..LabOptions::default() })?;
+        let lab =
+            Lab::start(LabOptions { name: name.into(), hosts, suite, ..LabOptions::default() })?;
         lab.make_secret()?;
         lab.on_all_hosts(|host| {
             host.driver_start(&lab.driver_config())?;
@@ -57,7 +58,13 @@ impl Swarm {
     /// # Errors
     ///
     /// What Docker says.
-    pub fn run<'s>(&'s self, host: usize, name: &str, network: &str, more: &[&str]) -> Result<Container<'s>> {
+    pub fn run<'s>(
+        &'s self,
+        host: usize,
+        name: &str,
+        network: &str,
+        more: &[&str],
+    ) -> Result<Container<'s>> {
         let host = self.host(host);
         let run = ["run", "-d", "--name", name, "--network", network];
         host.docker(&[&run[..], more, &["perf", "sleep", "1000000"]].concat())?;
@@ -79,7 +86,9 @@ impl Swarm {
 /// When it does not answer.
 pub fn status(host: &Host) -> Result<DriverStatus> {
     let text = host.wgnetctl(&["status", "--json"])?;
-    serde_json::from_str(&text).map_err(|error| LabError::Machine(format!("{}: a status that is none: {error}: {text}", host.name())))
+    serde_json::from_str(&text).map_err(|error| {
+        LabError::Machine(format!("{}: a status that is none: {error}: {text}", host.name()))
+    })
 }
 
 /// The only network of a host.

@@ -9,7 +9,13 @@ use wgnet_tests::swarm::{SOON, eventually, status};
 const NETWORK: &str = "bad0000000000000000000001";
 
 fn lab(name: &str, hosts: u8, etcd: bool) -> Result<Lab> {
-    Lab::start(LabOptions { name: name.into(), hosts, etcd, engines: false, ..LabOptions::default() })
+    Lab::start(LabOptions {
+        name: name.into(),
+        hosts,
+        etcd,
+        engines: false,
+        ..LabOptions::default()
+    })
 }
 
 fn config(lab: &Lab) -> String {
@@ -36,7 +42,11 @@ fn create(host: &Host, options: &Value) -> Result<String> {
 /// The error names all of these, and the driver lives.
 fn says(host: &Host, error: &str, words: &[&str]) {
     for word in words {
-        assert!(error.contains(word), "{word:?} is missing in {error:?}; log: {}", host.driver_log());
+        assert!(
+            error.contains(word),
+            "{word:?} is missing in {error:?}; log: {}",
+            host.driver_log()
+        );
     }
     assert!(host.driver_pid().is_some(), "the driver ended: {}", host.driver_log());
 }
@@ -64,7 +74,9 @@ fn a_secret_that_others_can_read_or_that_is_missing_is_refused_until_it_is_mende
     host.driver_crash()?;
     says(host, &create(host, &json!({}))?, &[SECRET, "0644", "chmod 0600"]);
     host.sh(&format!("chmod 0600 {SECRET}"))?;
-    eventually("the network, without a restart", SOON, || create(host, &json!({})).is_ok_and(|error| error.is_empty()))
+    eventually("the network, without a restart", SOON, || {
+        create(host, &json!({})).is_ok_and(|error| error.is_empty())
+    })
 }
 
 #[test]
@@ -76,14 +88,22 @@ fn a_host_with_another_secret_is_refused_by_name_and_harms_nobody() -> Result<()
     let drivers: Vec<_> = lab.hosts().iter().map(|host| Dockerless { host }).collect();
     for (driver, name) in drivers.iter().zip(["a1", "a2", "a3"]) {
         driver.host.driver_start(&config(&lab))?;
-        eventually("the network", SOON, || create(driver.host, &json!({})).is_ok_and(|error| error.is_empty()))?;
+        eventually("the network", SOON, || {
+            create(driver.host, &json!({})).is_ok_and(|error| error.is_empty())
+        })?;
         let address = format!("10.90.0.1{}/24", &name[1..]);
         driver.run(name, NETWORK, &address)?;
     }
-    eventually("the two that agree", SOON, || lab.host(1).sh("ip netns exec c-a1 ping -c1 -W1 10.90.0.12").is_ok())?;
-    assert!(lab.host(1).sh("ip netns exec c-a1 ping -c1 -W1 10.90.0.13").is_err(), "a stranger was let in");
+    eventually("the two that agree", SOON, || {
+        lab.host(1).sh("ip netns exec c-a1 ping -c1 -W1 10.90.0.12").is_ok()
+    })?;
+    assert!(
+        lab.host(1).sh("ip netns exec c-a1 ping -c1 -W1 10.90.0.13").is_err(),
+        "a stranger was let in"
+    );
     // Whoever founded the cluster, the other side names the stranger's records.
-    let refused = |host: &Host| status(host).map(|status| status.refused.values().sum::<u64>()).unwrap_or(0);
+    let refused =
+        |host: &Host| status(host).map(|status| status.refused.values().sum::<u64>()).unwrap_or(0);
     eventually("the refusal", SOON, || refused(lab.host(1)) > 0 || refused(stranger) > 0)?;
     problem(stranger, "refused-wrong-secret", &["secret"])
 }
@@ -103,7 +123,9 @@ fn without_etcd_networks_and_endpoints_of_this_host_work() -> Result<()> {
     let said = status(host)?;
     assert!(!said.store.connected && said.store.unpublished > 0, "{said:?}");
     lab.etcd().start()?;
-    eventually("everything published", SOON, || status(host).is_ok_and(|said| said.store.connected && said.store.unpublished == 0))
+    eventually("everything published", SOON, || {
+        status(host).is_ok_and(|said| said.store.connected && said.store.unpublished == 0)
+    })
 }
 
 #[test]
@@ -112,11 +134,23 @@ fn a_bad_option_is_named_with_the_known_ones_and_shows_in_the_status() -> Result
     lab.make_secret()?;
     let host = lab.host(1);
     host.driver_start(&config(&lab))?;
-    says(host, &create(host, &json!({ "speed": "fast" }))?, &["speed", "mtu", "port", "keepalive", "gwbridge", "id"]);
+    says(
+        host,
+        &create(host, &json!({ "speed": "fast" }))?,
+        &["speed", "mtu", "port", "keepalive", "gwbridge", "id"],
+    );
     problem(host, "bad-option", &["speed"])?;
     says(host, &create(host, &json!({ "mtu": "12" }))?, &["mtu", "12"]);
-    assert_eq!(create(host, &json!({ "com.docker.network.driver.mtu": "1300", "com.docker.whatever": "x" }))?, "");
-    eventually("no problem any more", SOON, || status(host).is_ok_and(|status| status.problems.is_empty()))
+    assert_eq!(
+        create(
+            host,
+            &json!({ "com.docker.network.driver.mtu": "1300", "com.docker.whatever": "x" })
+        )?,
+        ""
+    );
+    eventually("no problem any more", SOON, || {
+        status(host).is_ok_and(|status| status.problems.is_empty())
+    })
 }
 
 #[test]
@@ -125,13 +159,18 @@ fn a_taken_port_is_left_to_its_owner_and_said() -> Result<()> {
     lab.make_secret()?;
     let host = lab.host(1);
     let _holder = host.spawn(&["perl", "-e", "use Socket; socket(S, AF_INET, SOCK_DGRAM, 0); bind(S, sockaddr_in(51900, INADDR_ANY)) or die; sleep 1000"])?;
-    eventually("the holder", SOON, || host.sh("ss -Huan sport = :51900").is_ok_and(|text| !text.trim().is_empty()))?;
+    eventually("the holder", SOON, || {
+        host.sh("ss -Huan sport = :51900").is_ok_and(|text| !text.trim().is_empty())
+    })?;
     host.driver_start(&config(&lab))?;
     assert_eq!(create(host, &json!({ "port": "51900" }))?, "");
     problem(host, "port-taken", &["51900"])?;
     let network = &status(host)?.networks[0];
     assert_ne!(network.slots[0].port, 51900);
-    assert!(!host.sh(&format!("ss -Huan sport = :{}", network.slots[0].port))?.trim().is_empty() || !network.in_sync);
+    assert!(
+        !host.sh(&format!("ss -Huan sport = :{}", network.slots[0].port))?.trim().is_empty()
+            || !network.in_sync
+    );
     Ok(())
 }
 
@@ -140,7 +179,10 @@ fn kernel_wireguard_that_is_not_there_is_said_and_not_silently_replaced() -> Res
     let lab = lab("bad-kernel", 1, true)?;
     lab.make_secret()?;
     let host = lab.host(1);
-    assert!(host.sh("ip link add wgprobe type wireguard").is_err(), "this test is for kernels without WireGuard");
+    assert!(
+        host.sh("ip link add wgprobe type wireguard").is_err(),
+        "this test is for kernels without WireGuard"
+    );
     host.driver_start(&config(&lab).replace("\"auto\"", "\"kernel\""))?;
     says(host, &create(host, &json!({}))?, &["WireGuard", "modprobe wireguard", "userspace"]);
     Ok(())
@@ -162,7 +204,8 @@ fn a_full_disk_loses_nothing_and_is_named() -> Result<()> {
         let endpoint = format!("{number:064x}");
         let body = json!({ "NetworkID": NETWORK, "EndpointID": endpoint, "Options": {},
             "Interface": { "Address": format!("10.90.0.{}/24", 2 + number % 200), "AddressIPv6": "", "MacAddress": "" } });
-        error = driver.call("CreateEndpoint", &body)?["Err"].as_str().unwrap_or_default().to_owned();
+        error =
+            driver.call("CreateEndpoint", &body)?["Err"].as_str().unwrap_or_default().to_owned();
         if !error.is_empty() {
             break;
         }
@@ -176,7 +219,17 @@ fn a_full_disk_loses_nothing_and_is_named() -> Result<()> {
 fn without_root_it_says_so_and_ends() -> Result<()> {
     let lab = lab("bad-root", 1, false)?;
     let host = lab.host(1);
-    let output = host.try_exec(&["setpriv", "--reuid", "65534", "--clear-groups", "/opt/wgnet/wgnet-driver", "--state-dir", "/tmp/s", "--run-dir", "/tmp/r"])?;
+    let output = host.try_exec(&[
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--clear-groups",
+        "/opt/wgnet/wgnet-driver",
+        "--state-dir",
+        "/tmp/s",
+        "--run-dir",
+        "/tmp/r",
+    ])?;
     assert!(!output.success());
     let text = format!("{output:?}");
     assert!(text.contains("root") && text.contains("systemctl start wgnet-driver"), "{text}");

@@ -18,7 +18,8 @@ const ENGINE_WITHIN: Duration = Duration::from_secs(15);
 
 #[test]
 fn an_absent_or_late_driver_costs_its_own_delay_and_no_container() -> Result<()> {
-    let lab = Lab::start(LabOptions { name: "e2e-boot".into(), hosts: 1, ..LabOptions::default() })?;
+    let lab =
+        Lab::start(LabOptions { name: "e2e-boot".into(), hosts: 1, ..LabOptions::default() })?;
     let host = lab.host(1);
     lab.make_secret()?;
     lab.load_images()?;
@@ -27,11 +28,26 @@ fn an_absent_or_late_driver_costs_its_own_delay_and_no_container() -> Result<()>
     let started = Instant::now();
     host.plugin_install()?;
     assert!(started.elapsed() < ENABLED_WITHIN, "enabled after {:?}", started.elapsed());
-    assert!(host.wgnetctl(&["plugin", "install", "--shim", "/opt/wgnet/wgnet-shim"])?.contains("nothing to do"));
+    assert!(
+        host.wgnetctl(&["plugin", "install", "--shim", "/opt/wgnet/wgnet-shim"])?
+            .contains("nothing to do")
+    );
     lab.swarm_init()?;
     host.driver_start(&lab.driver_config())?;
     host.docker(&["network", "create", "-d", "wgnet:latest", "--attachable", "blue"])?;
-    host.docker(&["run", "-d", "--restart", "always", "--name", "steady", "--network", "blue", "bb", "sleep", "1000000"])?;
+    host.docker(&[
+        "run",
+        "-d",
+        "--restart",
+        "always",
+        "--name",
+        "steady",
+        "--network",
+        "blue",
+        "bb",
+        "sleep",
+        "1000000",
+    ])?;
     assert!(is_up(&lab));
 
     // Absent when the engine starts, and ten seconds late.
@@ -58,7 +74,9 @@ fn an_absent_or_late_driver_costs_its_own_delay_and_no_container() -> Result<()>
     let said = format!("{failed:?}");
     assert!(said.contains("wgnet-driver"), "{said}");
     host.driver_resume()?;
-    eventually("a container, once the driver is back", SOON, || host.docker(&["run", "--rm", "--network", "blue", "bb", "true"]).is_ok())
+    eventually("a container, once the driver is back", SOON, || {
+        host.docker(&["run", "--rm", "--network", "blue", "bb", "true"]).is_ok()
+    })
 }
 
 fn engine_comes_before_the_driver(lab: &Lab, when: &str) -> Result<()> {
@@ -72,7 +90,11 @@ fn engine_comes_before_the_driver(lab: &Lab, when: &str) -> Result<()> {
         });
         host.engine_launch()?;
         host.engine_wait(SOON)?;
-        assert!(started.elapsed() < ENGINE_WITHIN, "{when}: the engine answered after {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < ENGINE_WITHIN,
+            "{when}: the engine answered after {:?}",
+            started.elapsed()
+        );
         late.join().expect("it does not panic")
     });
     late?;
@@ -80,5 +102,7 @@ fn engine_comes_before_the_driver(lab: &Lab, when: &str) -> Result<()> {
 }
 
 fn is_up(lab: &Lab) -> bool {
-    lab.host(1).docker(&["exec", "steady", "ip", "addr", "show", "eth0"]).is_ok_and(|said| said.contains("inet "))
+    lab.host(1)
+        .docker(&["exec", "steady", "ip", "addr", "show", "eth0"])
+        .is_ok_and(|said| said.contains("inet "))
 }

@@ -17,7 +17,8 @@ fn fifty_kills_of_the_driver_fail_no_docker_command_and_touch_no_running_contain
     let lasting = [swarm.run(1, "lasting1", "blue", &[])?, swarm.run(2, "lasting2", "blue", &[])?];
     eventually("the first ping", SOON, || lasting[0].ping("lasting2").is_ok())?;
     let objects: Vec<String> = lasting.iter().map(kernel_objects).collect::<Result<_>>()?;
-    let idle: Vec<_> = swarm.lab.hosts().iter().map(|host| host.inventory()).collect::<Result<_>>()?;
+    let idle: Vec<_> =
+        swarm.lab.hosts().iter().map(|host| host.inventory()).collect::<Result<_>>()?;
 
     let over = AtomicBool::new(false);
     let started = AtomicUsize::new(0);
@@ -43,10 +44,17 @@ fn fifty_kills_of_the_driver_fail_no_docker_command_and_touch_no_running_contain
             host.driver_crash()?;
         }
         over.store(true, Ordering::Relaxed);
-        Ok(workers.into_iter().flat_map(|worker| worker.join().expect("a worker does not panic")).collect())
+        Ok(workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("a worker does not panic"))
+            .collect())
     })?;
     assert_eq!(failures, Vec::<String>::new(), "of {} containers", started.load(Ordering::Relaxed));
-    assert!(started.load(Ordering::Relaxed) >= 10, "only {} containers were started meanwhile", started.load(Ordering::Relaxed));
+    assert!(
+        started.load(Ordering::Relaxed) >= 10,
+        "only {} containers were started meanwhile",
+        started.load(Ordering::Relaxed)
+    );
 
     let now: Vec<String> = lasting.iter().map(kernel_objects).collect::<Result<_>>()?;
     assert_eq!(objects, now, "a running container keeps every kernel object");
@@ -68,7 +76,11 @@ fn fifty_kills_of_the_driver_fail_no_docker_command_and_touch_no_running_contain
 /// interface, of the veth's other end, of WireGuard's interface.
 fn kernel_objects(container: &Container<'_>) -> Result<String> {
     let space = only_network(container.host)?.namespace;
-    let inside = container.exec(&["sh", "-c", "cat /sys/class/net/eth0/ifindex /sys/class/net/eth0/iflink /sys/class/net/eth0/address"])?;
+    let inside = container.exec(&[
+        "sh",
+        "-c",
+        "cat /sys/class/net/eth0/ifindex /sys/class/net/eth0/iflink /sys/class/net/eth0/address",
+    ])?;
     let peer = inside.split_whitespace().nth(1).unwrap_or_default();
     let outside = container.host.sh(&format!("ip -n {space} -o link | sed -nE 's/^({peer}|[0-9]+): (wg0|wgv[0-9a-f]+).*/\\1 \\2/p' | grep -E '^{peer} |wg0$'"))?;
     Ok(format!("{inside}\n{outside}"))

@@ -14,11 +14,7 @@ use wgnet_tests::lab::{
 const SOON: Duration = Duration::from_secs(30);
 
 fn options(name: &str, hosts: u8) -> LabOptions {
-    LabOptions {
-        name: name.into(),
-        hosts,
-        ..LabOptions::default()
-    }
+    LabOptions { name: name.into(), hosts, ..LabOptions::default() }
 }
 
 #[test]
@@ -26,20 +22,11 @@ fn containers_of_a_swarm_on_three_hosts_reach_each_other_and_the_capture_sees_it
     let lab = Lab::start(options("t-swarm", 3))?;
     lab.load_images()?;
     lab.swarm_init()?;
-    lab.host(1)
-        .docker(&["network", "create", "-d", "overlay", "--attachable", "blue"])?;
+    lab.host(1).docker(&["network", "create", "-d", "overlay", "--attachable", "blue"])?;
     let mut boxes = Vec::new();
     for host in lab.hosts() {
         let name = format!("box-{}", host.name());
-        let run = [
-            "run",
-            "-d",
-            "--restart=always",
-            "--network",
-            "blue",
-            "--name",
-            &name,
-        ];
+        let run = ["run", "-d", "--restart=always", "--network", "blue", "--name", &name];
         host.docker(&[&run[..], &["bb", "sleep", "100000"]].concat())?;
         boxes.push(Container { host, name });
     }
@@ -65,12 +52,7 @@ fn containers_of_a_swarm_on_three_hosts_reach_each_other_and_the_capture_sees_it
     lab.host(2).undrop()?;
     wait_until("an answer after the loss ended", SOON, || answers(1))?;
     lab.host(3).freeze()?;
-    assert!(
-        boxes[0]
-            .host
-            .exec(&["ping", "-c1", "-W1", &lab.host(2).address()])
-            .is_ok()
-    );
+    assert!(boxes[0].host.exec(&["ping", "-c1", "-W1", &lab.host(2).address()]).is_ok());
     lab.host(3).thaw()?;
     wait_until("an answer after the thaw", SOON, || answers(2))?;
 
@@ -78,36 +60,22 @@ fn containers_of_a_swarm_on_three_hosts_reach_each_other_and_the_capture_sees_it
     assert!(lab.host(3).exec(&["true"]).is_err());
     // A host that is back before its manager missed it may wait in vain for its network: Docker 20.10 loses the request.
     wait_until("the manager's notice that h3 is down", SOON, || {
-        let state = lab
-            .host(1)
-            .docker(&["node", "inspect", "h3", "-f", "{{.Status.State}}"]);
+        let state = lab.host(1).docker(&["node", "inspect", "h3", "-f", "{{.Status.State}}"]);
         state.is_ok_and(|state| state == "down")
     })?;
     lab.host(3).boot()?;
     lab.host(3).engine_start()?;
-    wait_until(
-        "an answer of the container that the booted host restarts",
-        SOON,
-        || answers(2),
-    )?;
+    wait_until("an answer of the container that the booted host restarts", SOON, || answers(2))?;
     Ok(())
 }
 
 #[test]
 fn a_boot_keeps_the_disk_empties_run_and_has_its_own_boot_id() -> Result<()> {
-    let lab = Lab::start(LabOptions {
-        engines: false,
-        etcd: false,
-        ..options("t-boot", 2)
-    })?;
+    let lab = Lab::start(LabOptions { engines: false, etcd: false, ..options("t-boot", 2) })?;
     let host = lab.host(1);
     let boot_id = || host.exec(&["cat", "/proc/sys/kernel/random/boot_id"]);
     let first = boot_id()?;
-    assert_ne!(
-        first,
-        lab.host(2)
-            .exec(&["cat", "/proc/sys/kernel/random/boot_id"])?
-    );
+    assert_ne!(first, lab.host(2).exec(&["cat", "/proc/sys/kernel/random/boot_id"])?);
     host.write("/var/lib/wgnet/kept", "1")?;
     host.write("/run/lost", "1")?;
     host.sh("ip link add dummy0 type bridge")?;
@@ -134,16 +102,9 @@ fn a_driver_that_dies_is_started_again_within_a_second_and_a_stopped_one_is_not(
     std::fs::create_dir_all(&programs).expect("temporary directory");
     std::fs::copy(env!("CARGO_BIN_EXE_wgnet-lab"), programs.join("wgnet-lab"))
         .expect("copy of wgnet-lab");
-    std::fs::write(
-        programs.join("wgnet-driver"),
-        "#!/bin/sh\necho started; exec sleep 1000\n",
-    )
-    .expect("a driver");
-    Command::new("chmod")
-        .arg("755")
-        .arg(programs.join("wgnet-driver"))
-        .status()
-        .expect("chmod");
+    std::fs::write(programs.join("wgnet-driver"), "#!/bin/sh\necho started; exec sleep 1000\n")
+        .expect("a driver");
+    Command::new("chmod").arg("755").arg(programs.join("wgnet-driver")).status().expect("chmod");
     let lab = Lab::start(LabOptions {
         engines: false,
         etcd: false,
@@ -155,35 +116,19 @@ fn a_driver_that_dies_is_started_again_within_a_second_and_a_stopped_one_is_not(
     let first = host.driver_pid();
     let killed = Instant::now();
     host.driver_crash()?;
-    assert!(
-        killed.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        killed.elapsed()
-    );
+    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
     assert_ne!(host.driver_pid(), first);
     host.driver_stop()?;
     assert_eq!(host.driver_pid(), None);
-    assert_eq!(
-        host.driver_log()
-            .lines()
-            .filter(|line| *line == "started")
-            .count(),
-        2
-    );
+    assert_eq!(host.driver_log().lines().filter(|line| *line == "started").count(), 2);
     let _ = std::fs::remove_dir_all(programs);
     Ok(())
 }
 
 #[test]
 fn what_a_killed_run_left_is_cleared_and_another_lab_is_left_alone() -> Result<()> {
-    let bystander = Lab::start(LabOptions {
-        engines: false,
-        ..options("t-left-2", 1)
-    })?;
-    let bare = || LabOptions {
-        engines: false,
-        ..options("t-left", 1)
-    };
+    let bystander = Lab::start(LabOptions { engines: false, ..options("t-left-2", 1) })?;
+    let bare = || LabOptions { engines: false, ..options("t-left", 1) };
     let abandoned = Lab::start(bare())?;
     abandoned.host(1).write("/etc/old", "1")?;
     abandoned.host(1).freeze()?;
@@ -201,21 +146,14 @@ fn what_a_killed_run_left_is_cleared_and_another_lab_is_left_alone() -> Result<(
 
 #[test]
 fn etcd_keeps_its_data_over_a_kill_and_forgets_it_when_wiped() -> Result<()> {
-    let lab = Lab::start(LabOptions {
-        engines: false,
-        ..options("t-etcd", 0)
-    })?;
+    let lab = Lab::start(LabOptions { engines: false, ..options("t-etcd", 0) })?;
     let etcd = lab.etcd();
     etcd.etcdctl(&["put", "key", "value"])?;
     etcd.kill()?;
     etcd.start()?;
     assert_eq!(etcd.keys()?, ["key"]);
     etcd.freeze()?;
-    assert!(
-        etcd.try_etcdctl(&["--command-timeout=1s", "get", "key"])?
-            .text()
-            .is_err()
-    );
+    assert!(etcd.try_etcdctl(&["--command-timeout=1s", "get", "key"])?.text().is_err());
     etcd.thaw()?;
     assert_eq!(etcd.keys()?, ["key"]);
     etcd.stop()?;

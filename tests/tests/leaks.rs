@@ -27,7 +27,11 @@ fn nothing_readable_leaves_while_things_are_deleted_and_the_driver_is_stopped() 
 
     talk(&near)?;
     let space = only_network(swarm.host(1))?.namespace;
-    let veth = swarm.host(1).sh(&format!("ip -n {space} -o link | sed -n 's/.*\\(wgv[0-9a-f]*\\)@.*/\\1/p'"))?.trim().to_owned();
+    let veth = swarm
+        .host(1)
+        .sh(&format!("ip -n {space} -o link | sed -n 's/.*\\(wgv[0-9a-f]*\\)@.*/\\1/p'"))?
+        .trim()
+        .to_owned();
     let damages = [
         ("WireGuard interface", format!("ip -n {space} link del wg0")),
         ("route", format!("ip -n {space} route del 10.73.0.12/32")),
@@ -43,7 +47,9 @@ fn nothing_readable_leaves_while_things_are_deleted_and_the_driver_is_stopped() 
         let captured = capture.stop()?;
         assert_eq!(captured.frames_with(&KNOWN_TEXT)?, 0, "after the loss of the {what}");
         assert!(captured.frames()? > 0, "the capture saw something");
-        eventually(&format!("traffic after the loss of the {what}"), SOON, || near.exec(&["ping", "-c1", "-W1", "10.73.0.12"]).is_ok())?;
+        eventually(&format!("traffic after the loss of the {what}"), SOON, || {
+            near.exec(&["ping", "-c1", "-W1", "10.73.0.12"]).is_ok()
+        })?;
     }
 
     // Without a driver nothing is repaired, and still nothing leaves.
@@ -53,7 +59,11 @@ fn nothing_readable_leaves_while_things_are_deleted_and_the_driver_is_stopped() 
         let capture = swarm.lab.capture()?;
         swarm.host(1).sh(damage)?;
         thread::sleep(UNDER_DAMAGE);
-        assert_eq!(capture.stop()?.frames_with(&KNOWN_TEXT)?, 0, "without a driver, after the loss of the {what}");
+        assert_eq!(
+            capture.stop()?.frames_with(&KNOWN_TEXT)?,
+            0,
+            "without a driver, after the loss of the {what}"
+        );
     }
 
     // The container now has no interface but docker_gwbridge's: only the guard keeps its words in.
@@ -65,12 +75,17 @@ fn nothing_readable_leaves_while_things_are_deleted_and_the_driver_is_stopped() 
         swarm.host(1).sh(&format!("nft delete {guard}"))?;
     }
     thread::sleep(UNDER_DAMAGE);
-    assert!(capture.stop()?.frames_with(&KNOWN_TEXT)? > 0, "without the guard the text should be seen: the check cannot fail");
+    assert!(
+        capture.stop()?.frames_with(&KNOWN_TEXT)? > 0,
+        "without the guard the text should be seen: the check cannot fail"
+    );
     Ok(())
 }
 
 /// Sends the text to the other container, for ever, whether it can be reached or not.
 fn talk(from: &Container<'_>) -> Result<()> {
-    let say = format!("while :; do ping -q -i 0.02 -s 400 -p {FILLING:x} 10.73.0.12; sleep 0.05; done >/dev/null 2>&1");
+    let say = format!(
+        "while :; do ping -q -i 0.02 -s 400 -p {FILLING:x} 10.73.0.12; sleep 0.05; done >/dev/null 2>&1"
+    );
     from.host.docker(&["exec", "-d", &from.name, "sh", "-c", &say]).map(drop)
 }

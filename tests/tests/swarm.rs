@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use wgnet_tests::lab::checks::{self, Container};
 use wgnet_tests::lab::Result;
+use wgnet_tests::lab::checks::{self, Container};
 use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, status};
 
 const KNOWN_TEXT: &str = "a sentence that nobody between the hosts may read";
@@ -13,18 +13,28 @@ const KNOWN_TEXT: &str = "a sentence that nobody between the hosts may read";
 #[test]
 fn a_swarm_of_three_hosts_shares_a_network_that_nobody_between_them_can_read() -> Result<()> {
     let swarm = Swarm::start("e2e-swarm", 3)?;
-    let before: Vec<_> = swarm.lab.hosts().iter().map(|host| host.inventory()).collect::<Result<_>>()?;
+    let before: Vec<_> =
+        swarm.lab.hosts().iter().map(|host| host.inventory()).collect::<Result<_>>()?;
     let records_before = swarm.lab.etcd().keys()?;
 
     swarm.network("blue", &[])?;
     swarm.host(1).docker(&["network", "create", "-d", "overlay", "--attachable", "plain"])?;
     service(&swarm, "web")?;
-    let on_each_host = || checks::service_containers(&swarm.lab, "web").is_ok_and(|tasks| tasks.iter().map(|task| task.host.name()).collect::<BTreeSet<_>>().len() == 3);
+    let on_each_host = || {
+        checks::service_containers(&swarm.lab, "web").is_ok_and(|tasks| {
+            tasks.iter().map(|task| task.host.name()).collect::<BTreeSet<_>>().len() == 3
+        })
+    };
     eventually("a task on each host", SOON, on_each_host)?;
     let mut everyone = checks::service_containers(&swarm.lab, "web")?;
     for number in 1..=3 {
         let alias = format!("alias{number}");
-        everyone.push(swarm.run(number, &format!("box{number}"), "blue", &["--network-alias", &alias])?);
+        everyone.push(swarm.run(
+            number,
+            &format!("box{number}"),
+            "blue",
+            &["--network-alias", &alias],
+        )?);
     }
     let boxes = everyone[3..].to_vec();
 
@@ -39,15 +49,37 @@ fn a_swarm_of_three_hosts_shares_a_network_that_nobody_between_them_can_read() -
     }
     swarm.host(1).docker(&["service", "rm", "web"])?;
     for host in swarm.lab.hosts() {
-        eventually("the tasks to be gone", SOON, || host.docker(&["ps", "-aq"]).is_ok_and(|ids| ids.is_empty()))?;
+        eventually("the tasks to be gone", SOON, || {
+            host.docker(&["ps", "-aq"]).is_ok_and(|ids| ids.is_empty())
+        })?;
     }
     swarm.host(1).docker(&["network", "rm", "blue", "plain"])?;
     nothing_remains(&swarm, &before, &records_before)
 }
 
 fn service(swarm: &Swarm, name: &str) -> Result<()> {
-    let create = ["service", "create", "--quiet", "--detach", "--no-resolve-image", "--mode", "global", "--endpoint-mode", "dnsrr"];
-    let rest = ["--stop-grace-period", "0s", "--network", "blue", "--name", name, "perf", "sleep", "1000000"];
+    let create = [
+        "service",
+        "create",
+        "--quiet",
+        "--detach",
+        "--no-resolve-image",
+        "--mode",
+        "global",
+        "--endpoint-mode",
+        "dnsrr",
+    ];
+    let rest = [
+        "--stop-grace-period",
+        "0s",
+        "--network",
+        "blue",
+        "--name",
+        name,
+        "perf",
+        "sleep",
+        "1000000",
+    ];
     swarm.host(1).docker(&[&create[..], &rest].concat()).map(drop)
 }
 
@@ -75,10 +107,20 @@ fn transfers_arrive(boxes: &[Container<'_>]) -> Result<()> {
 
 /// The same check on Docker's overlay finds the text: it can fail.
 fn only_wireguard_leaves(swarm: &Swarm, boxes: &[Container<'_>]) -> Result<()> {
-    let plain: Vec<_> = [1, 2].into_iter().map(|number| swarm.run(number, &format!("plain{number}"), "plain", &[])).collect::<Result<_>>()?;
+    let plain: Vec<_> = [1, 2]
+        .into_iter()
+        .map(|number| swarm.run(number, &format!("plain{number}"), "plain", &[]))
+        .collect::<Result<_>>()?;
     plain[0].serve("/tmp")?;
-    assert!(checks::readable_frames(&swarm.lab, &plain[0], &plain[1], KNOWN_TEXT)? > 0, "the overlay is readable");
-    assert_eq!(checks::readable_frames(&swarm.lab, &boxes[0], &boxes[1], KNOWN_TEXT)?, 0, "wgnet is not");
+    assert!(
+        checks::readable_frames(&swarm.lab, &plain[0], &plain[1], KNOWN_TEXT)? > 0,
+        "the overlay is readable"
+    );
+    assert_eq!(
+        checks::readable_frames(&swarm.lab, &boxes[0], &boxes[1], KNOWN_TEXT)?,
+        0,
+        "wgnet is not"
+    );
     plain.iter().try_for_each(|container| swarm.remove(container))
 }
 
@@ -87,15 +129,36 @@ fn everything_clear_is_inside(swarm: &Swarm, boxes: &[Container<'_>]) -> Result<
     for (host, container) in swarm.lab.hosts().iter().zip(boxes) {
         let network = only_network(host)?;
         let pins = host.sh("ls /run/netns")?;
-        assert_eq!(pins.split_whitespace().collect::<Vec<_>>(), [network.namespace.as_str()], "{}", host.name());
+        assert_eq!(
+            pins.split_whitespace().collect::<Vec<_>>(),
+            [network.namespace.as_str()],
+            "{}",
+            host.name()
+        );
 
-        let inside = |command: &str| host.sh(&format!("ip netns exec {} {command}", network.namespace));
+        let inside =
+            |command: &str| host.sh(&format!("ip netns exec {} {command}", network.namespace));
         let links = inside("ip -o link")?;
         for link in links.lines() {
-            let name = link.split_whitespace().nth(1).unwrap_or_default().trim_end_matches(':').split('@').next().unwrap_or_default();
-            let fallback_and_down = ["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"].contains(&name)
+            let name = link
+                .split_whitespace()
+                .nth(1)
+                .unwrap_or_default()
+                .trim_end_matches(':')
+                .split('@')
+                .next()
+                .unwrap_or_default();
+            let fallback_and_down = [
+                "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0",
+                "ip6gre0",
+            ]
+            .contains(&name)
                 && link.contains("state DOWN");
-            assert!(name == "lo" || name == "wg0" || name.starts_with("wgv") || fallback_and_down, "{}: {link}", host.name());
+            assert!(
+                name == "lo" || name == "wg0" || name.starts_with("wgv") || fallback_and_down,
+                "{}: {link}",
+                host.name()
+            );
         }
         assert!(links.contains("wg0") && links.contains("wgv"));
         let routes = inside("ip -4 route")?;
@@ -110,10 +173,17 @@ fn everything_clear_is_inside(swarm: &Swarm, boxes: &[Container<'_>]) -> Result<
         let sockets = host.sh(&format!("ss -Huan sport = :{port}"))?;
         assert!(!sockets.trim().is_empty(), "the UDP socket is in the host's namespace: {sockets}");
         let guard = host.sh("nft list ruleset")?;
-        assert!(guard.contains("docker_gwbridge") && guard.contains("drop"), "{}: no guard in {guard}", host.name());
+        assert!(
+            guard.contains("docker_gwbridge") && guard.contains("drop"),
+            "{}: no guard in {guard}",
+            host.name()
+        );
 
         // The gateway is the namespace's; the host itself does not forward to it.
-        assert!(container.exec(&["ip", "route"])?.contains("/25 via "), "the halves of the subnet go by the gateway");
+        assert!(
+            container.exec(&["ip", "route"])?.contains("/25 via "),
+            "the halves of the subnet go by the gateway"
+        );
     }
     let members = status(swarm.host(1))?;
     let network = &members.networks[0];
@@ -124,7 +194,11 @@ fn everything_clear_is_inside(swarm: &Swarm, boxes: &[Container<'_>]) -> Result<
 }
 
 fn an_unknown_address_fails_at_once(asker: &Container<'_>) -> Result<()> {
-    let gateway = asker.exec(&["sh", "-c", "ip route | sed -n 's/.*via \\([0-9.]*\\) dev eth0.*/\\1/p' | head -n1"])?;
+    let gateway = asker.exec(&[
+        "sh",
+        "-c",
+        "ip route | sed -n 's/.*via \\([0-9.]*\\) dev eth0.*/\\1/p' | head -n1",
+    ])?;
     let (net, _) = gateway.trim().rsplit_once('.').expect("an address");
     let ping = asker.exec(&["sh", "-c", &format!("ping -c1 -W5 {net}.250 2>&1; true")])?;
     assert!(ping.contains("nreachable") || ping.contains("100% packet loss"), "{ping}");

@@ -55,9 +55,7 @@ impl Call {
                 Self::Nothing
             }
             _ => {
-                return Err(CallError::UnknownCall {
-                    path: path.chars().take(80).collect(),
-                });
+                return Err(CallError::UnknownCall { path: path.chars().take(80).collect() });
             }
         })
     }
@@ -87,26 +85,21 @@ impl Call {
     ) -> Result<Bytes, CallError> {
         let context = &api.context;
         Ok(match self {
-            Self::Activate => json(&wire::Activated {
-                implements: ["NetworkDriver"],
-            }),
+            Self::Activate => json(&wire::Activated { implements: ["NetworkDriver"] }),
             Self::GetCapabilities => json(&wire::Capabilities {
                 scope: scope.as_str(),
                 connectivity_scope: Scope::Global.as_str(),
             }),
-            Self::GwAllocCheck => json(&wire::GatewayAllocation {
-                skip_ipv4: false,
-                skip_ipv6: false,
-            }),
+            Self::GwAllocCheck => {
+                json(&wire::GatewayAllocation { skip_ipv4: false, skip_ipv6: false })
+            }
             Self::AllocateNetwork(call) => json(&network::allocate(context, call)?),
             Self::FreeNetwork(call) => json(&network::free(context, call).await?),
             Self::CreateNetwork(call) => json(&network::create(api, call, delivery).await?),
             Self::DeleteNetwork(call) => json(&network::delete(context, call, delivery).await?),
             Self::CreateEndpoint(call) => json(&endpoint::create(context, call).await?),
             Self::DeleteEndpoint(call) => json(&endpoint::delete(context, call, delivery).await?),
-            Self::EndpointOperInfo => json(&wire::OperInfo {
-                value: wire::Empty {},
-            }),
+            Self::EndpointOperInfo => json(&wire::OperInfo { value: wire::Empty {} }),
             Self::Join(call) => json(&endpoint::join(context, call, delivery).await?),
             Self::Leave(call) => json(&endpoint::leave(context, call).await?),
             Self::Nothing => json(&wire::Empty {}),
@@ -132,14 +125,10 @@ fn arguments<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, CallErro
             reason: "not a JSON object".to_owned(),
         });
     }
-    serde_json::from_slice(body).map_err(|error| CallError::Undecodable {
-        call: call(),
-        reason: error.to_string(),
-    })
+    serde_json::from_slice(body)
+        .map_err(|error| CallError::Undecodable { call: call(), reason: error.to_string() })
 }
 
 pub(super) fn json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value)
-        .expect("the answers have text keys and no fallible serializer")
-        .into()
+    serde_json::to_vec(value).expect("the answers have text keys and no fallible serializer").into()
 }

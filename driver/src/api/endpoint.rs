@@ -27,15 +27,11 @@ pub(super) async fn create(
     let new = NewEndpoint::parse(&request)?;
     let view = context.view.borrow().clone();
     let (me, now) = (context.me, context.journal.uptime());
-    let (endpoint, _) = context
-        .journal
-        .try_update(move |state| put(state, new, &view, me, now))
-        .await?;
+    let (endpoint, _) =
+        context.journal.try_update(move |state| put(state, new, &view, me, now)).await?;
     // dockerd refuses an answer that repeats what it gave.
     let mac = (!endpoint.mac_given).then(|| endpoint.mac.to_string());
-    Ok(wire::EndpointCreated {
-        interface: wire::AnsweredInterface { mac },
-    })
+    Ok(wire::EndpointCreated { interface: wire::AnsweredInterface { mac } })
 }
 
 fn put(
@@ -45,37 +41,21 @@ fn put(
     me: HostId,
     now: Uptime,
 ) -> Result<LocalEndpoint, CallError> {
-    let NewEndpoint {
-        of: EndpointOf {
-            network: id,
-            endpoint: endpoint_id,
-        },
-        addresses,
-        mac,
-    } = new;
-    let network = state
-        .live(&id)
-        .cloned()
-        .ok_or_else(|| CallError::NoNetwork(id.clone()))?;
+    let NewEndpoint { of: EndpointOf { network: id, endpoint: endpoint_id }, addresses, mac } = new;
+    let network = state.live(&id).cloned().ok_or_else(|| CallError::NoNetwork(id.clone()))?;
     if let Some(old) = network.endpoints.get(&endpoint_id) {
         let agrees = old.addresses == addresses
             && old.mac_given == mac.is_some()
             && mac.is_none_or(|mac| mac == old.mac);
-        let differs = || CallError::EndpointDiffers {
-            network: id,
-            endpoint: endpoint_id,
-        };
+        let differs = || CallError::EndpointDiffers { network: id, endpoint: endpoint_id };
         return agrees.then(|| old.clone()).ok_or_else(differs);
     }
     if state.deleted.contains_key(&endpoint_id) {
         return Err(CallError::Deleted(endpoint_id));
     }
     for address in &addresses {
-        let subnet = network
-            .definition
-            .subnets
-            .iter()
-            .find(|subnet| subnet.pool.contains(&address.addr()));
+        let subnet =
+            network.definition.subnets.iter().find(|subnet| subnet.pool.contains(&address.addr()));
         let Some(subnet) = subnet else {
             return Err(CallError::Address {
                 network: id,
@@ -93,11 +73,7 @@ fn put(
     }
     let hosts: Vec<IpAddr> = addresses.iter().map(|address| address.addr()).collect();
     if let Some((address, holder)) = foreign_holder(&network, &hosts, view, me) {
-        return Err(CallError::AddressTaken {
-            network: id,
-            address,
-            holder,
-        });
+        return Err(CallError::AddressTaken { network: id, address, holder });
     }
     // Docker's address management is right: whoever had the address before is gone.
     let stale = network
@@ -113,12 +89,7 @@ fn put(
         state.delete_endpoint(&id, &old.id, now);
     }
     let key = &network.definition.key;
-    let claim = 1 + state
-        .claims
-        .get(key)
-        .copied()
-        .unwrap_or(0)
-        .max(highest_claim(view, key));
+    let claim = 1 + state.claims.get(key).copied().unwrap_or(0).max(highest_claim(view, key));
     state.raise_claim(key, claim);
     let endpoint = LocalEndpoint {
         id: endpoint_id.clone(),
@@ -152,27 +123,17 @@ fn foreign_holder(
             && view.alive.contains(&host)
             && !view.revoked.contains(&host)
             && seen.members.contains_key(&host);
-        let name = || {
-            view.hosts
-                .get(&host)
-                .map_or_else(|| host.short(), |record| record.name.clone())
-        };
+        let name =
+            || view.hosts.get(&host).map_or_else(|| host.short(), |record| record.name.clone());
         there.then(|| (*address, name()))
     })
 }
 
 fn highest_claim(view: &ClusterView, key: &wgnet_proto::NetworkKey) -> u64 {
-    let endpoints = view
-        .networks
-        .get(key)
-        .into_iter()
-        .flat_map(|network| network.endpoints.values());
+    let endpoints =
+        view.networks.get(key).into_iter().flat_map(|network| network.endpoints.values());
     // Leaves room for one more, whatever somebody with the secret wrote.
-    endpoints
-        .map(|endpoint| endpoint.claim)
-        .max()
-        .unwrap_or(0)
-        .min(u64::MAX - 1)
+    endpoints.map(|endpoint| endpoint.claim).max().unwrap_or(0).min(u64::MAX - 1)
 }
 
 pub(super) async fn join(
@@ -184,9 +145,7 @@ pub(super) async fn join(
     let EndpointOf { network, endpoint } = of.clone();
     let key = sandbox.clone();
     let change = move |state: &mut State| {
-        let found = state
-            .live(&network)
-            .ok_or_else(|| CallError::NoNetwork(network.clone()))?;
+        let found = state.live(&network).ok_or_else(|| CallError::NoNetwork(network.clone()))?;
         let Some(joined) = found.endpoints.get(&endpoint) else {
             return Err(CallError::NoEndpoint { network, endpoint });
         };
@@ -209,10 +168,7 @@ pub(super) async fn join(
     }
     if let Err(source) = applied {
         let network = of.network.clone();
-        context
-            .journal
-            .update(move |state| set_sandbox(state, &of, before))
-            .await?;
+        context.journal.update(move |state| set_sandbox(state, &of, before)).await?;
         return Err(CallError::NotApplied { network, source });
     }
     let route = |(destination, gateway): &(ipnet::IpNet, IpAddr)| wire::StaticRoute {
@@ -249,10 +205,7 @@ pub(super) async fn leave(
     request: wire::EndpointOnly,
 ) -> Result<wire::Empty, CallError> {
     if let Ok(of) = EndpointOf::parse(&request.network, &request.endpoint) {
-        context
-            .journal
-            .update(move |state| set_sandbox(state, &of, None))
-            .await?;
+        context.journal.update(move |state| set_sandbox(state, &of, None)).await?;
     }
     Ok(wire::Empty {})
 }
@@ -264,11 +217,7 @@ fn set_sandbox(state: &mut State, of: &EndpointOf, sandbox: Option<std::path::Pa
         .is_some_and(|network| network.endpoints.contains_key(&of.endpoint));
     if known {
         let network = state.network_mut(&of.network).expect("just found");
-        network
-            .endpoints
-            .get_mut(&of.endpoint)
-            .expect("just found")
-            .sandbox = sandbox;
+        network.endpoints.get_mut(&of.endpoint).expect("just found").sandbox = sandbox;
     }
 }
 

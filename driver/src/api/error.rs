@@ -23,83 +23,43 @@ pub enum CallError {
     #[error(transparent)]
     Id(#[from] IdError),
     #[error("network {}: {source}", network.short())]
-    Option {
-        network: DockerNetworkId,
-        source: OptionError,
-    },
+    Option { network: DockerNetworkId, source: OptionError },
     #[error("network {}: option id is for plain engines, in a swarm every network has one; leave it out", .0.short())]
     IdInSwarm(DockerNetworkId),
     #[error("network {}: {text:?} is not a subnet or an address of one; create it with --subnet", network.short())]
-    Subnet {
-        network: DockerNetworkId,
-        text: String,
-    },
+    Subnet { network: DockerNetworkId, text: String },
     #[error("network {} has no subnet; create it with --subnet or with Docker's default IPAM driver", .0.short())]
     NoSubnet(DockerNetworkId),
     #[error("network {}: option id={id:?} names network {} of this host already; take another id", network.short(), other.short())]
-    IdTaken {
-        network: DockerNetworkId,
-        id: String,
-        other: DockerNetworkId,
-    },
+    IdTaken { network: DockerNetworkId, id: String, other: DockerNetworkId },
     #[error("network {} exists with other subnets or options and {endpoints} endpoints; remove its containers first", network.short())]
-    Differs {
-        network: DockerNetworkId,
-        endpoints: usize,
-    },
+    Differs { network: DockerNetworkId, endpoints: usize },
     #[error("network {}: no UDP port for WireGuard: {reason}", network.short())]
-    NoPort {
-        network: DockerNetworkId,
-        reason: String,
-    },
+    NoPort { network: DockerNetworkId, reason: String },
     #[error("network {} is not known to wgnet-driver on this host; remove the container and create it again, or create the network again", .0.short())]
     NoNetwork(DockerNetworkId),
     #[error("endpoint {} is not known in network {}; remove the container and create it again", endpoint.short(), network.short())]
-    NoEndpoint {
-        network: DockerNetworkId,
-        endpoint: EndpointId,
-    },
+    NoEndpoint { network: DockerNetworkId, endpoint: EndpointId },
     #[error("endpoint {}: {text:?} is not an address of network {}", endpoint.short(), network.short())]
-    Address {
-        network: DockerNetworkId,
-        endpoint: EndpointId,
-        text: String,
-    },
+    Address { network: DockerNetworkId, endpoint: EndpointId, text: String },
     #[error("endpoint {} came without an address; use Docker's default IPAM driver", .0.short())]
     NoAddress(EndpointId),
     #[error("endpoint {}: {address} is the gateway of network {}; take another address", endpoint.short(), network.short())]
-    GatewayAddress {
-        network: DockerNetworkId,
-        endpoint: EndpointId,
-        address: IpAddr,
-    },
+    GatewayAddress { network: DockerNetworkId, endpoint: EndpointId, address: IpAddr },
     #[error("endpoint {}: {source}", endpoint.short())]
-    Mac {
-        endpoint: EndpointId,
-        source: BadMac,
-    },
+    Mac { endpoint: EndpointId, source: BadMac },
     #[error("endpoint {} exists in network {} with other addresses; remove the container and create it again", endpoint.short(), network.short())]
-    EndpointDiffers {
-        network: DockerNetworkId,
-        endpoint: EndpointId,
-    },
+    EndpointDiffers { network: DockerNetworkId, endpoint: EndpointId },
     #[error("endpoint {} was deleted already; this request is late, create the container again", .0.short())]
     Deleted(EndpointId),
     #[error("address {address} of network {} is in use on host {holder}; take another with --ip, or give every host its own --ip-range", network.short())]
-    AddressTaken {
-        network: DockerNetworkId,
-        address: IpAddr,
-        holder: String,
-    },
+    AddressTaken { network: DockerNetworkId, address: IpAddr, holder: String },
     #[error("endpoint {}: Join names no sandbox", .0.short())]
     NoSandbox(EndpointId),
     #[error("{}", .0.sentence())]
     Journal(#[from] JournalError),
     #[error("network {}: {source}; see `wgnetctl status` and wgnet-driver's log", network.short())]
-    NotApplied {
-        network: DockerNetworkId,
-        source: NotApplied,
-    },
+    NotApplied { network: DockerNetworkId, source: NotApplied },
     #[error("{call} waited {}s for its turn and nobody waits for its answer any more", waited.as_secs())]
     Expired { call: String, waited: Duration },
     #[error("wgnet-driver is stopping; try again")]

@@ -34,10 +34,7 @@ pub(super) fn allocate(
     let outcome = match parse::network_options(&options, false) {
         Ok(parsed) if parsed.id.is_some() => Err(CallError::IdInSwarm(network.clone())),
         Ok(_) => Ok(()),
-        Err(source) => Err(CallError::Option {
-            network: network.clone(),
-            source,
-        }),
+        Err(source) => Err(CallError::Option { network: network.clone(), source }),
     };
     note_options(context, &network, outcome.as_ref().err());
     Ok(wire::Allocated { options })
@@ -105,14 +102,8 @@ pub(super) async fn create(
     };
     // After an error Docker knows no such network and never deletes it.
     let (now, network) = (context.journal.uptime(), id.clone());
-    context
-        .journal
-        .update(move |state| state.linger(&network, now))
-        .await?;
-    Err(CallError::NotApplied {
-        network: id,
-        source,
-    })
+    context.journal.update(move |state| state.linger(&network, now)).await?;
+    Err(CallError::NotApplied { network: id, source })
 }
 
 /// What CreateNetwork came to.
@@ -142,32 +133,20 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
     let id = definition.docker_id.clone();
     let generation = {
         let view = context.view.borrow();
-        view.networks
-            .get(&definition.key)
-            .map_or(0, |network| network.generation)
+        view.networks.get(&definition.key).map_or(0, |network| network.generation)
     };
     let mut secret = Zeroizing::new([0; 32]);
     (context.random)(secret.as_mut());
     let private_key = PrivateKey::from_random(*secret);
     for _ in 0..PICKS {
         let state = context.journal.state();
-        if state
-            .live(&id)
-            .is_some_and(|network| same(&network.definition, &definition))
-        {
+        if state.live(&id).is_some_and(|network| same(&network.definition, &definition)) {
             return Ok((Made::Same, state.revision_of(&id)));
         }
         let wanted = definition.options.port;
         let picked = (context.ports)(wanted, state.ports(Some(&id))).await;
-        let port = picked.map_err(|reason| CallError::NoPort {
-            network: id.clone(),
-            reason,
-        })?;
-        let fresh = LocalSlot {
-            generation,
-            private_key: private_key.clone(),
-            port,
-        };
+        let port = picked.map_err(|reason| CallError::NoPort { network: id.clone(), reason })?;
+        let fresh = LocalSlot { generation, private_key: private_key.clone(), port };
         let arrival = Arrival {
             me: context.me,
             now: context.journal.uptime(),
@@ -175,11 +154,7 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
             definition: definition.clone(),
             fresh,
         };
-        match context
-            .journal
-            .try_update(move |state| put(state, arrival))
-            .await
-        {
+        match context.journal.try_update(move |state| put(state, arrival)).await {
             Ok(((made, port), revision)) => {
                 note_port(context, &id, wanted, port);
                 return Ok((made, revision));
@@ -218,13 +193,7 @@ struct Arrival {
 }
 
 fn put(state: &mut State, arrival: Arrival) -> Result<(Made, u16), Refused> {
-    let Arrival {
-        me,
-        now,
-        floor,
-        definition,
-        fresh,
-    } = arrival;
+    let Arrival { me, now, floor, definition, fresh } = arrival;
     let id = definition.docker_id.clone();
     let mut slots = match state.networks.get(&id) {
         Some(old) if !old.lingering && same(&old.definition, &definition) => {
@@ -232,10 +201,7 @@ fn put(state: &mut State, arrival: Arrival) -> Result<(Made, u16), Refused> {
         }
         Some(old) if !old.lingering && !old.endpoints.is_empty() => {
             let endpoints = old.endpoints.len();
-            return Err(Refused::Call(CallError::Differs {
-                network: id,
-                endpoints,
-            }));
+            return Err(Refused::Call(CallError::Differs { network: id, endpoints }));
         }
         Some(old) => kept_slots(old, &definition, &fresh),
         None => slots_of_namesake(state, &definition, &fresh, now)?,
@@ -248,12 +214,8 @@ fn put(state: &mut State, arrival: Arrival) -> Result<(Made, u16), Refused> {
         slot.port = fresh.port;
     }
     state.raise_floor(&definition.key, me, floor);
-    let network = LocalNetwork {
-        definition,
-        slots,
-        endpoints: Default::default(),
-        lingering: false,
-    };
+    let network =
+        LocalNetwork { definition, slots, endpoints: Default::default(), lingering: false };
     let port = port_of(&network);
     state.networks.insert(id, std::sync::Arc::new(network));
     Ok((Made::New, port))
@@ -300,10 +262,7 @@ fn kept_slots(
         return vec![fresh.clone()];
     }
     if definition.options.port.is_some() && definition.options.port != old.definition.options.port {
-        let newest = slots
-            .iter_mut()
-            .max_by_key(|slot| slot.generation)
-            .expect("not empty");
+        let newest = slots.iter_mut().max_by_key(|slot| slot.generation).expect("not empty");
         newest.port = fresh.port;
     }
     slots
@@ -311,10 +270,7 @@ fn kept_slots(
 
 /// Whether Docker asks for what is there. The MTU follows the underlay and is kept as it was.
 fn same(old: &NetworkDefinition, new: &NetworkDefinition) -> bool {
-    NetworkDefinition {
-        mtu: old.mtu,
-        ..new.clone()
-    } == *old
+    NetworkDefinition { mtu: old.mtu, ..new.clone() } == *old
 }
 
 fn port_of(network: &LocalNetwork) -> u16 {

@@ -21,10 +21,7 @@ pub(super) struct EndpointOf {
 
 impl EndpointOf {
     pub(super) fn parse(network: &str, endpoint: &str) -> Result<Self, CallError> {
-        Ok(Self {
-            network: network.parse()?,
-            endpoint: endpoint.parse()?,
-        })
+        Ok(Self { network: network.parse()?, endpoint: endpoint.parse()? })
     }
 }
 
@@ -43,13 +40,8 @@ impl NewNetwork {
     pub(super) fn parse(request: wire::CreateNetwork) -> Result<Self, CallError> {
         let id: DockerNetworkId = request.network.parse()?;
         let raw_options = texts(request.options.generic);
-        let options =
-            network_options(&raw_options, !request.ipv6.is_empty()).map_err(|source| {
-                CallError::Option {
-                    network: id.clone(),
-                    source,
-                }
-            })?;
+        let options = network_options(&raw_options, !request.ipv6.is_empty())
+            .map_err(|source| CallError::Option { network: id.clone(), source })?;
         let key = match &options.id {
             Some(_) if id.is_swarm() => return Err(CallError::IdInSwarm(id)),
             Some(name) => NetworkKey::named(name)?,
@@ -57,26 +49,16 @@ impl NewNetwork {
             None => NetworkKey::local(&id),
         };
         let data = request.ipv4.into_iter().chain(request.ipv6);
-        let subnets: Vec<_> = data
-            .filter_map(|data| subnet(&id, &data).transpose())
-            .collect::<Result<_, _>>()?;
+        let subnets: Vec<_> =
+            data.filter_map(|data| subnet(&id, &data).transpose()).collect::<Result<_, _>>()?;
         if subnets.is_empty() {
             return Err(CallError::NoSubnet(id));
         }
-        Ok(Self {
-            id,
-            key,
-            subnets,
-            internal: request.options.internal,
-            options,
-            raw_options,
-        })
+        Ok(Self { id, key, subnets, internal: request.options.internal, options, raw_options })
     }
 
     pub(super) fn ipv6(&self) -> bool {
-        self.subnets
-            .iter()
-            .any(|subnet| matches!(subnet.pool, IpNet::V6(_)))
+        self.subnets.iter().any(|subnet| matches!(subnet.pool, IpNet::V6(_)))
     }
 
     pub(super) fn into_definition(self, underlay_mtu: u16) -> NetworkDefinition {
@@ -107,10 +89,7 @@ pub(super) fn texts(options: wire::Options) -> BTreeMap<String, String> {
         Value::String(text) => text,
         other => other.to_string(),
     };
-    options
-        .into_iter()
-        .map(|(key, value)| (key, text(value)))
-        .collect()
+    options.into_iter().map(|(key, value)| (key, text(value))).collect()
 }
 
 /// A pool with its gateway; a pool may come without one, and an entry without a pool says nothing.
@@ -130,10 +109,7 @@ fn subnet(network: &DockerNetworkId, data: &wire::IpamData) -> Result<Option<Sub
             Some(address.parse().map_err(|_| bad(text))?)
         }
     };
-    Ok(Some(Subnet {
-        pool: pool.trunc(),
-        gateway,
-    }))
+    Ok(Some(Subnet { pool: pool.trunc(), gateway }))
 }
 
 /// CreateEndpoint's arguments.
@@ -149,16 +125,13 @@ impl NewEndpoint {
     pub(super) fn parse(request: &wire::CreateEndpoint) -> Result<Self, CallError> {
         let of = EndpointOf::parse(&request.network, &request.endpoint)?;
         let texts = [&request.interface.address, &request.interface.address_ipv6];
-        let addresses = texts
-            .into_iter()
-            .filter(|text| !text.is_empty())
-            .map(|text| {
-                text.parse::<IpNet>().map_err(|_| CallError::Address {
-                    network: of.network.clone(),
-                    endpoint: of.endpoint.clone(),
-                    text: text.chars().take(80).collect(),
-                })
-            });
+        let addresses = texts.into_iter().filter(|text| !text.is_empty()).map(|text| {
+            text.parse::<IpNet>().map_err(|_| CallError::Address {
+                network: of.network.clone(),
+                endpoint: of.endpoint.clone(),
+                text: text.chars().take(80).collect(),
+            })
+        });
         let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
         if addresses.is_empty() {
             return Err(CallError::NoAddress(of.endpoint));
@@ -167,10 +140,9 @@ impl NewEndpoint {
             "" => None,
             text => {
                 let mac = text.parse();
-                Some(mac.map_err(|source| CallError::Mac {
-                    endpoint: of.endpoint.clone(),
-                    source,
-                })?)
+                Some(
+                    mac.map_err(|source| CallError::Mac { endpoint: of.endpoint.clone(), source })?,
+                )
             }
         };
         Ok(Self { of, addresses, mac })
@@ -190,9 +162,6 @@ impl NewJoin {
         if request.sandbox.is_empty() {
             return Err(CallError::NoSandbox(of.endpoint));
         }
-        Ok(Self {
-            of,
-            sandbox: request.sandbox.into(),
-        })
+        Ok(Self { of, sandbox: request.sandbox.into() })
     }
 }

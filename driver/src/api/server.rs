@@ -68,18 +68,10 @@ pub(super) struct Answer {
 impl Answer {
     fn of(outcome: Result<Bytes, CallError>) -> Self {
         match outcome {
-            Ok(body) => Self {
-                status: StatusCode::OK,
-                body,
-            },
+            Ok(body) => Self { status: StatusCode::OK, body },
             Err(error) => {
                 let status = StatusCode::from_u16(error.status()).expect("the statuses are HTTP's");
-                Self {
-                    status,
-                    body: call::json(&wire::Failed {
-                        err: error.to_string(),
-                    }),
-                }
+                Self { status, body: call::json(&wire::Failed { err: error.to_string() }) }
             }
         }
     }
@@ -87,22 +79,17 @@ impl Answer {
     fn into_response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            MEDIA_TYPE.parse().expect("it is a header value"),
-        );
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, MEDIA_TYPE.parse().expect("it is a header value"));
         response
     }
 }
 
 /// Serves until cancelled; then accepts no more and gives running calls two seconds.
 pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: CancellationToken) {
-    let server = Server {
-        api,
-        scope,
-        calls: TaskTracker::new(),
-        abandon: CancellationToken::new(),
-    };
+    let server =
+        Server { api, scope, calls: TaskTracker::new(), abandon: CancellationToken::new() };
     let connections = TaskTracker::new();
     // Also when this future is dropped half way.
     let _abandon = server.abandon.clone().drop_guard();
@@ -129,10 +116,7 @@ pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: Cance
         server.calls.wait().await;
     };
     if tokio::time::timeout(STOP_WITHIN, finished).await.is_err() {
-        warn!(
-            calls = server.calls.len(),
-            "Calls were still running when the driver had to stop"
-        );
+        warn!(calls = server.calls.len(), "Calls were still running when the driver had to stop");
     }
     server.abandon.cancel();
     connections.wait().await;
@@ -180,14 +164,11 @@ impl Server {
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let (head, body) = request.into_parts();
         if head.method != Method::POST {
-            let error = CallError::UnknownCall {
-                path: format!("{} {}", head.method, head.uri.path()),
-            };
+            let error =
+                CallError::UnknownCall { path: format!("{} {}", head.method, head.uri.path()) };
             let mut response = Answer::of(Err(error)).into_response();
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            response
-                .headers_mut()
-                .insert(ALLOW, "POST".parse().expect("it is a header value"));
+            response.headers_mut().insert(ALLOW, "POST".parse().expect("it is a header value"));
             return Ok(response);
         }
         let path = head.uri.path();
@@ -196,10 +177,8 @@ impl Server {
             Ok(body) => body.to_bytes(),
             Err(error) => {
                 let call = call::name(path).to_owned();
-                let answer = Answer::of(Err(CallError::Undecodable {
-                    call,
-                    reason: error.to_string(),
-                }));
+                let answer =
+                    Answer::of(Err(CallError::Undecodable { call, reason: error.to_string() }));
                 return Ok(answer.into_response());
             }
         };
@@ -243,11 +222,8 @@ impl Server {
         finish: impl FnOnce(&Answer) + Send + 'static,
     ) -> JoinHandle<Option<Answer>> {
         let decoded = Call::decode(path, body);
-        let object = decoded
-            .as_ref()
-            .ok()
-            .and_then(Call::object)
-            .filter(|object| !object.is_empty());
+        let object =
+            decoded.as_ref().ok().and_then(Call::object).filter(|object| !object.is_empty());
         let turn = object.map(|object| self.api.turns.queue(object));
         let name = call::name(path).chars().take(40).collect::<String>();
         let span = info_span!(
@@ -263,10 +239,9 @@ impl Server {
                 None => None,
             };
             let outcome = match decoded {
-                Ok(_) if delivery.expired() => Err(CallError::Expired {
-                    call: name,
-                    waited: arrived.elapsed(),
-                }),
+                Ok(_) if delivery.expired() => {
+                    Err(CallError::Expired { call: name, waited: arrived.elapsed() })
+                }
                 Ok(call) => call.run(&api, scope, &delivery).await,
                 Err(error) => Err(error),
             };
@@ -293,15 +268,8 @@ impl Server {
 
 fn delivery(headers: &HeaderMap) -> Delivery {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let expires = text(EXPIRES)
-        .and_then(|ms| ms.trim().parse().ok())
-        .map(Duration::from_millis);
-    let id = text(REQUEST_ID)
-        .filter(|id| (1..=128).contains(&id.len()))
-        .map(str::to_owned);
+    let expires = text(EXPIRES).and_then(|ms| ms.trim().parse().ok()).map(Duration::from_millis);
+    let id = text(REQUEST_ID).filter(|id| (1..=128).contains(&id.len())).map(str::to_owned);
     // A time too far to be told apart from never is never.
-    Delivery {
-        id,
-        expires: expires.and_then(|wait| Instant::now().checked_add(wait)),
-    }
+    Delivery { id, expires: expires.and_then(|wait| Instant::now().checked_add(wait)) }
 }

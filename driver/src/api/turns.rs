@@ -26,9 +26,7 @@ pub(super) struct Delivery {
 impl Delivery {
     /// How long an answer is still of use.
     pub(super) fn remaining(&self, most: Duration) -> Duration {
-        let left = self
-            .expires
-            .map(|at| at.saturating_duration_since(Instant::now()));
+        let left = self.expires.map(|at| at.saturating_duration_since(Instant::now()));
         left.map_or(most, |left| left.min(most))
     }
 
@@ -63,11 +61,7 @@ impl Turns {
                 Some(held) => held,
                 None => place.await,
             };
-            Turn {
-                turns,
-                object,
-                held: Some(held),
-            }
+            Turn { turns, object, held: Some(held) }
         }
     }
 }
@@ -77,10 +71,7 @@ impl Drop for Turn {
         self.held.take();
         let mut queues = lock(&self.turns.queues);
         // Nobody else holds or waits for it: the map's reference is the last.
-        if queues
-            .get(&self.object)
-            .is_some_and(|queue| Arc::strong_count(queue) == 1)
-        {
+        if queues.get(&self.object).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             queues.remove(&self.object);
         }
     }
@@ -121,11 +112,7 @@ impl Answers {
         }
         let (sender, receiver) = watch::channel(None);
         inner.by_id.insert(id.to_owned(), receiver);
-        Known::New(Answering {
-            answers: self.clone(),
-            id: id.to_owned(),
-            sender,
-        })
+        Known::New(Answering { answers: self.clone(), id: id.to_owned(), sender })
     }
 }
 

@@ -42,17 +42,9 @@ pub(super) struct CreateNetwork {
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct NetworkOptions {
-    #[serde(
-        rename = "com.docker.network.internal",
-        default,
-        deserialize_with = "or_default"
-    )]
+    #[serde(rename = "com.docker.network.internal", default, deserialize_with = "or_default")]
     pub(super) internal: bool,
-    #[serde(
-        rename = "com.docker.network.generic",
-        default,
-        deserialize_with = "or_default"
-    )]
+    #[serde(rename = "com.docker.network.generic", default, deserialize_with = "or_default")]
     pub(super) generic: Options,
 }
 

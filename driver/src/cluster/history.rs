@@ -86,11 +86,7 @@ impl History {
         cluster: ClusterId,
         incarnation: Incarnation,
     ) -> ClusterRecord {
-        let record = ClusterRecord {
-            cluster: pinned.unwrap_or(cluster),
-            incarnation,
-            schema: 1,
-        };
+        let record = ClusterRecord { cluster: pinned.unwrap_or(cluster), incarnation, schema: 1 };
         self.founding.get_or_insert(record).clone()
     }
 
@@ -121,9 +117,8 @@ impl History {
     /// Kept records whose owner has spoken since, without repeating them.
     pub(super) fn no_longer_kept(&mut self, judge: &Judge) -> Vec<Path> {
         let kept = std::mem::take(&mut self.kept);
-        let (spoken, silent): (BTreeMap<_, _>, BTreeMap<_, _>) = kept
-            .into_iter()
-            .partition(|(_, owner)| self.has_spoken(*owner, judge));
+        let (spoken, silent): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            kept.into_iter().partition(|(_, owner)| self.has_spoken(*owner, judge));
         self.kept = silent;
         spoken.into_keys().collect()
     }
@@ -147,22 +142,16 @@ impl History {
                 _ => None,
             })
             .collect();
-        let network = gone
-            .iter()
-            .find_map(|path| path.network())
-            .and_then(|key| view.networks.get(key));
-        let before: BTreeSet<HostId> = network
-            .map(|network| network.members.keys().copied().collect())
-            .unwrap_or_default();
+        let network =
+            gone.iter().find_map(|path| path.network()).and_then(|key| view.networks.get(key));
+        let before: BTreeSet<HostId> =
+            network.map(|network| network.members.keys().copied().collect()).unwrap_or_default();
         let listing = before.difference(&lost).copied().collect();
         let Some(held) = brake::holds(&before, &listing) else {
             self.braked.remove(scope);
             return None;
         };
-        let since = *self
-            .braked
-            .entry(scope.to_owned())
-            .or_insert_with(Instant::now);
+        let since = *self.braked.entry(scope.to_owned()).or_insert_with(Instant::now);
         (since.elapsed() < BRAKE).then_some(held)
     }
 
@@ -170,8 +159,7 @@ impl History {
     pub(super) fn brake_is_due(&mut self) -> bool {
         let due = self.braked.values().any(|since| since.elapsed() >= BRAKE);
         if due {
-            self.braked
-                .retain(|_, since| since.elapsed() < BRAKE + BRAKE);
+            self.braked.retain(|_, since| since.elapsed() < BRAKE + BRAKE);
         }
         due
     }

@@ -32,16 +32,10 @@ impl<S: Store> Task<S> {
                 self.leaving.remove(&key);
                 if state.freed.contains(&key) {
                     let key = key.clone();
-                    if let Err(error) = self
-                        .inputs
-                        .journal
-                        .update(move |state| state.freed.remove(&key))
-                        .await
+                    if let Err(error) =
+                        self.inputs.journal.update(move |state| state.freed.remove(&key)).await
                     {
-                        warn!(
-                            error = crate::chain(&error),
-                            "Cannot forget a freed network"
-                        );
+                        warn!(error = crate::chain(&error), "Cannot forget a freed network");
                     }
                 }
             }
@@ -54,36 +48,21 @@ impl<S: Store> Task<S> {
         let listing = match self.inputs.store.list(&scope_of(key)).await {
             Ok(listing) => listing,
             Err(error) => {
-                debug!(
-                    error = crate::chain(&error),
-                    "Cannot look at a network that is left"
-                );
+                debug!(error = crate::chain(&error), "Cannot look at a network that is left");
                 return false;
             }
         };
         let members = format!("networks/{key}/members/");
-        if listing
-            .entries
-            .iter()
-            .any(|entry| entry.key.starts_with(&members))
-        {
+        if listing.entries.iter().any(|entry| entry.key.starts_with(&members)) {
             return false;
         }
         for entries in listing.entries.chunks(wgnet_control_plane::store::MAX_OPS) {
             let txn = Txn {
                 conditions: vec![Condition::NonePrefixed(members.clone())],
-                ops: entries
-                    .iter()
-                    .map(|entry| Op::Delete {
-                        key: entry.key.clone(),
-                    })
-                    .collect(),
+                ops: entries.iter().map(|entry| Op::Delete { key: entry.key.clone() }).collect(),
             };
             if let Err(error) = self.inputs.store.commit(txn).await {
-                debug!(
-                    error = crate::chain(&error),
-                    "Cannot delete a network that nobody has"
-                );
+                debug!(error = crate::chain(&error), "Cannot delete a network that nobody has");
                 return false;
             }
         }

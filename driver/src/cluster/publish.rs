@@ -5,23 +5,13 @@ use super::*;
 impl<S: Store> Task<S> {
     /// Tells the publisher what is wanted and what is there.
     pub(super) async fn want(&mut self) {
-        if let Err(error) = self
-            .inputs
-            .journal
-            .raise_seq_above(self.judge.own_highest_seq())
-            .await
+        if let Err(error) = self.inputs.journal.raise_seq_above(self.judge.own_highest_seq()).await
         {
-            warn!(
-                error = crate::chain(&error),
-                "Cannot continue above this host's own records"
-            );
+            warn!(error = crate::chain(&error), "Cannot continue above this host's own records");
             return;
         }
         if let Err(error) = self.inputs.journal.top_up_seqs().await {
-            warn!(
-                error = crate::chain(&error),
-                "Cannot reserve sequence numbers"
-            );
+            warn!(error = crate::chain(&error), "Cannot reserve sequence numbers");
         }
         let wanted = self.wanted_now();
         let picture = self.picture_of(&wanted);
@@ -61,11 +51,8 @@ impl<S: Store> Task<S> {
         let mut wanted = self.records();
         let facts = self.facts();
         let me = Path::Host(facts.me);
-        let said = self
-            .judge
-            .in_store(&me)
-            .and_then(|held| held.accepted)
-            .map(|accepted| accepted.record);
+        let said =
+            self.judge.in_store(&me).and_then(|held| held.accepted).map(|accepted| accepted.record);
         let said_here =
             matches!(&said, Some(Record::Host(host)) if host.incarnation == record.incarnation);
         let host = if said_here || wanted::is_complete(&wanted, &self.judge) {
@@ -74,23 +61,15 @@ impl<S: Store> Task<S> {
             said
         };
         if let Some(host) = host {
-            wanted.insert(
-                me,
-                wgnet_control_plane::publisher::Wanted {
-                    record: host,
-                    leased: false,
-                },
-            );
+            wanted
+                .insert(me, wgnet_control_plane::publisher::Wanted { record: host, leased: false });
         }
         wanted
     }
 
     pub(super) fn facts(&self) -> HostFacts {
         let underlay = self.inputs.underlay.borrow().addresses.clone();
-        HostFacts {
-            underlay,
-            ..self.inputs.facts.clone()
-        }
+        HostFacts { underlay, ..self.inputs.facts.clone() }
     }
 
     pub(super) fn records(&self) -> WantedRecords {
@@ -108,25 +87,14 @@ impl<S: Store> Task<S> {
                 let record = current.map(|accepted| accepted.record);
                 present.insert(
                     path.clone(),
-                    Present {
-                        mine,
-                        record,
-                        mod_revision: held.mod_revision,
-                    },
+                    Present { mine, record, mod_revision: held.mod_revision },
                 );
             }
         }
         // Before the cluster's own record is seen, nothing is wanted yet: it is no reason to take back
         // what an earlier process of this host published.
-        let seen = if self.seen.contains_key(CLUSTER) {
-            self.seen.clone()
-        } else {
-            BTreeMap::new()
-        };
-        Picture {
-            history: self.history.number(),
-            seen,
-            present,
-        }
+        let seen =
+            if self.seen.contains_key(CLUSTER) { self.seen.clone() } else { BTreeMap::new() };
+        Picture { history: self.history.number(), seen, present }
     }
 }

@@ -27,11 +27,7 @@ impl<S: Store> Task<S> {
             .map(|(reason, count)| (reason.code().to_owned(), *count))
             .collect();
         let refusals = self.judge.last_refusals().cloned().collect();
-        let status = ClusterStatus {
-            store,
-            refused,
-            refusals,
-        };
+        let status = ClusterStatus { store, refused, refusals };
         self.status.send_if_modified(|old| {
             *old != status && {
                 *old = status;
@@ -48,9 +44,8 @@ impl<S: Store> Task<S> {
         if !refusal.first_time {
             return;
         }
-        let writer = refusal
-            .writer
-            .map_or_else(|| "unknown".to_owned(), |writer| writer.to_string());
+        let writer =
+            refusal.writer.map_or_else(|| "unknown".to_owned(), |writer| writer.to_string());
         warn!(
             key,
             writer,

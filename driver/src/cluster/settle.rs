@@ -25,11 +25,7 @@ impl<S: Store> Task<S> {
             return;
         };
         let state = self.inputs.journal.state();
-        if self
-            .judge
-            .in_store(&Path::Cluster)
-            .is_some_and(|held| held.accepted.is_some())
-        {
+        if self.judge.in_store(&Path::Cluster).is_some_and(|held| held.accepted.is_some()) {
             self.inputs.problems.clear("foreign-cluster", "etcd");
             self.turn_history(&record).await;
         }
@@ -80,10 +76,7 @@ impl<S: Store> Task<S> {
                     ops: vec![Op::Put { key, value: sealed }],
                 };
                 if let Err(error) = self.inputs.store.commit(txn).await {
-                    warn!(
-                        error = crate::chain(&error),
-                        "Cannot announce another history"
-                    );
+                    warn!(error = crate::chain(&error), "Cannot announce another history");
                 }
             }
         }
@@ -92,10 +85,7 @@ impl<S: Store> Task<S> {
     /// Follows the networks this host has, has freed, or is leaving.
     pub(super) fn follow_networks(&mut self) {
         let state = self.inputs.journal.state();
-        let local = state
-            .networks
-            .values()
-            .map(|network| network.definition.key.clone());
+        let local = state.networks.values().map(|network| network.definition.key.clone());
         let mut wanted: BTreeSet<NetworkKey> = local.filter(NetworkKey::is_shared).collect();
         wanted.extend(state.freed.iter().cloned());
         for left in self.followed.difference(&wanted) {
@@ -103,10 +93,7 @@ impl<S: Store> Task<S> {
         }
         self.leaving.retain(|key| !wanted.contains(key));
         wanted.extend(self.leaving.iter().cloned());
-        let Some(scopes) = self
-            .scopes
-            .as_ref()
-            .filter(|_| self.judge.cluster_id().is_some())
+        let Some(scopes) = self.scopes.as_ref().filter(|_| self.judge.cluster_id().is_some())
         else {
             return;
         };
@@ -134,15 +121,11 @@ impl<S: Store> Task<S> {
             Ok(listing) => {
                 self.searched = true;
                 let mine =
-                    listing
-                        .entries
-                        .iter()
-                        .filter_map(|entry| match Path::parse(&entry.key)? {
-                            Path::Member(key, host) if host == self.inputs.facts.me => Some(key),
-                            _ => None,
-                        });
-                self.leaving
-                    .extend(mine.filter(|key| !self.followed.contains(key)));
+                    listing.entries.iter().filter_map(|entry| match Path::parse(&entry.key)? {
+                        Path::Member(key, host) if host == self.inputs.facts.me => Some(key),
+                        _ => None,
+                    });
+                self.leaving.extend(mine.filter(|key| !self.followed.contains(key)));
                 self.follow_networks();
             }
             Err(error) => debug!(error = crate::chain(&error), "Cannot search the store yet"),
@@ -163,18 +146,14 @@ impl<S: Store> Task<S> {
         let state = self.inputs.journal.state();
         for (id, local) in &state.networks {
             let key = &local.definition.key;
-            let Some(network) = view
-                .networks
-                .get(key)
-                .filter(|_| changed.networks.contains(key) || changed.hosts)
+            let Some(network) =
+                view.networks.get(key).filter(|_| changed.networks.contains(key) || changed.hosts)
             else {
                 continue;
             };
             let lost = wgnet_core::superseded(local, network, &view, self.inputs.facts.me);
-            let lost: Vec<_> = lost
-                .into_iter()
-                .filter(|endpoint| !local.endpoints[endpoint].superseded)
-                .collect();
+            let lost: Vec<_> =
+                lost.into_iter().filter(|endpoint| !local.endpoints[endpoint].superseded).collect();
             if lost.is_empty() {
                 continue;
             }
@@ -183,8 +162,7 @@ impl<S: Store> Task<S> {
             }
             let id = id.clone();
             let noted = self.inputs.journal.update(move |state| {
-                lost.iter()
-                    .for_each(|endpoint| state.supersede(&id, endpoint))
+                lost.iter().for_each(|endpoint| state.supersede(&id, endpoint))
             });
             if let Err(error) = noted.await {
                 warn!(error = crate::chain(&error), "Cannot note a lost address");
@@ -193,11 +171,7 @@ impl<S: Store> Task<S> {
     }
 
     pub(super) fn sealer(&self, cluster: wgnet_proto::ClusterId) -> Sealer {
-        Sealer::new(
-            self.inputs.host_key.clone(),
-            self.inputs.secrets.clone(),
-            cluster,
-        )
+        Sealer::new(self.inputs.host_key.clone(), self.inputs.secrets.clone(), cluster)
     }
 
     pub(super) fn random_id<Id: From16>(&self) -> Id {
@@ -223,4 +197,3 @@ impl From16 for wgnet_proto::Incarnation {
         Self(bytes)
     }
 }
-

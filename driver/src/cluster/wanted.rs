@@ -25,43 +25,19 @@ pub struct HostFacts {
 /// Everything but the host's own record, which is written last.
 pub(super) fn records(facts: &HostFacts, state: &State, view: &ClusterView) -> WantedRecords {
     let mut wanted = BTreeMap::new();
-    let alive = Record::Alive(AliveRecord {
-        boot: facts.boot.clone(),
-    });
-    wanted.insert(
-        Path::Alive(facts.me),
-        Wanted {
-            record: alive,
-            leased: true,
-        },
-    );
-    for network in state
-        .networks
-        .values()
-        .filter(|network| network.definition.key.is_shared())
-    {
+    let alive = Record::Alive(AliveRecord { boot: facts.boot.clone() });
+    wanted.insert(Path::Alive(facts.me), Wanted { record: alive, leased: true });
+    for network in state.networks.values().filter(|network| network.definition.key.is_shared()) {
         let key = &network.definition.key;
         let freed = state.freed.contains(key) || is_freed(view, key);
         if network.lingering && freed {
             continue;
         }
         let record = network_record(network, freed);
-        insert(
-            &mut wanted,
-            Path::Network(key.clone()),
-            Record::Network(record),
-        );
+        insert(&mut wanted, Path::Network(key.clone()), Record::Network(record));
         let member = member(network, state.floor(key, facts.me));
-        insert(
-            &mut wanted,
-            Path::Member(key.clone(), facts.me),
-            Record::Member(member),
-        );
-        for endpoint in network
-            .endpoints
-            .values()
-            .filter(|endpoint| !endpoint.superseded)
-        {
+        insert(&mut wanted, Path::Member(key.clone(), facts.me), Record::Member(member));
+        for endpoint in network.endpoints.values().filter(|endpoint| !endpoint.superseded) {
             if let Some(record) = endpoint_record(endpoint, facts.me) {
                 insert(
                     &mut wanted,
@@ -72,20 +48,10 @@ pub(super) fn records(facts: &HostFacts, state: &State, view: &ClusterView) -> W
         }
     }
     for key in &state.freed {
-        let known = view
-            .networks
-            .get(key)
-            .and_then(|network| network.record.as_ref());
+        let known = view.networks.get(key).and_then(|network| network.record.as_ref());
         if let Some(known) = known.filter(|_| !wanted.contains_key(&Path::Network(key.clone()))) {
-            let record = NetworkRecord {
-                freed: true,
-                ..known.clone()
-            };
-            insert(
-                &mut wanted,
-                Path::Network(key.clone()),
-                Record::Network(record),
-            );
+            let record = NetworkRecord { freed: true, ..known.clone() };
+            insert(&mut wanted, Path::Network(key.clone()), Record::Network(record));
         }
     }
     wanted
@@ -105,13 +71,7 @@ pub(super) fn host_record(facts: &HostFacts, incarnation: Incarnation) -> Record
 /// The record of a cluster that has none.
 pub(super) fn cluster_record(record: ClusterRecord) -> WantedRecords {
     let record = Record::Cluster(record);
-    BTreeMap::from([(
-        Path::Cluster,
-        Wanted {
-            record,
-            leased: false,
-        },
-    )])
+    BTreeMap::from([(Path::Cluster, Wanted { record, leased: false })])
 }
 
 /// Whether the store holds every wanted record as it is wanted.
@@ -130,13 +90,7 @@ pub(super) fn is_freed(view: &ClusterView, key: &NetworkKey) -> bool {
 }
 
 fn insert(wanted: &mut WantedRecords, path: Path, record: Record) {
-    wanted.insert(
-        path,
-        Wanted {
-            record,
-            leased: false,
-        },
-    );
+    wanted.insert(path, Wanted { record, leased: false });
 }
 
 /// The same from every host, so that whoever comes first may create it.
@@ -146,11 +100,7 @@ fn network_record(network: &LocalNetwork, freed: bool) -> NetworkRecord {
     // What each engine adds of its own is not the network's.
     options.retain(|key, _| !key.starts_with("com.docker."));
     NetworkRecord {
-        subnets: definition
-            .subnets
-            .iter()
-            .map(|subnet| subnet.pool)
-            .collect(),
+        subnets: definition.subnets.iter().map(|subnet| subnet.pool).collect(),
         options,
         freed,
     }
@@ -165,11 +115,7 @@ fn member(network: &LocalNetwork, floor: u64) -> MemberRecord {
     };
     let slots: Vec<Slot> = network.slots.iter().map(slot).collect();
     let ready_generation = slots.iter().map(|slot| slot.generation).min().unwrap_or(0);
-    MemberRecord {
-        slots,
-        ready_generation,
-        floor,
-    }
+    MemberRecord { slots, ready_generation, floor }
 }
 
 fn endpoint_record(endpoint: &LocalEndpoint, me: HostId) -> Option<EndpointRecord> {

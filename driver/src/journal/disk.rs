@@ -54,10 +54,7 @@ impl Disk {
         let dir = path.parent().expect("the path was joined from a directory");
         make_private_directory(dir)?;
         let database = open_database(path)?;
-        let disk = Self {
-            path: path.to_owned(),
-            open: Some(database),
-        };
+        let disk = Self { path: path.to_owned(), open: Some(database) };
         disk.initialise(random)?;
         sync_directory(dir)?;
         let loaded = disk.load()?;
@@ -146,9 +143,7 @@ impl Disk {
     }
 
     fn closed(&self) -> JournalError {
-        JournalError::Aborted {
-            path: self.path.clone(),
-        }
+        JournalError::Aborted { path: self.path.clone() }
     }
 
     /// Makes the tables and the identity where they are missing.
@@ -192,14 +187,12 @@ impl Disk {
             rows::Unreadable::Storage(source) => {
                 JournalError::file("read journal", &self.path, source)
             }
-            rows::Unreadable::Newer(found) => JournalError::Newer {
-                path: self.path.clone(),
-                found,
-            },
-            rows::Unreadable::Damaged(what) => JournalError::Damaged {
-                path: self.path.clone(),
-                what,
-            },
+            rows::Unreadable::Newer(found) => {
+                JournalError::Newer { path: self.path.clone(), found }
+            }
+            rows::Unreadable::Damaged(what) => {
+                JournalError::Damaged { path: self.path.clone(), what }
+            }
         })
     }
 }
@@ -207,15 +200,10 @@ impl Disk {
 fn open_database(path: &Path) -> Result<Database, JournalError> {
     let file = open_private_file(path)
         .map_err(|source| JournalError::file("open journal", path, source))?;
-    Database::builder()
-        .set_cache_size(CACHE)
-        .create_file(file)
-        .map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => JournalError::Busy {
-                path: path.to_owned(),
-            },
-            error => JournalError::file("open journal", path, redb::Error::from(error)),
-        })
+    Database::builder().set_cache_size(CACHE).create_file(file).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => JournalError::Busy { path: path.to_owned() },
+        error => JournalError::file("open journal", path, redb::Error::from(error)),
+    })
 }
 
 fn open_private_file(path: &Path) -> std::io::Result<File> {

@@ -64,11 +64,7 @@ impl JournalError {
         path: impl Into<PathBuf>,
         source: impl Error + Send + Sync + 'static,
     ) -> Self {
-        Self::File {
-            operation,
-            path: path.into(),
-            source: Arc::new(source),
-        }
+        Self::File { operation, path: path.into(), source: Arc::new(source) }
     }
 }
 

@@ -21,9 +21,7 @@ impl Seqs {
     pub(super) fn starting_at(reserved: u64) -> Self {
         // Zero is the floor of members that never raised theirs.
         let next = reserved.max(1);
-        Self {
-            block: Mutex::new(Block { next, end: next }),
-        }
+        Self { block: Mutex::new(Block { next, end: next }) }
     }
 
     pub(super) fn take(&self) -> Option<u64> {
@@ -42,10 +40,7 @@ impl Seqs {
     pub(super) fn reserve(state: &mut State) -> Block {
         let next = state.reserved_seq.max(1);
         state.reserved_seq = next + BLOCK;
-        Block {
-            next,
-            end: state.reserved_seq,
-        }
+        Block { next, end: state.reserved_seq }
     }
 
     pub(super) fn reserve_above(state: &mut State, seen: u64) -> Block {

@@ -46,9 +46,7 @@ pub struct State {
 impl State {
     /// A network Docker has on this host now.
     pub fn live(&self, network: &DockerNetworkId) -> Option<&Arc<LocalNetwork>> {
-        self.networks
-            .get(network)
-            .filter(|network| !network.lingering)
+        self.networks.get(network).filter(|network| !network.lingering)
     }
 
     /// The network, to be changed.
@@ -63,17 +61,13 @@ impl State {
 
     /// The network of this key, lingering or not.
     pub fn by_key(&self, key: &NetworkKey) -> Option<&Arc<LocalNetwork>> {
-        self.networks
-            .values()
-            .find(|network| network.definition.key == *key)
+        self.networks.values().find(|network| network.definition.key == *key)
     }
 
     /// Every UDP port that belongs to a network here, except `but`'s.
     pub fn ports(&self, but: Option<&DockerNetworkId>) -> BTreeSet<u16> {
         let others = self.networks.iter().filter(|(id, _)| Some(*id) != but);
-        others
-            .flat_map(|(_, network)| network.slots.iter().map(|slot| slot.port))
-            .collect()
+        others.flat_map(|(_, network)| network.slots.iter().map(|slot| slot.port)).collect()
     }
 
     /// Forgets endpoints and remembers their ids, so that a late CreateEndpoint is refused.
@@ -88,10 +82,7 @@ impl State {
             .get(network)
             .is_some_and(|network| network.endpoints.contains_key(endpoint))
         {
-            self.network_mut(network)
-                .expect("just found")
-                .endpoints
-                .remove(endpoint);
+            self.network_mut(network).expect("just found").endpoints.remove(endpoint);
         }
         self.remember_deleted(endpoint, now);
     }
@@ -102,10 +93,7 @@ impl State {
         }
         let deleted = Arc::make_mut(&mut self.deleted);
         if deleted.len() >= DELETED_MOST {
-            let oldest = deleted
-                .iter()
-                .min_by_key(|(_, until)| **until)
-                .map(|(id, _)| id.clone());
+            let oldest = deleted.iter().min_by_key(|(_, until)| **until).map(|(id, _)| id.clone());
             oldest.map(|id| deleted.remove(&id));
         }
         deleted.insert(endpoint.clone(), now + super::DELETED_KEPT);
@@ -168,17 +156,13 @@ impl State {
     }
 
     pub fn floor(&self, key: &NetworkKey, member: HostId) -> u64 {
-        self.floors
-            .get(&(key.clone(), member))
-            .copied()
-            .unwrap_or(0)
+        self.floors.get(&(key.clone(), member)).copied().unwrap_or(0)
     }
 
     /// A remote claim won this endpoint's address: it is never published again.
     pub fn supersede(&mut self, network: &DockerNetworkId, endpoint: &EndpointId) {
-        let endpoint = self
-            .network_mut(network)
-            .and_then(|network| network.endpoints.get_mut(endpoint));
+        let endpoint =
+            self.network_mut(network).and_then(|network| network.endpoints.get_mut(endpoint));
         if let Some(endpoint) = endpoint {
             endpoint.superseded = true;
         }

@@ -36,9 +36,7 @@ pub async fn sweep(
         if !freed.is_empty() || due.is_some_and(|wait| wait.is_zero()) {
             let swept = journal
                 .update(move |state| {
-                    freed
-                        .iter()
-                        .for_each(|network| state.forget_soon(network, now));
+                    freed.iter().for_each(|network| state.forget_soon(network, now));
                     state.expire(now)
                 })
                 .await;
@@ -76,31 +74,19 @@ fn freed_elsewhere(
     view: &ClusterView,
     now: Uptime,
 ) -> Vec<wgnet_proto::DockerNetworkId> {
-    let lingering = state
-        .networks
-        .iter()
-        .filter(|(_, network)| network.lingering);
+    let lingering = state.networks.iter().filter(|(_, network)| network.lingering);
     let freed = lingering.filter(|(id, network)| {
-        let record = view
-            .networks
-            .get(&network.definition.key)
-            .and_then(|network| network.record.as_ref());
-        let hurried = state
-            .lingers_until
-            .get(*id)
-            .is_some_and(|until| *until <= now + FREED_LINGER);
+        let record =
+            view.networks.get(&network.definition.key).and_then(|network| network.record.as_ref());
+        let hurried =
+            state.lingers_until.get(*id).is_some_and(|until| *until <= now + FREED_LINGER);
         record.is_some_and(|record| record.freed) && !hurried
     });
     freed.map(|(id, _)| id.clone()).collect()
 }
 
 fn due_at(state: &State) -> Option<Uptime> {
-    state
-        .lingers_until
-        .values()
-        .chain(state.deleted.values())
-        .min()
-        .copied()
+    state.lingers_until.values().chain(state.deleted.values()).min().copied()
 }
 
 impl State {

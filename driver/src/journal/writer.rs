@@ -25,10 +25,7 @@ type KeptRecords = Result<Vec<(String, Vec<u8>)>, JournalError>;
 
 pub(super) enum Job {
     Update(Change),
-    Keep(
-        Vec<(String, Option<Vec<u8>>)>,
-        oneshot::Sender<Result<(), JournalError>>,
-    ),
+    Keep(Vec<(String, Option<Vec<u8>>)>, oneshot::Sender<Result<(), JournalError>>),
     Records(oneshot::Sender<KeptRecords>),
 }
 
@@ -64,22 +61,12 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(disk: Disk, states: watch::Sender<Arc<State>>) -> Self {
         let (jobs, queue) = channel();
-        let run = move || {
-            Loop {
-                disk,
-                states,
-                unsynced: false,
-            }
-            .run(&queue)
-        };
+        let run = move || Loop { disk, states, unsynced: false }.run(&queue);
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(run)
             .expect("a thread can be started");
-        Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-        }
+        Self { jobs: Some(jobs), thread: Some(thread) }
     }
 
     pub(super) fn send(&self, job: Job) {
@@ -190,21 +177,13 @@ impl Loop {
         found.revision = before.revision;
         found.changed = before.changed.clone();
         for (id, until) in &before.lingers_until {
-            found
-                .lingers_until
-                .entry(id.clone())
-                .and_modify(|found| *found = *until);
+            found.lingers_until.entry(id.clone()).and_modify(|found| *found = *until);
         }
         found.deleted = Arc::new(
             found
                 .deleted
                 .iter()
-                .map(|(id, until)| {
-                    (
-                        id.clone(),
-                        before.deleted.get(id).copied().unwrap_or(*until),
-                    )
-                })
+                .map(|(id, until)| (id.clone(), before.deleted.get(id).copied().unwrap_or(*until)))
                 .collect(),
         );
         if found != *before {

@@ -22,24 +22,14 @@ pub struct Runtimes(Arc<Mutex<BTreeMap<DockerNetworkId, Runtime>>>);
 
 impl Runtimes {
     pub fn set(&self, network: &DockerNetworkId, runtime: Runtime) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(network.clone(), runtime);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(network.clone(), runtime);
     }
 
     pub fn remove(&self, network: &DockerNetworkId) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(network);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(network);
     }
 
     pub fn get(&self, network: &DockerNetworkId) -> Option<Runtime> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(network)
-            .cloned()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(network).cloned()
     }
 }

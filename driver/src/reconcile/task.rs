@@ -93,13 +93,7 @@ impl<D: Dataplane> NetworkTask<D> {
             young_peers_since: None,
             repairs: 0,
         };
-        Self {
-            namespace: Namespace::of(&network),
-            context,
-            network,
-            looked_at,
-            memory,
-        }
+        Self { namespace: Namespace::of(&network), context, network, looked_at, memory }
     }
 
     /// Runs until cancelled, or until the network is gone from journal and kernel.
@@ -118,12 +112,7 @@ impl<D: Dataplane> NetworkTask<D> {
                 let outcome = self.pass(started).await;
                 self.report(revision, &outcome);
                 if outcome.absent
-                    && !self
-                        .context
-                        .journal
-                        .state()
-                        .networks
-                        .contains_key(&self.network)
+                    && !self.context.journal.state().networks.contains_key(&self.network)
                 {
                     break;
                 }
@@ -145,11 +134,7 @@ impl<D: Dataplane> NetworkTask<D> {
                         () = tokio::time::sleep_until(look) => { self.memory.stale = true; break }
                     }
                 }
-                if self
-                    .memory
-                    .look_due
-                    .is_some_and(|due| due <= Instant::now())
-                {
+                if self.memory.look_due.is_some_and(|due| due <= Instant::now()) {
                     self.memory.stale = true;
                 }
             }
@@ -165,13 +150,7 @@ impl<D: Dataplane> NetworkTask<D> {
         let view = Arc::clone(&self.context.view.borrow());
         let keyring = Arc::clone(&self.context.keyring);
         let families = crate::status::families(&self.context.underlay.borrow());
-        let local = self
-            .context
-            .journal
-            .state()
-            .networks
-            .get(&self.network)
-            .cloned();
+        let local = self.context.journal.state().networks.get(&self.network).cloned();
         let none = NetworkView::default();
         let network = local
             .as_ref()
@@ -187,27 +166,18 @@ impl<D: Dataplane> NetworkTask<D> {
         if looked {
             self.memory.look_due = None;
             let joined = self.joined(desired.as_ref());
-            self.memory.believed = self
-                .context
-                .dataplane
-                .observe(&self.namespace, &joined)
-                .await;
+            self.memory.believed = self.context.dataplane.observe(&self.namespace, &joined).await;
             self.memory.stale = matches!(self.memory.believed, Seen::Unknown);
         }
         if let (true, Seen::Present(observed)) = (looked, &self.memory.believed) {
-            self.memory.hints.remake = self
-                .memory
-                .watchdog
-                .feed(started.elapsed().as_secs(), observed);
+            self.memory.hints.remake =
+                self.memory.watchdog.feed(started.elapsed().as_secs(), observed);
         }
         let remade = !self.memory.hints.remake.is_empty();
         let steps = wgnet_core::plan(desired.as_ref(), &self.memory.believed, &self.memory.hints);
 
-        let unchanged = self
-            .memory
-            .settled
-            .as_ref()
-            .is_some_and(|(l, n)| *l == local && n == network);
+        let unchanged =
+            self.memory.settled.as_ref().is_some_and(|(l, n)| *l == local && n == network);
         let repairs = steps.iter().filter(|step| !is_upkeep(step)).count() as u64;
         if unchanged && repairs > 0 && self.memory.failures == 0 && !remade {
             self.memory.repairs += repairs;
@@ -257,11 +227,7 @@ impl<D: Dataplane> NetworkTask<D> {
                         gone.insert(veth.endpoint.clone());
                         continue;
                     }
-                    warn!(
-                        step = name(&step),
-                        error = crate::chain(&error),
-                        "A step failed"
-                    );
+                    warn!(step = name(&step), error = crate::chain(&error), "A step failed");
                     if !is_remote(&step) {
                         first_local.get_or_insert_with(|| crate::chain(&error));
                     }
@@ -283,18 +249,14 @@ impl<D: Dataplane> NetworkTask<D> {
     /// Where the containers are that may be looked into: not of those that dockerd is still at work on.
     fn joined(&mut self, desired: Option<&Desired>) -> Joined {
         let veths = desired.iter().flat_map(|desired| &desired.veths);
-        let joined: Joined = veths
-            .filter_map(|(name, veth)| Some((name.clone(), veth.sandbox.clone()?)))
-            .collect();
+        let joined: Joined =
+            veths.filter_map(|(name, veth)| Some((name.clone(), veth.sandbox.clone()?))).collect();
         let since = &mut self.memory.joined_since;
         since.retain(|name, _| joined.contains_key(name));
         for name in joined.keys() {
             since.entry(name.clone()).or_insert_with(Instant::now);
         }
-        joined
-            .into_iter()
-            .filter(|(name, _)| since[name].elapsed() >= DOCKER_AT_WORK)
-            .collect()
+        joined.into_iter().filter(|(name, _)| since[name].elapsed() >= DOCKER_AT_WORK).collect()
     }
 
     /// Containers that are gone are not repaired any more; Docker's DeleteEndpoint may never come.
@@ -307,19 +269,14 @@ impl<D: Dataplane> NetworkTask<D> {
             let Some(network) = state.network_mut(&network) else {
                 return;
             };
-            for endpoint in network
-                .endpoints
-                .values_mut()
-                .filter(|endpoint| gone.contains(&endpoint.id))
+            for endpoint in
+                network.endpoints.values_mut().filter(|endpoint| gone.contains(&endpoint.id))
             {
                 endpoint.sandbox = None;
             }
         });
         if let Err(error) = forgotten.await {
-            warn!(
-                error = crate::chain(&error),
-                "Cannot note that a container is gone"
-            );
+            warn!(error = crate::chain(&error), "Cannot note that a container is gone");
         }
     }
 
@@ -338,9 +295,7 @@ impl<D: Dataplane> NetworkTask<D> {
             };
             let (network, generation) = (self.network.clone(), slot.generation);
             let changed = self.context.journal.update(move |state| {
-                let slots = state
-                    .network_mut(&network)
-                    .map(|network| &mut network.slots);
+                let slots = state.network_mut(&network).map(|network| &mut network.slots);
                 if let Some(slot) = slots
                     .and_then(|slots| slots.iter_mut().find(|slot| slot.generation == generation))
                 {
@@ -366,44 +321,22 @@ impl<D: Dataplane> NetworkTask<D> {
     }
 
     fn report(&mut self, revision: u64, outcome: &Outcome) {
-        let error = outcome
-            .error
-            .as_ref()
-            .map(|error| crate::chain(error).to_string());
+        let error = outcome.error.as_ref().map(|error| crate::chain(error).to_string());
         let blind = self.memory.stale && error.is_none();
         let error = error.or_else(|| {
             blind.then(|| format!("cannot read the state of namespace {}", self.namespace))
         });
-        self.memory.failures = if error.is_some() {
-            self.memory.failures.saturating_add(1)
-        } else {
-            0
-        };
-        let previous = self
-            .context
-            .applied
-            .get(&self.network)
-            .map_or(0, |report| report.applied);
-        let for_docker = if blind {
-            error.clone()
-        } else {
-            outcome.local_error.clone()
-        };
-        let applied = if for_docker.is_none() {
-            revision
-        } else {
-            previous
-        };
+        self.memory.failures =
+            if error.is_some() { self.memory.failures.saturating_add(1) } else { 0 };
+        let previous = self.context.applied.get(&self.network).map_or(0, |report| report.applied);
+        let for_docker = if blind { error.clone() } else { outcome.local_error.clone() };
+        let applied = if for_docker.is_none() { revision } else { previous };
         self.context.applied.report(
             &self.network,
             Report {
                 applied,
                 tried: revision,
-                failures: if for_docker.is_some() {
-                    self.memory.failures
-                } else {
-                    0
-                },
+                failures: if for_docker.is_some() { self.memory.failures } else { 0 },
                 error: for_docker,
             },
         );
@@ -433,15 +366,8 @@ impl<D: Dataplane> NetworkTask<D> {
                 .map(|due| Duration::from_secs(due.saturating_sub(now).max(1)));
             return suspect.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY));
         }
-        let since = *self
-            .memory
-            .young_peers_since
-            .get_or_insert_with(Instant::now);
-        if since.elapsed() < HANDSHAKES_WITHIN {
-            LOOK_FOR_HANDSHAKES_EVERY
-        } else {
-            LOOK_EVERY / 4
-        }
+        let since = *self.memory.young_peers_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < HANDSHAKES_WITHIN { LOOK_FOR_HANDSHAKES_EVERY } else { LOOK_EVERY / 4 }
     }
 }
 
@@ -449,10 +375,7 @@ fn awaiting_handshakes(observed: &Seen<Observed>) -> bool {
     let Seen::Present(observed) = observed else {
         return false;
     };
-    let mut peers = observed
-        .wireguards
-        .values()
-        .flat_map(|wireguard| wireguard.peers.values());
+    let mut peers = observed.wireguards.values().flat_map(|wireguard| wireguard.peers.values());
     peers.any(|peer| peer.last_handshake.is_none())
 }
 
@@ -464,10 +387,9 @@ fn is_remote(step: &Step) -> bool {
         | Step::RemovePeer { .. }
         | Step::AddAllowed { .. }
         | Step::RemoveAllowed { .. } => true,
-        Step::SetRoute {
-            target: RouteTarget::Link(link),
-            ..
-        } => link.as_str().starts_with("wg") && !link.as_str().starts_with("wgv"),
+        Step::SetRoute { target: RouteTarget::Link(link), .. } => {
+            link.as_str().starts_with("wg") && !link.as_str().starts_with("wgv")
+        }
         _ => false,
     }
 }

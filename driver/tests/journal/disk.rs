@@ -15,14 +15,8 @@ fn a_damaged_file_is_named_with_what_to_do() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("journal.redb");
     std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
-    let sentence = Journal::open(dir.path(), "boot-1", &random())
-        .err()
-        .unwrap()
-        .sentence();
-    assert!(
-        sentence.contains("journal.redb") && sentence.contains(';'),
-        "{sentence}"
-    );
+    let sentence = Journal::open(dir.path(), "boot-1", &random()).err().unwrap().sentence();
+    assert!(sentence.contains("journal.redb") && sentence.contains(';'), "{sentence}");
 }
 
 /// Runs with a small file system of its own at the path.
@@ -34,14 +28,8 @@ fn with_small_disk(size: &str, run: impl FnOnce(&Path) + Send + 'static) {
         unshare(CloneFlags::CLONE_NEWNS).expect("needs root");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        mount(
-            Some("wgnett"),
-            &path,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(options.as_str()),
-        )
-        .unwrap();
+        mount(Some("wgnett"), &path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+            .unwrap();
         run(&path);
         umount2(&path, MntFlags::MNT_DETACH).unwrap();
     });
@@ -58,10 +46,7 @@ fn a_full_disk_refuses_updates_in_words_and_memory_and_disk_agree() {
             let _ = std::fs::write(&ballast, bytes);
         };
         block_on(async {
-            journal
-                .update(|state| add_network(state, SWARM_NETWORK))
-                .await
-                .unwrap();
+            journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
             fill(8 << 20);
             let mut acknowledged = 0;
             let error = loop {
@@ -90,10 +75,7 @@ fn a_full_disk_refuses_updates_in_words_and_memory_and_disk_agree() {
             assert!(journal.update(more).await.is_err());
             assert_eq!(count(), acknowledged * 100);
             std::fs::remove_file(&ballast).unwrap();
-            journal
-                .update(|state| add_endpoint(state, 999_999))
-                .await
-                .unwrap();
+            journal.update(|state| add_endpoint(state, 999_999)).await.unwrap();
             assert_eq!(count(), acknowledged * 100 + 1);
         });
         let before = durable(&journal.state());
@@ -128,18 +110,10 @@ fn docker_is_told_of_a_full_disk_and_served_again_when_it_has_room() {
             for part in ["journal.redb", "No space left", "free some space"] {
                 reply.fails_with(part);
             }
-            driver
-                .connect()
-                .await
-                .post_empty("GetCapabilities")
-                .await
-                .succeeds();
+            driver.connect().await.post_empty("GetCapabilities").await.succeeds();
             std::fs::remove_file(dir.join("ballast")).unwrap();
             driver.call("CreateEndpoint", &create).await.succeeds();
-            driver
-                .call("Join", &join(SWARM_NETWORK, &support::endpoint(1)))
-                .await
-                .succeeds();
+            driver.call("Join", &join(SWARM_NETWORK, &support::endpoint(1))).await.succeeds();
             driver.stop().await;
         });
     });
@@ -149,10 +123,7 @@ fn docker_is_told_of_a_full_disk_and_served_again_when_it_has_room() {
 fn a_full_disk_at_the_first_start_is_named() {
     with_small_disk("64k", |dir| {
         let _ = std::fs::write(dir.join("ballast"), vec![1; 64 << 10]);
-        let sentence = Journal::open(dir, "boot-1", &random())
-            .err()
-            .unwrap()
-            .sentence();
+        let sentence = Journal::open(dir, "boot-1", &random()).err().unwrap().sentence();
         assert!(
             sentence.contains("journal.redb") && sentence.contains("free some space"),
             "{sentence}"
@@ -164,18 +135,8 @@ fn a_full_disk_at_the_first_start_is_named() {
 fn a_read_only_directory_is_named() {
     with_small_disk("8m", |dir| {
         let none = None::<&str>;
-        mount(
-            none,
-            dir,
-            none,
-            MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
-            none,
-        )
-        .unwrap();
-        let sentence = Journal::open(dir, "boot-1", &random())
-            .err()
-            .unwrap()
-            .sentence();
+        mount(none, dir, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
+        let sentence = Journal::open(dir, "boot-1", &random()).err().unwrap().sentence();
         println!("{sentence}");
         assert!(
             sentence.contains("Read-only file system") && sentence.contains("writable"),

@@ -48,26 +48,15 @@ fn every_acknowledged_update_survives_a_kill() {
     let (mut acknowledged, mut last_seq, mut killed_at_start) = (None, 0, 0);
     for round in 0..30u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "kill::child_that_updates_until_killed",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "kill::child_that_updates_until_killed", "--ignored", "--nocapture"])
             .env(CHILD_DIR, dir.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .map_while(Result::ok);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         // Every sixth dies somewhere on its way to the first acknowledgement.
-        let enough = if round % 6 == 5 {
-            0
-        } else {
-            1 + round * 7 % 40
-        };
+        let enough = if round % 6 == 5 { 0 } else { 1 + round * 7 % 40 };
         if enough == 0 {
             killed_at_start += 1;
             std::thread::sleep(Duration::from_millis(round));
@@ -78,10 +67,7 @@ fn every_acknowledged_update_survives_a_kill() {
             let Some(at) = line.find("acknowledged ") else {
                 continue;
             };
-            let mut words = line[at..]
-                .split(' ')
-                .skip(1)
-                .map(|word| word.parse::<u64>().unwrap());
+            let mut words = line[at..].split(' ').skip(1).map(|word| word.parse::<u64>().unwrap());
             acknowledged = words.next();
             let seq = words.next().unwrap();
             assert!(seq > last_seq, "round {round}: {seq} after {last_seq}");
@@ -91,11 +77,8 @@ fn every_acknowledged_update_survives_a_kill() {
         child.wait().unwrap();
         // What it acknowledged between our last look and its end counts too.
         for line in lines {
-            let words: Option<Vec<u64>> = line
-                .split(' ')
-                .skip(1)
-                .map(|word| word.parse().ok())
-                .collect();
+            let words: Option<Vec<u64>> =
+                line.split(' ').skip(1).map(|word| word.parse().ok()).collect();
             if let (true, Some(words)) = (line.starts_with("acknowledged "), words)
                 && words.len() == 2
             {
@@ -104,10 +87,7 @@ fn every_acknowledged_update_survives_a_kill() {
         }
         let journal = open(dir.path());
         let state = journal.state();
-        let endpoints = state
-            .networks
-            .get(&id(SWARM_NETWORK))
-            .map(|network| &network.endpoints);
+        let endpoints = state.networks.get(&id(SWARM_NETWORK)).map(|network| &network.endpoints);
         for n in 0..acknowledged.map_or(0, |n: u64| n + 1) {
             assert_eq!(
                 endpoints.unwrap().get(&endpoint_id(n)),
@@ -116,8 +96,5 @@ fn every_acknowledged_update_survives_a_kill() {
             );
         }
     }
-    assert!(
-        killed_at_start == 5 && acknowledged > Some(300),
-        "{acknowledged:?}"
-    );
+    assert!(killed_at_start == 5 && acknowledged > Some(300), "{acknowledged:?}");
 }

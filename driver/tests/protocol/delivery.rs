@@ -18,34 +18,14 @@ async fn a_repeated_request_gets_the_first_answer_whatever_happened_since() {
     let create = create_network(SWARM_NETWORK, &json!({})).to_string();
     let endpoint_body = create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24").to_string();
     let mut client = driver.connect().await;
-    let refused = client
-        .post_with("CreateEndpoint", &endpoint_body, &request_id("a"))
-        .await;
+    let refused = client.post_with("CreateEndpoint", &endpoint_body, &request_id("a")).await;
     refused.fails_with("not known");
-    client
-        .post_with("CreateNetwork", &create, &request_id("b"))
-        .await
-        .succeeds();
-    assert_eq!(
-        client
-            .post_with("CreateEndpoint", &endpoint_body, &request_id("a"))
-            .await,
-        refused
-    );
-    let made = client
-        .post_with("CreateEndpoint", &endpoint_body, &request_id("c"))
-        .await;
+    client.post_with("CreateNetwork", &create, &request_id("b")).await.succeeds();
+    assert_eq!(client.post_with("CreateEndpoint", &endpoint_body, &request_id("a")).await, refused);
+    let made = client.post_with("CreateEndpoint", &endpoint_body, &request_id("c")).await;
     made.succeeds();
-    client
-        .post("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(1)))
-        .await
-        .succeeds();
-    assert_eq!(
-        client
-            .post_with("CreateEndpoint", &endpoint_body, &request_id("c"))
-            .await,
-        made
-    );
+    client.post("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(1))).await.succeeds();
+    assert_eq!(client.post_with("CreateEndpoint", &endpoint_body, &request_id("c")).await, made);
     client
         .post_with("CreateEndpoint", &endpoint_body, &request_id("d"))
         .await
@@ -57,19 +37,13 @@ async fn a_request_repeated_while_it_runs_runs_once() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver.hang().await;
     let body = join(SWARM_NETWORK, &endpoint(1)).to_string();
-    let (mut first, mut lost, mut second) = (
-        driver.connect().await,
-        driver.connect().await,
-        driver.connect().await,
-    );
+    let (mut first, mut lost, mut second) =
+        (driver.connect().await, driver.connect().await, driver.connect().await);
     first.send("Join", &body, &request_id("join")).await;
     lost.send("Join", &body, &request_id("join")).await;
     driver.noted_join().await;
@@ -86,31 +60,21 @@ async fn a_call_whose_connection_is_lost_is_finished() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver.hang().await;
     let mut client = driver.connect().await;
-    client
-        .send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "")
-        .await;
+    client.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "").await;
     driver.noted_join().await;
     drop(client);
     // Its successor waits for it: the turn is not free before the lost one is done.
     let mut next = driver.connect().await;
-    next.send("Leave", &of(SWARM_NETWORK, &endpoint(1)).to_string(), "")
-        .await;
+    next.send("Leave", &of(SWARM_NETWORK, &endpoint(1)).to_string(), "").await;
     driver.kernel.send_replace(Kernel::Follows);
     next.reply().await.succeeds();
     assert!(
-        driver
-            .state()
-            .networks
-            .values()
-            .all(|n| n.endpoints.values().all(|e| e.sandbox.is_none()))
+        driver.state().networks.values().all(|n| n.endpoints.values().all(|e| e.sandbox.is_none()))
     );
 }
 
@@ -124,53 +88,20 @@ async fn requests_of_one_endpoint_run_in_order_of_arrival_and_others_beside_them
     }
     driver.hang().await;
     let mut first = driver.connect().await;
-    first
-        .send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "")
-        .await;
+    first.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "").await;
     driver.noted_join().await;
     // These wait behind the Join ...
     let (mut second, mut third) = (driver.connect().await, driver.connect().await);
-    second
-        .send("Leave", &of(SWARM_NETWORK, &endpoint(1)).to_string(), "")
-        .await;
-    third
-        .send(
-            "DeleteEndpoint",
-            &of(SWARM_NETWORK, &endpoint(1)).to_string(),
-            "",
-        )
-        .await;
+    second.send("Leave", &of(SWARM_NETWORK, &endpoint(1)).to_string(), "").await;
+    third.send("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(1)).to_string(), "").await;
     // ... and this one does not.
-    driver
-        .call("Leave", &of(SWARM_NETWORK, &endpoint(2)))
-        .await
-        .succeeds();
-    assert_eq!(
-        driver
-            .state()
-            .networks
-            .values()
-            .next()
-            .unwrap()
-            .endpoints
-            .len(),
-        2
-    );
+    driver.call("Leave", &of(SWARM_NETWORK, &endpoint(2))).await.succeeds();
+    assert_eq!(driver.state().networks.values().next().unwrap().endpoints.len(), 2);
     driver.kernel.send_replace(Kernel::Follows);
     first.reply().await.succeeds();
     second.reply().await.succeeds();
     third.reply().await.succeeds();
-    assert_eq!(
-        driver
-            .state()
-            .networks
-            .values()
-            .next()
-            .unwrap()
-            .endpoints
-            .len(),
-        1
-    );
+    assert_eq!(driver.state().networks.values().next().unwrap().endpoints.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,19 +110,11 @@ async fn a_request_nobody_waits_for_is_not_started() {
     let driver = Driver::start(dir.path());
     let create = create_network(SWARM_NETWORK, &json!({})).to_string();
     let mut client = driver.connect().await;
-    let late = client
-        .post_with("CreateNetwork", &create, "X-Wgnet-Expires-Ms: 0\r\n")
-        .await;
+    let late = client.post_with("CreateNetwork", &create, "X-Wgnet-Expires-Ms: 0\r\n").await;
     late.fails_with("CreateNetwork");
     assert!(driver.state().networks.is_empty());
-    client
-        .post_with("CreateNetwork", &create, "X-Wgnet-Expires-Ms: 20000\r\n")
-        .await
-        .succeeds();
-    client
-        .post_with("CreateNetwork", &create, "X-Wgnet-Expires-Ms: soon\r\n")
-        .await
-        .succeeds();
+    client.post_with("CreateNetwork", &create, "X-Wgnet-Expires-Ms: 20000\r\n").await.succeeds();
+    client.post_with("CreateNetwork", &create, "X-Wgnet-Expires-Ms: soon\r\n").await.succeeds();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,21 +122,14 @@ async fn a_request_that_expires_in_the_queue_is_not_started() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver.hang().await;
     let (mut first, mut second) = (driver.connect().await, driver.connect().await);
     // The Join gives up when its sender does, and by then the Leave behind it is too late as well.
     first
-        .send(
-            "Join",
-            &join(SWARM_NETWORK, &endpoint(1)).to_string(),
-            "X-Wgnet-Expires-Ms: 400\r\n",
-        )
+        .send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "X-Wgnet-Expires-Ms: 400\r\n")
         .await;
     driver.noted_join().await;
     second
@@ -225,17 +141,7 @@ async fn a_request_that_expires_in_the_queue_is_not_started() {
         .await;
     first.reply().await.fails_with("was not set up within");
     second.reply().await.fails_with("nobody waits");
-    assert_eq!(
-        driver
-            .state()
-            .networks
-            .values()
-            .next()
-            .unwrap()
-            .endpoints
-            .len(),
-        1
-    );
+    assert_eq!(driver.state().networks.values().next().unwrap().endpoints.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,17 +149,13 @@ async fn stopping_finishes_what_runs_and_closes_idle_connections() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver.hang().await;
     let (mut idle, mut busy) = (driver.connect().await, driver.connect().await);
     idle.post_empty("GetCapabilities").await.succeeds();
-    busy.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "")
-        .await;
+    busy.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "").await;
     let kernel = driver.kernel.clone();
     driver.noted_join().await;
     let stopping = tokio::spawn(driver.stop());
@@ -268,22 +170,15 @@ async fn stopping_waits_two_seconds_for_what_hangs() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver.hang().await;
     let mut busy = driver.connect().await;
-    busy.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "")
-        .await;
+    busy.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "").await;
     driver.noted_join().await;
     let began = std::time::Instant::now();
     driver.stop().await;
     let took = began.elapsed();
-    assert!(
-        (Duration::from_millis(1900)..Duration::from_secs(5)).contains(&took),
-        "{took:?}"
-    );
+    assert!((Duration::from_millis(1900)..Duration::from_secs(5)).contains(&took), "{took:?}");
 }

@@ -27,20 +27,14 @@ async fn create_endpoint_answers_only_what_came_empty() {
             "my.endpoint.opt": "v", "odd": null
         }
     });
-    assert_eq!(
-        driver.call("CreateEndpoint", &request).await.succeeds(),
-        &json!({"Interface": {}})
-    );
+    assert_eq!(driver.call("CreateEndpoint", &request).await.succeeds(), &json!({"Interface": {}}));
     let given =
         driver.state().networks[&id(SWARM_NETWORK)].endpoints[&endpoint(1).parse().unwrap()].mac;
     assert_eq!(given.to_string(), "02:11:22:33:44:55");
     let bare = json!({"NetworkID": SWARM_NETWORK, "EndpointID": endpoint(2), "Options": null,
         "Interface": {"Address": "10.0.9.6/24", "AddressIPv6": null}});
     let expected = json!({"Interface": {"MacAddress": "02:42:0a:00:09:06"}});
-    assert_eq!(
-        driver.call("CreateEndpoint", &bare).await.succeeds(),
-        &expected
-    );
+    assert_eq!(driver.call("CreateEndpoint", &bare).await.succeeds(), &expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,10 +42,7 @@ async fn create_endpoint_refuses_what_cannot_work_and_says_why() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     let refused = [
-        (
-            json!({"Address": "", "AddressIPv6": ""}),
-            "without an address",
-        ),
+        (json!({"Address": "", "AddressIPv6": ""}), "without an address"),
         (json!({"Address": "10.9.9.5/24"}), "10.9.9.5"),
         (json!({"Address": "10.0.9.5"}), "10.0.9.5"),
         (json!({"Address": "10.0.9.1/24"}), "gateway"),
@@ -61,21 +52,11 @@ async fn create_endpoint_refuses_what_cannot_work_and_says_why() {
     for (interface, part) in refused {
         let request =
             json!({"NetworkID": SWARM_NETWORK, "EndpointID": endpoint(1), "Interface": interface});
-        driver
-            .call("CreateEndpoint", &request)
-            .await
-            .fails_with(part);
+        driver.call("CreateEndpoint", &request).await.fails_with(part);
     }
     let request = create_endpoint(SWARM_NETWORK, "not-an-id", "10.0.9.5/24");
-    driver
-        .call("CreateEndpoint", &request)
-        .await
-        .fails_with("not-an-id");
-    assert!(
-        driver.state().networks[&id(SWARM_NETWORK)]
-            .endpoints
-            .is_empty()
-    );
+    driver.call("CreateEndpoint", &request).await.fails_with("not-an-id");
+    assert!(driver.state().networks[&id(SWARM_NETWORK)].endpoints.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,10 +70,7 @@ async fn the_same_endpoint_again_is_the_same_answer_and_another_under_its_id_is_
     assert_eq!(driver.call("CreateEndpoint", &request).await, first);
     assert_eq!(driver.state(), before);
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.6/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.6/24"))
         .await
         .fails_with("other addresses");
 }
@@ -103,10 +81,7 @@ async fn join_answers_the_link_and_the_halves_of_the_subnet_and_no_gateway() {
     let driver = with_network(&dir).await;
     let endpoint = endpoint(1);
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint, "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint, "10.0.9.5/24"))
         .await
         .succeeds();
     let reply = driver.call("Join", &join(SWARM_NETWORK, &endpoint)).await;
@@ -123,10 +98,7 @@ async fn join_answers_the_link_and_the_halves_of_the_subnet_and_no_gateway() {
         })
     );
     assert_eq!(
-        driver
-            .call("EndpointOperInfo", &of(SWARM_NETWORK, &endpoint))
-            .await
-            .succeeds(),
+        driver.call("EndpointOperInfo", &of(SWARM_NETWORK, &endpoint)).await.succeeds(),
         &json!({"Value": {}})
     );
 }
@@ -136,22 +108,14 @@ async fn gwbridge_false_disables_the_gateway_service() {
     let dir = TempDir::new().unwrap();
     let driver = Driver::start(dir.path());
     driver
-        .call(
-            "CreateNetwork",
-            &create_network(SWARM_NETWORK, &json!({"gwbridge": "false"})),
-        )
+        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({"gwbridge": "false"})))
         .await
         .succeeds();
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
-    let reply = driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(1)))
-        .await;
+    let reply = driver.call("Join", &join(SWARM_NETWORK, &endpoint(1))).await;
     assert_eq!(reply.succeeds()["DisableGatewayService"], json!(true));
 }
 
@@ -160,33 +124,18 @@ async fn join_leave_join_of_one_endpoint_works_and_the_sandbox_is_the_last_one()
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     let (network, endpoint) = (id(SWARM_NETWORK), endpoint(1));
-    let sandbox = || {
-        driver.state().networks[&network].endpoints[&endpoint.parse().unwrap()]
-            .sandbox
-            .clone()
-    };
+    let sandbox =
+        || driver.state().networks[&network].endpoints[&endpoint.parse().unwrap()].sandbox.clone();
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint, "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint, "10.0.9.5/24"))
         .await
         .succeeds();
     assert_eq!(sandbox(), None);
     let first = driver.call("Join", &join(SWARM_NETWORK, &endpoint)).await;
-    assert_eq!(
-        sandbox().unwrap().to_str(),
-        Some("/var/run/docker/netns/1a2b3c4d5e6f")
-    );
-    driver
-        .call("Leave", &of(SWARM_NETWORK, &endpoint))
-        .await
-        .succeeds();
+    assert_eq!(sandbox().unwrap().to_str(), Some("/var/run/docker/netns/1a2b3c4d5e6f"));
+    driver.call("Leave", &of(SWARM_NETWORK, &endpoint)).await.succeeds();
     assert_eq!(sandbox(), None);
-    assert_eq!(
-        driver.call("Join", &join(SWARM_NETWORK, &endpoint)).await,
-        first
-    );
+    assert_eq!(driver.call("Join", &join(SWARM_NETWORK, &endpoint)).await, first);
     assert!(sandbox().is_some());
     let mut nameless = join(SWARM_NETWORK, &endpoint);
     nameless["SandboxKey"] = Value::Null;
@@ -198,32 +147,14 @@ async fn delete_endpoint_needs_no_leave_and_no_kernel() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
-    driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(1)))
-        .await
-        .succeeds();
-    driver
-        .kernel
-        .send_replace(Kernel::Fails("the veth pair is missing".to_owned()));
-    driver
-        .call("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(1)))
-        .await
-        .succeeds();
-    assert!(
-        driver.state().networks[&id(SWARM_NETWORK)]
-            .endpoints
-            .is_empty()
-    );
-    driver
-        .call("DeleteNetwork", &only(SWARM_NETWORK))
-        .await
-        .succeeds();
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(1))).await.succeeds();
+    driver.kernel.send_replace(Kernel::Fails("the veth pair is missing".to_owned()));
+    driver.call("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(1))).await.succeeds();
+    assert!(driver.state().networks[&id(SWARM_NETWORK)].endpoints.is_empty());
+    driver.call("DeleteNetwork", &only(SWARM_NETWORK)).await.succeeds();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,35 +163,17 @@ async fn removals_of_what_is_unknown_succeed_and_creations_on_it_fail() {
     let driver = with_network(&dir).await;
     for network in [SWARM_NETWORK, &plain_network(9), "???", ""] {
         for method in ["Leave", "DeleteEndpoint"] {
-            driver
-                .call(method, &of(network, &endpoint(7)))
-                .await
-                .succeeds();
+            driver.call(method, &of(network, &endpoint(7))).await.succeeds();
             driver.call(method, &of(network, "???")).await.succeeds();
         }
-        driver
-            .call("Join", &join(network, &endpoint(8)))
-            .await
-            .fails_with("");
-        assert!(
-            !driver
-                .call("Join", &join(network, &endpoint(8)))
-                .await
-                .err()
-                .is_empty()
-        );
+        driver.call("Join", &join(network, &endpoint(8))).await.fails_with("");
+        assert!(!driver.call("Join", &join(network, &endpoint(8))).await.err().is_empty());
     }
     for network in [&plain_network(9), "???", ""] {
-        driver
-            .call("DeleteNetwork", &only(network))
-            .await
-            .succeeds();
+        driver.call("DeleteNetwork", &only(network)).await.succeeds();
         driver.call("FreeNetwork", &only(network)).await.succeeds();
         let reply = driver
-            .call(
-                "CreateEndpoint",
-                &create_endpoint(network, &endpoint(8), "10.0.9.5/24"),
-            )
+            .call("CreateEndpoint", &create_endpoint(network, &endpoint(8), "10.0.9.5/24"))
             .await;
         assert!(!reply.err().is_empty());
     }
@@ -271,37 +184,18 @@ async fn an_address_given_again_removes_the_endpoint_that_had_it() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.5/24"))
         .await
         .succeeds();
     let state = driver.state();
     let endpoints = &state.networks[&id(SWARM_NETWORK)].endpoints;
-    assert_eq!(
-        endpoints
-            .keys()
-            .map(|id| id.to_string())
-            .collect::<Vec<_>>(),
-        [endpoint(2)]
-    );
-    assert_eq!(
-        endpoints.values().next().unwrap().claim,
-        2,
-        "and has the higher claim"
-    );
-    driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(1)))
-        .await
-        .fails_with(&endpoint(1)[..12]);
+    assert_eq!(endpoints.keys().map(|id| id.to_string()).collect::<Vec<_>>(), [endpoint(2)]);
+    assert_eq!(endpoints.values().next().unwrap().claim, 2, "and has the higher claim");
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(1))).await.fails_with(&endpoint(1)[..12]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,34 +203,16 @@ async fn a_deleted_endpoint_id_is_not_taken_again_even_if_its_creation_comes_lat
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     let create = create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24");
+    driver.call("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(1))).await.succeeds();
+    driver.call("CreateEndpoint", &create).await.fails_with("deleted already");
     driver
-        .call("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(1)))
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"))
         .await
         .succeeds();
+    driver.call("DeleteNetwork", &only(SWARM_NETWORK)).await.succeeds();
+    driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({}))).await.succeeds();
     driver
-        .call("CreateEndpoint", &create)
-        .await
-        .fails_with("deleted already");
-    driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"),
-        )
-        .await
-        .succeeds();
-    driver
-        .call("DeleteNetwork", &only(SWARM_NETWORK))
-        .await
-        .succeeds();
-    driver
-        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({})))
-        .await
-        .succeeds();
-    driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"))
         .await
         .fails_with("deleted already");
 }
@@ -376,62 +252,39 @@ async fn a_claim_is_above_every_claim_this_host_ever_saw() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     let key = NetworkKey::swarm(&id(SWARM_NETWORK));
-    driver
-        .view
-        .send_replace(view_with(&key, "10.0.9.5", 41, true));
+    driver.view.send_replace(view_with(&key, "10.0.9.5", 41, true));
     // In a swarm what its leader gave last is right, whoever else claims it.
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver.view.send_replace(Arc::default());
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"))
         .await
         .succeeds();
-    let claims: Vec<_> = driver.state().networks[&id(SWARM_NETWORK)]
-        .endpoints
-        .values()
-        .map(|e| e.claim)
-        .collect();
+    let claims: Vec<_> =
+        driver.state().networks[&id(SWARM_NETWORK)].endpoints.values().map(|e| e.claim).collect();
     assert_eq!(claims, [42, 43]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_plain_engines_an_address_in_use_on_a_live_host_is_refused_by_name() {
     let dir = TempDir::new().unwrap();
-    let driver = Driver::start_with(
-        dir.path(),
-        Options {
-            scope: Scope::Local,
-            ..Options::default()
-        },
-    );
+    let driver =
+        Driver::start_with(dir.path(), Options { scope: Scope::Local, ..Options::default() });
     let network = plain_network(1);
     driver
-        .call(
-            "CreateNetwork",
-            &create_network(&network, &json!({"id": "blue"})),
-        )
+        .call("CreateNetwork", &create_network(&network, &json!({"id": "blue"})))
         .await
         .succeeds();
     let key = NetworkKey::named("blue").unwrap();
     let create = create_endpoint(&network, &endpoint(1), "10.0.9.5/24");
-    driver
-        .view
-        .send_replace(view_with(&key, "10.0.9.5", 3, true));
+    driver.view.send_replace(view_with(&key, "10.0.9.5", 3, true));
     let reply = driver.call("CreateEndpoint", &create).await;
     reply.fails_with("other-host");
     reply.fails_with("10.0.9.5");
-    driver
-        .view
-        .send_replace(view_with(&key, "10.0.9.5", 3, false));
+    driver.view.send_replace(view_with(&key, "10.0.9.5", 3, false));
     driver.call("CreateEndpoint", &create).await.succeeds();
 }
 
@@ -447,16 +300,11 @@ async fn join_notes_the_container_only_when_the_pair_is_there() {
     let before = driver.state().revision;
     let mut client = driver.connect().await;
     let body = join(SWARM_NETWORK, &endpoint(1)).to_string();
-    client
-        .send("Join", &body, "X-Wgnet-Expires-Ms: 300\r\n")
-        .await;
+    client.send("Join", &body, "X-Wgnet-Expires-Ms: 300\r\n").await;
     client.reply().await.fails_with(&SWARM_NETWORK[..12]);
     assert_eq!(driver.state().revision, before);
     driver.kernel.send_replace(Kernel::Follows);
-    driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(1)))
-        .await
-        .succeeds();
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(1))).await.succeeds();
     driver.noted_join().await;
 }
 
@@ -465,19 +313,13 @@ async fn join_fails_with_the_kernels_reason_and_is_as_if_it_had_not_been() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
-    driver.kernel.send_replace(Kernel::Fails(
-        "cannot create veth pair wgv: no such device".to_owned(),
-    ));
     driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(1)))
-        .await
-        .fails_with("no such device");
+        .kernel
+        .send_replace(Kernel::Fails("cannot create veth pair wgv: no such device".to_owned()));
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(1))).await.fails_with("no such device");
     let state = driver.state();
     assert!(
         state.networks[&id(SWARM_NETWORK)]
@@ -486,45 +328,27 @@ async fn join_fails_with_the_kernels_reason_and_is_as_if_it_had_not_been() {
             .all(|endpoint| endpoint.sandbox.is_none())
     );
     driver.kernel.send_replace(Kernel::Follows);
-    driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(1)))
-        .await
-        .succeeds();
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(1))).await.succeeds();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kernel_that_does_not_answer_ends_in_a_sentence_before_docker_gives_up() {
     let dir = TempDir::new().unwrap();
-    let options = Options {
-        apply_within: Duration::from_millis(300),
-        ..Options::default()
-    };
+    let options = Options { apply_within: Duration::from_millis(300), ..Options::default() };
     let driver = Driver::start_with(dir.path(), options);
+    driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({}))).await.succeeds();
     driver
-        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({})))
-        .await
-        .succeeds();
-    driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver.hang().await;
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"))
         .await
         .succeeds();
     driver
         .call("Join", &join(SWARM_NETWORK, &endpoint(2)))
         .await
         .fails_with("was not set up within");
-    driver
-        .call("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(2)))
-        .await
-        .succeeds();
+    driver.call("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(2))).await.succeeds();
 }

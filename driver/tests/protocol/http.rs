@@ -17,14 +17,8 @@ fn life() -> Vec<(&'static str, Value)> {
         ("DiscoverNew", node.clone()),
         ("GwAllocCheck", json!({"Options": {}})),
         ("AllocateNetwork", allocate),
-        (
-            "CreateNetwork",
-            create_network(network, &json!({"mtu": "1370"})),
-        ),
-        (
-            "CreateEndpoint",
-            create_endpoint(network, &endpoint, "10.0.9.5/24"),
-        ),
+        ("CreateNetwork", create_network(network, &json!({"mtu": "1370"}))),
+        ("CreateEndpoint", create_endpoint(network, &endpoint, "10.0.9.5/24")),
         ("EndpointOperInfo", of(network, &endpoint)),
         ("Join", join(network, &endpoint)),
         ("ProgramExternalConnectivity", of(network, &endpoint)),
@@ -44,10 +38,7 @@ async fn every_call_is_answered_without_a_content_type() {
     for (method, body) in life() {
         let reply = driver.call(method, &body).await;
         reply.succeeds();
-        assert!(
-            reply.body.is_object(),
-            "{method} is answered with a JSON object"
-        );
+        assert!(reply.body.is_object(), "{method} is answered with a JSON object");
     }
 }
 
@@ -78,11 +69,8 @@ async fn all_calls_can_use_one_connection() {
     for _ in 0..3 {
         for (method, body) in life() {
             // An endpoint id that was deleted is not taken again.
-            let body = if method == "CreateEndpoint" || method == "Join" {
-                None
-            } else {
-                Some(body)
-            };
+            let body =
+                if method == "CreateEndpoint" || method == "Join" { None } else { Some(body) };
             if let Some(body) = body {
                 client.post(method, &body).await.succeeds();
             }
@@ -100,27 +88,12 @@ async fn five_connections_at_once_are_answered() {
         let (mut client, endpoint) = (driver.connect().await, endpoint(n));
         let create = create_endpoint(SWARM_NETWORK, &endpoint, &format!("10.0.9.{}/24", n + 10));
         client.post("CreateEndpoint", &create).await.succeeds();
-        client
-            .post("Join", &join(SWARM_NETWORK, &endpoint))
-            .await
-            .succeeds();
-        client
-            .post("Leave", &of(SWARM_NETWORK, &endpoint))
-            .await
-            .succeeds();
-        client
-            .post("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint))
-            .await
-            .succeeds();
+        client.post("Join", &join(SWARM_NETWORK, &endpoint)).await.succeeds();
+        client.post("Leave", &of(SWARM_NETWORK, &endpoint)).await.succeeds();
+        client.post("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint)).await.succeeds();
     });
     futures::future::join_all(lives).await;
-    assert!(
-        driver
-            .state()
-            .networks
-            .values()
-            .all(|network| network.endpoints.is_empty())
-    );
+    assert!(driver.state().networks.values().all(|network| network.endpoints.is_empty()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,11 +104,7 @@ async fn an_empty_body_is_refused_wherever_arguments_are_needed() {
         for body in ["", "\n"] {
             let reply = driver.connect().await.post_with(method, body, "").await;
             assert_eq!(reply.status, 400, "{method} {body:?}");
-            assert!(
-                reply.err().contains(method),
-                "{:?} names the call",
-                reply.err()
-            );
+            assert!(reply.err().contains(method), "{:?} names the call", reply.err());
         }
     }
     assert!(driver.state().networks.is_empty());
@@ -146,53 +115,30 @@ async fn bodies_that_are_no_arguments_are_refused() {
     let dir = TempDir::new().unwrap();
     let driver = Driver::start(dir.path());
     for (method, _) in life() {
-        for body in [
-            "null",
-            "[]",
-            "7",
-            "\"x\"",
-            "{",
-            "{\"NetworkID\"",
-            "\u{0}",
-            "{} {}",
-        ] {
+        for body in ["null", "[]", "7", "\"x\"", "{", "{\"NetworkID\"", "\u{0}", "{} {}"] {
             let reply = driver.connect().await.post_with(method, body, "").await;
             assert_eq!(reply.status, 400, "{method} {body:?}: {reply:?}");
             assert!(!reply.err().is_empty());
         }
     }
     for body in [r#"{"NetworkID":7}"#, r#"{"NetworkID":["x"]}"#] {
-        let reply = driver
-            .connect()
-            .await
-            .post_with("CreateNetwork", body, "")
-            .await;
+        let reply = driver.connect().await.post_with("CreateNetwork", body, "").await;
         assert_eq!(reply.status, 400, "{body}: {reply:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn activation_and_capabilities_need_no_body_and_tell_the_scope() {
-    for (scope, says) in [
-        (wgnet_driver::api::Scope::Global, "global"),
-        (wgnet_driver::api::Scope::Local, "local"),
-    ] {
+    for (scope, says) in
+        [(wgnet_driver::api::Scope::Global, "global"), (wgnet_driver::api::Scope::Local, "local")]
+    {
         let dir = TempDir::new().unwrap();
-        let driver = Driver::start_with(
-            dir.path(),
-            Options {
-                scope,
-                ..Options::default()
-            },
-        );
+        let driver = Driver::start_with(dir.path(), Options { scope, ..Options::default() });
         let mut client = driver.connect().await;
         let reply = client.post_empty("/Plugin.Activate").await;
         assert_eq!(reply.succeeds(), &json!({"Implements": ["NetworkDriver"]}));
         let reply = client.post_empty("GetCapabilities").await;
-        assert_eq!(
-            reply.succeeds(),
-            &json!({"Scope": says, "ConnectivityScope": "global"})
-        );
+        assert_eq!(reply.succeeds(), &json!({"Scope": says, "ConnectivityScope": "global"}));
     }
 }
 
@@ -218,26 +164,17 @@ async fn bare_connections_disturb_nobody() {
     let mut half = driver.connect().await;
     half.raw(b"POST /NetworkDriver.Leave HTTP/1.1\r\nHo").await;
     drop(half);
-    driver
-        .connect()
-        .await
-        .post_empty("GetCapabilities")
-        .await
-        .succeeds();
+    driver.connect().await.post_empty("GetCapabilities").await.succeeds();
 }
 
 #[tokio::test]
 async fn idle_connections_are_never_closed() {
     let dir = TempDir::new().unwrap();
     let driver = Driver::start(dir.path());
-    let (mut used, mut bare, mut half) = (
-        driver.connect().await,
-        driver.connect().await,
-        driver.connect().await,
-    );
+    let (mut used, mut bare, mut half) =
+        (driver.connect().await, driver.connect().await, driver.connect().await);
     used.post_empty("GetCapabilities").await.succeeds();
-    half.raw(b"POST /NetworkDriver.GetCapabilities HTTP/1.1\r\n")
-        .await;
+    half.raw(b"POST /NetworkDriver.GetCapabilities HTTP/1.1\r\n").await;
     tokio::time::pause();
     // Far beyond every timeout a server could have by default.
     for _ in 0..60 {
@@ -254,20 +191,14 @@ async fn idle_connections_are_never_closed() {
 async fn unknown_calls_get_404() {
     let dir = TempDir::new().unwrap();
     let driver = Driver::start(dir.path());
-    for path in [
-        "/NetworkDriver.NoSuchCall",
-        "/IpamDriver.RequestPool",
-        "/",
-        "/NetworkDriver.joiN",
-    ] {
+    for path in ["/NetworkDriver.NoSuchCall", "/IpamDriver.RequestPool", "/", "/NetworkDriver.joiN"]
+    {
         let reply = driver.call(path, &json!({})).await;
         assert_eq!(reply.status, 404, "{path}");
         assert!(!reply.err().is_empty());
     }
     let mut client = driver.connect().await;
-    client
-        .raw(b"GET /NetworkDriver.GetCapabilities HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await;
+    client.raw(b"GET /NetworkDriver.GetCapabilities HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(client.reply().await.status, 405);
 }
 
@@ -275,19 +206,11 @@ async fn unknown_calls_get_404() {
 async fn refusals_come_with_status_200_in_err_and_name_the_object() {
     let dir = TempDir::new().unwrap();
     let driver = Driver::start(dir.path());
-    let reply = driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(1)))
-        .await;
+    let reply = driver.call("Join", &join(SWARM_NETWORK, &endpoint(1))).await;
     reply.fails_with(&SWARM_NETWORK[..12]);
     let reply = driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await;
     reply.fails_with(&SWARM_NETWORK[..12]);
-    assert_eq!(
-        reply.headers["content-type"],
-        "application/vnd.docker.plugins.v1.2+json"
-    );
+    assert_eq!(reply.headers["content-type"], "application/vnd.docker.plugins.v1.2+json");
 }

@@ -35,13 +35,8 @@ async fn allocate_network_answers_a_map_when_there_are_no_options() {
     let driver = Driver::start(dir.path());
     for options in [json!({"Options": null}), json!({}), json!({"Options": {}})] {
         let mut body = json!({"NetworkID": SWARM_NETWORK});
-        body.as_object_mut()
-            .unwrap()
-            .extend(options.as_object().unwrap().clone());
-        assert_eq!(
-            driver.call("AllocateNetwork", &body).await.succeeds(),
-            &json!({"Options": {}})
-        );
+        body.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+        assert_eq!(driver.call("AllocateNetwork", &body).await.succeeds(), &json!({"Options": {}}));
     }
 }
 
@@ -55,10 +50,7 @@ async fn a_bad_option_fails_create_network_by_name_and_is_a_problem_until_mended
         (json!({"id": "blue"}), "id"),
     ] {
         let reply = driver
-            .call(
-                "AllocateNetwork",
-                &json!({"NetworkID": SWARM_NETWORK, "Options": options}),
-            )
+            .call("AllocateNetwork", &json!({"NetworkID": SWARM_NETWORK, "Options": options}))
             .await;
         assert_eq!(
             reply.succeeds(),
@@ -66,25 +58,14 @@ async fn a_bad_option_fails_create_network_by_name_and_is_a_problem_until_mended
             "AllocateNetwork never fails for options"
         );
         assert!(driver.problems.list()[0].cause.contains(part));
-        let reply = driver
-            .call("CreateNetwork", &create_network(SWARM_NETWORK, &options))
-            .await;
+        let reply = driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &options)).await;
         reply.fails_with(part);
         let problems = driver.problems.list();
-        assert_eq!(
-            (problems.len(), problems[0].code.as_str()),
-            (1, "bad-option")
-        );
-        assert_eq!(
-            problems[0].object,
-            format!("network {}", &SWARM_NETWORK[..12])
-        );
+        assert_eq!((problems.len(), problems[0].code.as_str()), (1, "bad-option"));
+        assert_eq!(problems[0].object, format!("network {}", &SWARM_NETWORK[..12]));
     }
     let reply = driver
-        .call(
-            "CreateNetwork",
-            &create_network(SWARM_NETWORK, &json!({"colour": "red"})),
-        )
+        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({"colour": "red"})))
         .await;
     for known in ["mtu", "port", "keepalive", "gwbridge", "id"] {
         reply.fails_with(known);
@@ -105,18 +86,11 @@ async fn create_network_twice_is_one_network() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
     let before = driver.state();
-    driver
-        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({})))
-        .await
-        .succeeds();
+    driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({}))).await.succeeds();
     assert_eq!(driver.state(), before);
     let network = &before.networks[&id(SWARM_NETWORK)];
     assert_eq!(
-        (
-            network.slots.len(),
-            network.slots[0].port,
-            network.definition.mtu
-        ),
+        (network.slots.len(), network.slots[0].port, network.definition.mtu),
         (1, 51820, 1420)
     );
 }
@@ -125,44 +99,27 @@ async fn create_network_twice_is_one_network() {
 async fn another_definition_replaces_a_network_without_endpoints_only() {
     let dir = TempDir::new().unwrap();
     let driver = with_network(&dir).await;
-    let key = driver.state().networks[&id(SWARM_NETWORK)].slots[0]
-        .private_key
-        .clone();
+    let key = driver.state().networks[&id(SWARM_NETWORK)].slots[0].private_key.clone();
     driver
-        .call(
-            "CreateNetwork",
-            &create_network(SWARM_NETWORK, &json!({"mtu": "1300"})),
-        )
+        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({"mtu": "1300"})))
         .await
         .succeeds();
     let network = driver.state().networks[&id(SWARM_NETWORK)].clone();
     assert_eq!(network.definition.mtu, 1300);
     assert!(network.slots[0].private_key == key, "the key stays");
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver
-        .call(
-            "CreateNetwork",
-            &create_network(SWARM_NETWORK, &json!({"mtu": "1400"})),
-        )
+        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({"mtu": "1400"})))
         .await
         .fails_with("1 endpoints");
     driver
-        .call(
-            "CreateNetwork",
-            &create_network(SWARM_NETWORK, &json!({"mtu": "1300"})),
-        )
+        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({"mtu": "1300"})))
         .await
         .succeeds();
-    assert_eq!(
-        driver.state().networks[&id(SWARM_NETWORK)].endpoints.len(),
-        1
-    );
+    assert_eq!(driver.state().networks[&id(SWARM_NETWORK)].endpoints.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,20 +146,13 @@ async fn requests_with_missing_null_and_empty_parts_are_understood() {
         assert_eq!(made.definition.subnets.len(), 1);
         assert_eq!(made.definition.internal, n == 7);
     }
-    for request in [
-        json!({"NetworkID": SWARM_NETWORK, "IPv4Data": []}),
-        json!({"NetworkID": SWARM_NETWORK}),
-    ] {
-        driver
-            .call("CreateNetwork", &request)
-            .await
-            .fails_with("no subnet");
+    for request in
+        [json!({"NetworkID": SWARM_NETWORK, "IPv4Data": []}), json!({"NetworkID": SWARM_NETWORK})]
+    {
+        driver.call("CreateNetwork", &request).await.fails_with("no subnet");
     }
     let request = json!({"NetworkID": SWARM_NETWORK, "IPv4Data": [{"Pool": "10.0.9.0/40"}]});
-    driver
-        .call("CreateNetwork", &request)
-        .await
-        .fails_with("10.0.9.0/40");
+    driver.call("CreateNetwork", &request).await.fails_with("10.0.9.0/40");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,34 +161,19 @@ async fn delete_and_create_of_a_network_keep_its_key_and_port() {
     let driver = with_network(&dir).await;
     let slots = driver.state().networks[&id(SWARM_NETWORK)].slots.clone();
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
-    driver
-        .call("DeleteNetwork", &only(SWARM_NETWORK))
-        .await
-        .succeeds();
+    driver.call("DeleteNetwork", &only(SWARM_NETWORK)).await.succeeds();
     let state = driver.state();
     let network = &state.networks[&id(SWARM_NETWORK)];
     assert!(network.lingering && network.endpoints.is_empty());
     driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"),
-        )
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"))
         .await
         .fails_with("not known");
-    driver
-        .call("DeleteNetwork", &only(SWARM_NETWORK))
-        .await
-        .succeeds();
-    driver
-        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({})))
-        .await
-        .succeeds();
+    driver.call("DeleteNetwork", &only(SWARM_NETWORK)).await.succeeds();
+    driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({}))).await.succeeds();
     let network = driver.state().networks[&id(SWARM_NETWORK)].clone();
     assert!(!network.lingering && network.slots == slots);
 }
@@ -248,16 +183,8 @@ async fn free_network_is_noted_for_the_cluster() {
     let dir = TempDir::new().unwrap();
     let driver = Driver::start(dir.path());
     for _ in 0..2 {
-        driver
-            .call("FreeNetwork", &only(SWARM_NETWORK))
-            .await
-            .succeeds();
-        let freed: Vec<_> = driver
-            .state()
-            .freed
-            .iter()
-            .map(NetworkKey::to_string)
-            .collect();
+        driver.call("FreeNetwork", &only(SWARM_NETWORK)).await.succeeds();
+        let freed: Vec<_> = driver.state().freed.iter().map(NetworkKey::to_string).collect();
         assert_eq!(freed, [format!("s-{SWARM_NETWORK}")]);
     }
 }
@@ -265,22 +192,13 @@ async fn free_network_is_noted_for_the_cluster() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_port_is_replaced_by_another_and_reported() {
     let dir = TempDir::new().unwrap();
-    let options = Options {
-        foreign_ports: vec![51900],
-        ..Options::default()
-    };
+    let options = Options { foreign_ports: vec![51900], ..Options::default() };
     let driver = Driver::start_with(dir.path(), options);
     driver
-        .call(
-            "CreateNetwork",
-            &create_network(SWARM_NETWORK, &json!({"port": "51900"})),
-        )
+        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({"port": "51900"})))
         .await
         .succeeds();
-    assert_eq!(
-        driver.state().networks[&id(SWARM_NETWORK)].slots[0].port,
-        51820
-    );
+    assert_eq!(driver.state().networks[&id(SWARM_NETWORK)].slots[0].port, 51820);
     let problem = &driver.problems.list()[0];
     assert_eq!(problem.code, "port-taken");
     assert!(
@@ -288,10 +206,7 @@ async fn a_taken_port_is_replaced_by_another_and_reported() {
         "{}",
         problem.cause
     );
-    driver
-        .call("DeleteNetwork", &only(SWARM_NETWORK))
-        .await
-        .succeeds();
+    driver.call("DeleteNetwork", &only(SWARM_NETWORK)).await.succeeds();
     assert!(driver.problems.list().is_empty());
 }
 
@@ -302,54 +217,32 @@ async fn networks_created_at_once_get_different_ports_and_keys() {
     let driver = &driver;
     let all = (1..=8u8).map(|n| async move {
         driver
-            .call(
-                "CreateNetwork",
-                &create_network(&plain_network(n), &json!({})),
-            )
+            .call("CreateNetwork", &create_network(&plain_network(n), &json!({})))
             .await
             .succeeds();
     });
     futures::future::join_all(all).await;
     let state = driver.state();
     assert_eq!(state.ports(None).len(), 8);
-    let keys: BTreeMap<_, _> = state
-        .networks
-        .values()
-        .map(|n| (*n.slots[0].private_key.expose(), ()))
-        .collect();
+    let keys: BTreeMap<_, _> =
+        state.networks.values().map(|n| (*n.slots[0].private_key.expose(), ())).collect();
     assert_eq!(keys.len(), 8);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_network_id_names_one_network_of_a_plain_engine() {
     let dir = TempDir::new().unwrap();
-    let driver = Driver::start_with(
-        dir.path(),
-        Options {
-            scope: Scope::Local,
-            ..Options::default()
-        },
-    );
+    let driver =
+        Driver::start_with(dir.path(), Options { scope: Scope::Local, ..Options::default() });
     let blue = json!({"id": "blue"});
-    driver
-        .call("CreateNetwork", &create_network(&plain_network(1), &blue))
-        .await
-        .succeeds();
+    driver.call("CreateNetwork", &create_network(&plain_network(1), &blue)).await.succeeds();
     driver
         .call("CreateNetwork", &create_network(&plain_network(2), &blue))
         .await
         .fails_with("blue");
-    let slots = driver.state().networks[&id(&plain_network(1))]
-        .slots
-        .clone();
-    driver
-        .call("DeleteNetwork", &only(&plain_network(1)))
-        .await
-        .succeeds();
-    driver
-        .call("CreateNetwork", &create_network(&plain_network(2), &blue))
-        .await
-        .succeeds();
+    let slots = driver.state().networks[&id(&plain_network(1))].slots.clone();
+    driver.call("DeleteNetwork", &only(&plain_network(1))).await.succeeds();
+    driver.call("CreateNetwork", &create_network(&plain_network(2), &blue)).await.succeeds();
     assert_eq!(
         driver.state().networks[&id(&plain_network(2))].slots,
         slots,
@@ -360,27 +253,15 @@ async fn one_network_id_names_one_network_of_a_plain_engine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plain_engine_learns_at_once_that_a_network_cannot_be_set_up() {
     let dir = TempDir::new().unwrap();
-    let driver = Driver::start_with(
-        dir.path(),
-        Options {
-            scope: Scope::Local,
-            ..Options::default()
-        },
-    );
+    let driver =
+        Driver::start_with(dir.path(), Options { scope: Scope::Local, ..Options::default() });
     driver.kernel.send_replace(Kernel::Fails(
         "cannot create WireGuard interface wg0: not supported".to_owned(),
     ));
     let create = create_network(&plain_network(1), &json!({}));
-    driver
-        .call("CreateNetwork", &create)
-        .await
-        .fails_with("not supported");
+    driver.call("CreateNetwork", &create).await.fails_with("not supported");
     assert!(
-        driver
-            .state()
-            .networks
-            .values()
-            .all(|network| network.lingering),
+        driver.state().networks.values().all(|network| network.lingering),
         "Docker will not delete it"
     );
     driver.kernel.send_replace(Kernel::Follows);

@@ -9,21 +9,12 @@ use crate::support::*;
 async fn two_networks(dir: &TempDir) -> Driver {
     let driver = Driver::start(dir.path());
     for (n, network) in [(1, SWARM_NETWORK.to_owned()), (2, plain_network(2))] {
+        driver.call("CreateNetwork", &create_network(&network, &json!({}))).await.succeeds();
         driver
-            .call("CreateNetwork", &create_network(&network, &json!({})))
+            .call("CreateEndpoint", &create_endpoint(&network, &endpoint(n), "10.0.9.5/24"))
             .await
             .succeeds();
-        driver
-            .call(
-                "CreateEndpoint",
-                &create_endpoint(&network, &endpoint(n), "10.0.9.5/24"),
-            )
-            .await
-            .succeeds();
-        driver
-            .call("Join", &join(&network, &endpoint(n)))
-            .await
-            .succeeds();
+        driver.call("Join", &join(&network, &endpoint(n))).await.succeeds();
     }
     driver
 }
@@ -48,32 +39,14 @@ async fn after_a_kill_in_the_same_boot_every_call_goes_on_where_it_was() {
     assert_eq!(driver.state().networks, before.networks);
     for (n, network) in [(1, SWARM_NETWORK.to_owned()), (2, plain_network(2))] {
         let repeated = driver
-            .call(
-                "CreateEndpoint",
-                &create_endpoint(&network, &endpoint(n), "10.0.9.5/24"),
-            )
+            .call("CreateEndpoint", &create_endpoint(&network, &endpoint(n), "10.0.9.5/24"))
             .await;
-        assert_eq!(
-            repeated.succeeds(),
-            &json!({"Interface": {"MacAddress": "02:42:0a:00:09:05"}})
-        );
+        assert_eq!(repeated.succeeds(), &json!({"Interface": {"MacAddress": "02:42:0a:00:09:05"}}));
+        driver.call("Join", &join(&network, &endpoint(n))).await.succeeds();
+        driver.call("Leave", &of(&network, &endpoint(n))).await.succeeds();
+        driver.call("DeleteEndpoint", &of(&network, &endpoint(n))).await.succeeds();
         driver
-            .call("Join", &join(&network, &endpoint(n)))
-            .await
-            .succeeds();
-        driver
-            .call("Leave", &of(&network, &endpoint(n)))
-            .await
-            .succeeds();
-        driver
-            .call("DeleteEndpoint", &of(&network, &endpoint(n)))
-            .await
-            .succeeds();
-        driver
-            .call(
-                "CreateEndpoint",
-                &create_endpoint(&network, &endpoint(n), "10.0.9.5/24"),
-            )
+            .call("CreateEndpoint", &create_endpoint(&network, &endpoint(n), "10.0.9.5/24"))
             .await
             .fails_with("deleted already");
     }
@@ -85,18 +58,10 @@ async fn a_new_boot_drops_endpoints_and_keeps_keys_and_plain_engines_networks() 
     let driver = two_networks(&dir).await;
     let before = driver.state();
     driver.kill().await;
-    let boot = || Options {
-        boot: "boot-2".to_owned(),
-        ..Options::default()
-    };
+    let boot = || Options { boot: "boot-2".to_owned(), ..Options::default() };
     let driver = Driver::start_with(dir.path(), boot());
     let state = driver.state();
-    assert!(
-        state
-            .networks
-            .values()
-            .all(|network| network.endpoints.is_empty())
-    );
+    assert!(state.networks.values().all(|network| network.endpoints.is_empty()));
     for (network, was) in &before.networks {
         assert_eq!(state.networks[network].slots, was.slots);
     }
@@ -108,40 +73,19 @@ async fn a_new_boot_drops_endpoints_and_keeps_keys_and_plain_engines_networks() 
 
     // A plain engine cleans up what was; a swarm says nothing of it.
     let plain = plain_network(2);
+    driver.call("Leave", &of(&plain, &endpoint(2))).await.succeeds();
+    driver.call("DeleteEndpoint", &of(&plain, &endpoint(2))).await.succeeds();
     driver
-        .call("Leave", &of(&plain, &endpoint(2)))
+        .call("CreateEndpoint", &create_endpoint(&plain, &endpoint(3), "10.0.9.5/24"))
         .await
         .succeeds();
+    driver.call("Join", &join(&plain, &endpoint(3))).await.succeeds();
+    driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({}))).await.succeeds();
     driver
-        .call("DeleteEndpoint", &of(&plain, &endpoint(2)))
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(4), "10.0.9.6/24"))
         .await
         .succeeds();
-    driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(&plain, &endpoint(3), "10.0.9.5/24"),
-        )
-        .await
-        .succeeds();
-    driver
-        .call("Join", &join(&plain, &endpoint(3)))
-        .await
-        .succeeds();
-    driver
-        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({})))
-        .await
-        .succeeds();
-    driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(4), "10.0.9.6/24"),
-        )
-        .await
-        .succeeds();
-    driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(4)))
-        .await
-        .succeeds();
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(4))).await.succeeds();
 
     // And the same boot again changes nothing.
     let now = driver.state();
@@ -154,21 +98,12 @@ async fn a_new_boot_drops_endpoints_and_keeps_keys_and_plain_engines_networks() 
 async fn swarm_creates_its_network_again_after_a_restart_without_deleting_it() {
     let dir = TempDir::new().unwrap();
     let driver = two_networks(&dir).await;
+    driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({}))).await.succeeds();
     driver
-        .call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({})))
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(9), "10.0.9.5/24"))
         .await
         .succeeds();
-    driver
-        .call(
-            "CreateEndpoint",
-            &create_endpoint(SWARM_NETWORK, &endpoint(9), "10.0.9.5/24"),
-        )
-        .await
-        .succeeds();
-    driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(9)))
-        .await
-        .succeeds();
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(9))).await.succeeds();
     let state = driver.state();
     assert_eq!(state.networks[&id(SWARM_NETWORK)].endpoints.len(), 1);
 }

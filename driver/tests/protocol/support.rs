@@ -93,32 +93,16 @@ impl Driver {
                 let mut candidates = wanted.into_iter().chain(51820..=52819);
                 let picked =
                     candidates.find(|port| !taken.contains(port) && !foreign.contains(port));
-                Box::pin(std::future::ready(
-                    picked.ok_or_else(|| "every port is taken".to_owned()),
-                ))
+                Box::pin(std::future::ready(picked.ok_or_else(|| "every port is taken".to_owned())))
             }),
             problems: problems.clone(),
             apply_within: options.apply_within,
         };
         let cancel = CancellationToken::new();
-        let server = tokio::spawn(serve(
-            listener,
-            options.scope,
-            Api::new(context),
-            cancel.clone(),
-        ));
+        let server =
+            tokio::spawn(serve(listener, options.scope, Api::new(context), cancel.clone()));
         let reconcile = tokio::spawn(follow(journal.watch(), kernels, applied.clone()));
-        Self {
-            journal,
-            problems,
-            kernel,
-            view,
-            applied,
-            socket,
-            cancel,
-            server,
-            reconcile,
-        }
+        Self { journal, problems, kernel, view, applied, socket, cancel, server, reconcile }
     }
 
     /// SIGTERM: whatever runs is finished.
@@ -138,9 +122,7 @@ impl Driver {
     }
 
     pub(crate) async fn connect(&self) -> Client {
-        Client {
-            stream: UnixStream::connect(&self.socket).await.unwrap(),
-        }
+        Client { stream: UnixStream::connect(&self.socket).await.unwrap() }
     }
 
     /// One call on a connection of its own.
@@ -161,17 +143,12 @@ impl Driver {
     /// Waits until a Join is noted, whether or not it is answered yet.
     pub(crate) async fn noted_join(&self) {
         let joined = |state: &Arc<State>| {
-            let mut endpoints = state
-                .networks
-                .values()
-                .flat_map(|network| network.endpoints.values());
+            let mut endpoints =
+                state.networks.values().flat_map(|network| network.endpoints.values());
             endpoints.any(|endpoint| endpoint.sandbox.is_some())
         };
         let mut states = self.journal.watch();
-        tokio::time::timeout(WITHIN, states.wait_for(joined))
-            .await
-            .expect("a Join")
-            .unwrap();
+        tokio::time::timeout(WITHIN, states.wait_for(joined)).await.expect("a Join").unwrap();
     }
 
     pub(crate) fn state(&self) -> Arc<State> {
@@ -270,11 +247,7 @@ impl Reply {
     #[track_caller]
     pub(crate) fn fails_with(&self, part: &str) {
         assert_eq!(self.status, 200, "{self:?}");
-        assert!(
-            self.err().contains(part),
-            "{:?} does not contain {part:?}",
-            self.err()
-        );
+        assert!(self.err().contains(part), "{:?} does not contain {part:?}", self.err());
         assert_eq!(self.body.get("Error"), None, "Error is the IPAM driver's");
     }
 }
@@ -314,9 +287,7 @@ impl Client {
     }
 
     pub(crate) async fn reply(&mut self) -> Reply {
-        tokio::time::timeout(WITHIN * 2, self.read_reply())
-            .await
-            .expect("an answer in time")
+        tokio::time::timeout(WITHIN * 2, self.read_reply()).await.expect("an answer in time")
     }
 
     /// Whether the other side has closed; waits for it to say anything at all.
@@ -327,39 +298,19 @@ impl Client {
     async fn read_reply(&mut self) -> Reply {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(
-                self.stream
-                    .read_u8()
-                    .await
-                    .expect("the connection stays open"),
-            );
+            head.push(self.stream.read_u8().await.expect("the connection stays open"));
         }
         let head = String::from_utf8(head).unwrap();
         let mut lines = head.lines();
-        let status = lines
-            .next()
-            .unwrap()
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .parse()
-            .unwrap();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers = lines.filter_map(|line| line.split_once(": "));
-        let headers: BTreeMap<_, _> = headers
-            .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
-            .collect();
+        let headers: BTreeMap<_, _> =
+            headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
         // dockerd's client keeps a connection only when it knows where the answer ends.
         let mut body = vec![0; headers["content-length"].parse().unwrap()];
         self.stream.read_exact(&mut body).await.unwrap();
-        let headers = headers
-            .into_iter()
-            .filter(|(name, _)| name != "date")
-            .collect();
-        Reply {
-            status,
-            headers,
-            body: serde_json::from_slice(&body).unwrap(),
-        }
+        let headers = headers.into_iter().filter(|(name, _)| name != "date").collect();
+        Reply { status, headers, body: serde_json::from_slice(&body).unwrap() }
     }
 }
 

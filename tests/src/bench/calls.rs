@@ -37,9 +37,7 @@ impl<'lab> Network<'lab> {
             };
             eventually("a network for calls", SOON, made)?;
         }
-        Ok(Self {
-            driver: Dockerless { host: near },
-        })
+        Ok(Self { driver: Dockerless { host: near } })
     }
 
     /// Makes all endpoints, then removes all; callers share them evenly.
@@ -48,12 +46,7 @@ impl<'lab> Network<'lab> {
         let removed = share(endpoints, callers, |number| self.remove(number, callers))?;
         let lives = made.into_iter().zip(removed);
         Ok(lives
-            .map(|((create, join), (leave, delete))| Life {
-                create,
-                join,
-                leave,
-                delete,
-            })
+            .map(|((create, join), (leave, delete))| Life { create, join, leave, delete })
             .collect())
     }
 
@@ -65,18 +58,12 @@ impl<'lab> Network<'lab> {
         // Docker has made the sandbox by then, and moves the link into it later; nobody does here.
         let sandbox = format!("/var/run/docker/netns/{}", &endpoint[..12]);
         let join = json!({ "NetworkID": NETWORK, "EndpointID": endpoint, "SandboxKey": sandbox, "Options": {} });
-        Ok((
-            self.timed("CreateEndpoint", &create)?,
-            self.timed("Join", &join)?,
-        ))
+        Ok((self.timed("CreateEndpoint", &create)?, self.timed("Join", &join)?))
     }
 
     fn remove(&self, number: usize, callers: usize) -> Result<(Duration, Duration)> {
         let ids = json!({ "NetworkID": NETWORK, "EndpointID": endpoint(number, callers) });
-        Ok((
-            self.timed("Leave", &ids)?,
-            self.timed("DeleteEndpoint", &ids)?,
-        ))
+        Ok((self.timed("Leave", &ids)?, self.timed("DeleteEndpoint", &ids)?))
     }
 
     fn timed(&self, method: &str, body: &serde_json::Value) -> Result<Duration> {
@@ -88,10 +75,7 @@ impl<'lab> Network<'lab> {
 
 /// Never used again: the driver refuses the id of an endpoint that was deleted.
 fn endpoint(number: usize, callers: usize) -> String {
-    format!("{number:032x}{callers:032x}")
-        .chars()
-        .rev()
-        .collect()
+    format!("{number:032x}{callers:032x}").chars().rev().collect()
 }
 
 /// The work for every number, by so many threads at once; the results in the order of the numbers.
@@ -104,18 +88,12 @@ fn share<T: Send>(
     let parts = thread::scope(|scope| {
         let one = |thread| {
             move || {
-                (thread..count)
-                    .step_by(threads)
-                    .map(|number| Ok((number, work(number)?)))
-                    .collect()
+                (thread..count).step_by(threads).map(|number| Ok((number, work(number)?))).collect()
             }
         };
-        let parts: Vec<_> = (0..threads)
-            .map(|thread| scope.spawn(one(thread)))
-            .collect();
+        let parts: Vec<_> = (0..threads).map(|thread| scope.spawn(one(thread))).collect();
         let join = |part: thread::ScopedJoinHandle<'_, Result<Vec<(usize, T)>>>| {
-            part.join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         parts.into_iter().map(join).collect::<Result<Vec<_>>>()
     })?;
@@ -129,12 +107,7 @@ pub(super) fn figures(callers: &str, lives: &[Life]) -> Vec<Figure> {
         what: format!("{what}, {callers}"),
         unit: "ms",
         statistic,
-        wgnet: Samples::new(
-            lives
-                .iter()
-                .map(|life| of(life).as_secs_f64() * 1e3)
-                .collect(),
-        ),
+        wgnet: Samples::new(lives.iter().map(|life| of(life).as_secs_f64() * 1e3).collect()),
         beside: None,
         aim: None,
     };
@@ -143,16 +116,8 @@ pub(super) fn figures(callers: &str, lives: &[Life]) -> Vec<Figure> {
     vec![
         line("CreateEndpoint + Join", Statistic::Median, &made),
         line("CreateEndpoint + Join", Statistic::P99, &made),
-        line(
-            "all calls, CreateEndpoint to DeleteEndpoint",
-            Statistic::Median,
-            &whole,
-        ),
-        line(
-            "all calls, CreateEndpoint to DeleteEndpoint",
-            Statistic::P99,
-            &whole,
-        ),
+        line("all calls, CreateEndpoint to DeleteEndpoint", Statistic::Median, &whole),
+        line("all calls, CreateEndpoint to DeleteEndpoint", Statistic::P99, &whole),
     ]
 }
 
@@ -167,11 +132,7 @@ mod tests {
             assert_eq!(share(20, threads, Ok).unwrap(), (0..20).collect::<Vec<_>>());
         }
         let failing = |number| {
-            if number == 7 {
-                Err(LabError::Machine("seven".into()))
-            } else {
-                Ok(number)
-            }
+            if number == 7 { Err(LabError::Machine("seven".into())) } else { Ok(number) }
         };
         assert_eq!(share(20, 3, failing).unwrap_err().to_string(), "seven");
     }

@@ -1,46 +1,51 @@
 //! Samples and what is said of them. Pure.
 
-/// Measurements of one thing, in order of size; never empty.
+/// Measurements of one thing; never empty.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Samples(Vec<f64>);
+pub(super) struct Samples {
+    /// As they came.
+    taken: Vec<f64>,
+    sorted: Vec<f64>,
+}
 
 impl Samples {
     /// # Panics
     ///
     /// When there is none: a measurement without samples is a mistake of the benchmark.
-    pub(super) fn new(mut values: Vec<f64>) -> Self {
-        assert!(!values.is_empty(), "nothing was measured");
-        values.sort_by(f64::total_cmp);
-        Self(values)
+    pub(super) fn new(taken: Vec<f64>) -> Self {
+        assert!(!taken.is_empty(), "nothing was measured");
+        let mut sorted = taken.clone();
+        sorted.sort_by(f64::total_cmp);
+        Self { taken, sorted }
     }
 
     pub(super) fn count(&self) -> usize {
-        self.0.len()
+        self.sorted.len()
     }
 
-    pub(super) fn sorted(&self) -> &[f64] {
-        &self.0
+    pub(super) fn taken(&self) -> &[f64] {
+        &self.taken
     }
 
     pub(super) fn min(&self) -> f64 {
-        self.0[0]
+        self.sorted[0]
     }
 
     pub(super) fn max(&self) -> f64 {
-        self.0[self.0.len() - 1]
+        self.sorted[self.sorted.len() - 1]
     }
 
     /// The middle one, or the mean of the two in the middle.
     pub(super) fn median(&self) -> f64 {
-        let (below, above) = ((self.0.len() - 1) / 2, self.0.len() / 2);
-        (self.0[below] + self.0[above]) / 2.0
+        let (below, above) = ((self.sorted.len() - 1) / 2, self.sorted.len() / 2);
+        (self.sorted[below] + self.sorted[above]) / 2.0
     }
 
     /// The smallest sample that at least so many percent of all do not exceed: always one that was
     /// measured, and the largest where there are too few.
     pub(super) fn percentile(&self, percent: usize) -> f64 {
-        let rank = (self.0.len() * percent).div_ceil(100).max(1);
-        self.0[rank - 1]
+        let rank = (self.sorted.len() * percent).div_ceil(100).max(1);
+        self.sorted[rank - 1]
     }
 }
 
@@ -58,7 +63,7 @@ impl Statistic {
         match self {
             Self::Median => samples.median(),
             Self::P99 => samples.percentile(99),
-            Self::Share => samples.0.iter().sum::<f64>() / samples.count() as f64,
+            Self::Share => samples.taken.iter().sum::<f64>() / samples.count() as f64,
         }
     }
 
@@ -118,20 +123,14 @@ mod tests {
 
     #[test]
     fn a_share_is_of_all_samples() {
-        assert_eq!(
-            Statistic::Share.of(&Samples::new(vec![0.0, 1.0, 0.0, 0.0])),
-            0.25
-        );
+        assert_eq!(Statistic::Share.of(&Samples::new(vec![0.0, 1.0, 0.0, 0.0])), 0.25);
     }
 
     #[test]
-    fn samples_keep_their_number_and_spread_in_any_order() {
+    fn samples_keep_their_order_and_know_their_spread() {
         let samples = Samples::new(vec![2.0, -1.0, 8.0, 8.0]);
-        assert_eq!(
-            (samples.count(), samples.min(), samples.max()),
-            (4, -1.0, 8.0)
-        );
-        assert_eq!(samples.sorted(), [-1.0, 2.0, 8.0, 8.0]);
+        assert_eq!((samples.count(), samples.min(), samples.max()), (4, -1.0, 8.0));
+        assert_eq!(samples.taken(), [2.0, -1.0, 8.0, 8.0]);
     }
 
     #[test]

@@ -25,10 +25,7 @@ pub(super) fn in_turns(far: &Host, count: usize) -> Result<[Streams; 3]> {
     let mut streams = <[Streams; 3]>::default();
     for _ in 0..count {
         for (kind, streams) in KINDS.into_iter().zip(&mut streams) {
-            let client = Container {
-                host: far,
-                name: resident(kind, 2),
-            };
+            let client = Container { host: far, name: resident(kind, 2) };
             stream(&client, &address(kind, 11), streams)?;
         }
     }
@@ -37,10 +34,7 @@ pub(super) fn in_turns(far: &Host, count: usize) -> Result<[Streams; 3]> {
 
 /// The MTU that a container sees.
 pub(super) fn mtu(host: &Host, kind: &str) -> Result<u32> {
-    let client = Container {
-        host,
-        name: resident(kind, 2),
-    };
+    let client = Container { host, name: resident(kind, 2) };
     let said = client.exec(&["cat", "/sys/class/net/eth0/mtu"])?;
     said.parse()
         .map_err(|_| LabError::Machine(format!("{}: the MTU of eth0 is \"{said}\"", client.name)))
@@ -48,26 +42,21 @@ pub(super) fn mtu(host: &Host, kind: &str) -> Result<u32> {
 
 fn stream(client: &Container<'_>, server: &str, streams: &mut Streams) -> Result<()> {
     let before = busy_seconds()?;
-    let said = client.exec_within(
-        Duration::from_secs(60),
-        &["iperf3", "-c", server, "-t", SECONDS, "-J"],
-    )?;
+    let said = client
+        .exec_within(Duration::from_secs(60), &["iperf3", "-c", server, "-t", SECONDS, "-J"])?;
     let busy = busy_seconds()? - before;
     let report: Value = serde_json::from_str(&said).unwrap_or_default();
     let received = &report["end"]["sum_received"];
-    let (Some(rate), Some(bytes)) = (
-        received["bits_per_second"].as_f64(),
-        received["bytes"].as_f64(),
-    ) else {
+    let (Some(rate), Some(bytes)) =
+        (received["bits_per_second"].as_f64(), received["bytes"].as_f64())
+    else {
         return Err(LabError::Machine(format!(
             "iperf3 from {} to {server} reported no rate: {said}",
             client.name
         )));
     };
     streams.mbit_per_second.push(rate / 1e6);
-    streams
-        .cpu_seconds_per_gbit
-        .push(busy / (bytes * 8.0 / 1e9));
+    streams.cpu_seconds_per_gbit.push(busy / (bytes * 8.0 / 1e9));
     Ok(())
 }
 
@@ -93,29 +82,8 @@ pub(super) fn figures(streams: [Streams; 3]) -> Vec<Figure> {
             &wireguard_go,
             Some(Aim::AtLeast(3.0)),
         ),
-        line(
-            "one TCP stream",
-            "Mbit/s",
-            rate,
-            "overlay, clear text",
-            &overlay,
-            None,
-        ),
-        line(
-            "its work, both ends",
-            "CPU s/Gbit",
-            cost,
-            WIREGUARD_GO,
-            &wireguard_go,
-            None,
-        ),
-        line(
-            "its work, both ends",
-            "CPU s/Gbit",
-            cost,
-            "overlay, clear text",
-            &overlay,
-            None,
-        ),
+        line("one TCP stream", "Mbit/s", rate, "overlay, clear text", &overlay, None),
+        line("its work, both ends", "CPU s/Gbit", cost, WIREGUARD_GO, &wireguard_go, None),
+        line("its work, both ends", "CPU s/Gbit", cost, "overlay, clear text", &overlay, None),
     ]
 }

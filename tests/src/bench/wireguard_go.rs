@@ -14,16 +14,10 @@ const PORT: u16 = 52999;
 
 /// The first line of what it says of itself.
 pub(super) fn version() -> Result<String> {
-    let output = std::process::Command::new(PROGRAM)
-        .arg("--version")
-        .output();
+    let output = std::process::Command::new(PROGRAM).arg("--version").output();
     let output = output.map_err(LabError::io("run", PROGRAM))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(said
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .replace("wireguard-go ", ""))
+    Ok(said.lines().next().unwrap_or_default().replace("wireguard-go ", ""))
 }
 
 /// Leaves a container on each host, and a tunnel between them.
@@ -31,17 +25,12 @@ pub(super) fn connect(near: &Host, far: &Host, mtu: u32) -> Result<()> {
     let (near_key, far_key) = (start(near)?, start(far)?);
     join(near, 1, far, &far_key, mtu)?;
     join(far, 2, near, &near_key, mtu)?;
-    let client = Container {
-        host: far,
-        name: resident(WIREGUARD_GO, 2),
-    };
+    let client = Container { host: far, name: resident(WIREGUARD_GO, 2) };
     let server = address(WIREGUARD_GO, 11);
     // wireguard-go looks once a second whether its interface is up, and shakes hands every 5 s.
-    wait_until(
-        "a ping through wireguard-go",
-        Duration::from_secs(30),
-        || client.ping(&server).is_ok(),
-    )
+    wait_until("a ping through wireguard-go", Duration::from_secs(30), || {
+        client.ping(&server).is_ok()
+    })
     .map(drop)
 }
 
@@ -62,17 +51,7 @@ fn start(host: &Host) -> Result<String> {
 
 fn join(host: &Host, number: usize, other: &Host, other_key: &str, mtu: u32) -> Result<()> {
     let name = resident(WIREGUARD_GO, number);
-    host.docker(&[
-        "run",
-        "-d",
-        "--name",
-        &name,
-        "--network",
-        "none",
-        "perf",
-        "iperf3",
-        "-s",
-    ])?;
+    host.docker(&["run", "-d", "--name", &name, "--network", "none", "perf", "iperf3", "-s"])?;
     let pid = host.docker(&["inspect", "-f", "{{.State.Pid}}", &name])?;
     let mine = address(WIREGUARD_GO, 10 + number);
     let theirs = address(WIREGUARD_GO, 13 - number);

@@ -52,9 +52,7 @@ impl Lab {
     pub fn capture(&self) -> Result<Capture> {
         let dir = self.dir().join("captures");
         fs::create_dir_all(&dir).map_err(LabError::io("make the directory", &dir))?;
-        let number = fs::read_dir(&dir)
-            .map_err(LabError::io("list", &dir))?
-            .count();
+        let number = fs::read_dir(&dir).map_err(LabError::io("list", &dir))?.count();
         Capture::start(
             &self.underlay().netns,
             &group_of(&self.cgroups, self.name(), "capture"),
@@ -78,17 +76,7 @@ impl Capture {
             }
             run(
                 "ip",
-                &[
-                    "-n",
-                    underlay,
-                    "addr",
-                    "add",
-                    PROBE,
-                    "broadcast",
-                    "192.0.2.255",
-                    "dev",
-                    "probe",
-                ],
+                &["-n", underlay, "addr", "add", PROBE, "broadcast", "192.0.2.255", "dev", "probe"],
             )?
             .text()?;
         }
@@ -112,17 +100,10 @@ impl Capture {
             .stderr(log_file)
             .spawn()
             .map_err(LabError::io("start", "tcpdump"))?;
-        let capture = Self {
-            tcpdump,
-            underlay: underlay.to_owned(),
-            file,
-            log,
-        };
-        wait_until(
-            "the start of tcpdump (apt-get install tcpdump)",
-            WAIT,
-            || fs::read_to_string(&capture.log).is_ok_and(|log| log.contains("listening on")),
-        )?;
+        let capture = Self { tcpdump, underlay: underlay.to_owned(), file, log };
+        wait_until("the start of tcpdump (apt-get install tcpdump)", WAIT, || {
+            fs::read_to_string(&capture.log).is_ok_and(|log| log.contains("listening on"))
+        })?;
         Ok(capture)
     }
 
@@ -140,9 +121,7 @@ impl Capture {
         })?;
         let pid = i32::try_from(self.tcpdump.id()).expect("process ids fit");
         kill(Pid::from_raw(pid), Signal::SIGINT).map_err(LabError::errno("end", "tcpdump"))?;
-        wait_until("the end of tcpdump", WAIT, || {
-            !matches!(self.tcpdump.try_wait(), Ok(None))
-        })?;
+        wait_until("the end of tcpdump", WAIT, || !matches!(self.tcpdump.try_wait(), Ok(None)))?;
         let log = fs::read_to_string(&self.log).map_err(LabError::io("read", &self.log))?;
         let lost = log
             .lines()
@@ -152,14 +131,9 @@ impl Capture {
             })
             .and_then(|count| count.trim().parse().ok())
             .ok_or_else(|| {
-                LabError::Machine(format!(
-                    "tcpdump did not say how many frames it lost: {log}"
-                ))
+                LabError::Machine(format!("tcpdump did not say how many frames it lost: {log}"))
             })?;
-        Ok(Captured {
-            file: self.file.clone(),
-            lost,
-        })
+        Ok(Captured { file: self.file.clone(), lost })
     }
 }
 
@@ -248,7 +222,6 @@ fn broadcast(netns: &str, payload: &[u8]) -> Result<()> {
             };
             send().map(drop).map_err(LabError::io("send into", &path))
         });
-        sent.join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        sent.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -35,10 +35,8 @@ impl Cgroups {
         let mounts = fs::read_to_string("/proc/self/mountinfo")
             .map_err(LabError::io("read", "/proc/self/mountinfo"))?;
         let controllers = fs::read_to_string("/proc/cgroups").unwrap_or_default();
-        let controllers: Vec<&str> = controllers
-            .lines()
-            .filter_map(|line| line.split_whitespace().next())
-            .collect();
+        let controllers: Vec<&str> =
+            controllers.lines().filter_map(|line| line.split_whitespace().next()).collect();
         let mut hierarchies = Vec::new();
         let mut unified = None;
         for line in mounts.lines() {
@@ -61,10 +59,7 @@ impl Cgroups {
                     if options.iter().any(|option| option.starts_with("name=")) {
                         options.insert(0, "none");
                     }
-                    hierarchies.push(Hierarchy {
-                        mount,
-                        options: options.join(","),
-                    });
+                    hierarchies.push(Hierarchy { mount, options: options.join(",") });
                 }
                 _ => {}
             }
@@ -81,10 +76,9 @@ impl Cgroups {
     pub(crate) fn group(&self, name: &str) -> Group {
         let v2 = matches!(self, Self::V2(_));
         let mounts: Vec<&Path> = match self {
-            Self::V1(hierarchies) => hierarchies
-                .iter()
-                .map(|hierarchy| hierarchy.mount.as_path())
-                .collect(),
+            Self::V1(hierarchies) => {
+                hierarchies.iter().map(|hierarchy| hierarchy.mount.as_path()).collect()
+            }
             Self::V2(mount) => vec![mount],
         };
         let freezer = match self {
@@ -117,9 +111,7 @@ impl Group {
             let parent = dir.parent().expect("a group lies below a mount point");
             if self.v2 {
                 enable_controllers(
-                    parent
-                        .parent()
-                        .expect("a lab's group lies below the mount point"),
+                    parent.parent().expect("a lab's group lies below the mount point"),
                 );
                 make_dir(parent)?;
                 enable_controllers(parent);
@@ -137,27 +129,19 @@ impl Group {
 
     /// The files a process writes its id to in order to enter. Version 2 allows no process beside child groups, hence the leaf.
     pub(crate) fn entrances(&self) -> Vec<PathBuf> {
-        let leaf = if self.v2 {
-            "init/cgroup.procs"
-        } else {
-            "cgroup.procs"
-        };
+        let leaf = if self.v2 { "init/cgroup.procs" } else { "cgroup.procs" };
         self.dirs.iter().map(|dir| dir.join(leaf)).collect()
     }
 
     /// Enters the group itself: what a cgroup namespace made afterwards takes as its root.
     pub(crate) fn enter_root(&self) -> Result<()> {
-        self.dirs
-            .iter()
-            .try_for_each(|dir| write(&dir.join("cgroup.procs"), "0"))
+        self.dirs.iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), "0"))
     }
 
     /// Leaves the root of the group for its leaf and hands the controllers down to what will be made beside it.
     pub(crate) fn enter_leaf(&self) -> Result<()> {
         if self.v2 {
-            self.entrances()
-                .iter()
-                .try_for_each(|file| write(file, "0"))?;
+            self.entrances().iter().try_for_each(|file| write(file, "0"))?;
             self.dirs.iter().for_each(|dir| enable_controllers(dir));
         }
         Ok(())
@@ -165,24 +149,12 @@ impl Group {
 
     pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
         let (file, order, state_file) = if self.v2 {
-            (
-                "cgroup.freeze",
-                if frozen { "1" } else { "0" },
-                "cgroup.events",
-            )
+            ("cgroup.freeze", if frozen { "1" } else { "0" }, "cgroup.events")
         } else {
-            (
-                "freezer.state",
-                if frozen { "FROZEN" } else { "THAWED" },
-                "freezer.state",
-            )
+            ("freezer.state", if frozen { "FROZEN" } else { "THAWED" }, "freezer.state")
         };
         write(&self.freezer.join(file), order)?;
-        let reached = if self.v2 {
-            format!("frozen {order}")
-        } else {
-            order.to_owned()
-        };
+        let reached = if self.v2 { format!("frozen {order}") } else { order.to_owned() };
         let state = self.freezer.join(state_file);
         super::command::wait_until(
             &format!(
@@ -205,10 +177,7 @@ impl Group {
         visit(&self.freezer, &mut |dir| {
             let listed = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
             pids.extend(
-                listed
-                    .lines()
-                    .filter_map(|line| line.parse::<i32>().ok())
-                    .filter(|pid| *pid > 0),
+                listed.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0),
             );
         });
         pids
@@ -224,11 +193,7 @@ impl Group {
             visit(&self.freezer, &mut |dir| {
                 // Only what is thawed can die.
                 let _ = fs::write(
-                    dir.join(if self.v2 {
-                        "cgroup.freeze"
-                    } else {
-                        "freezer.state"
-                    }),
+                    dir.join(if self.v2 { "cgroup.freeze" } else { "freezer.state" }),
                     if self.v2 { "0" } else { "THAWED" },
                 );
             });

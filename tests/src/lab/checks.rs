@@ -35,49 +35,34 @@ impl Container<'_> {
     }
 
     pub fn exec_within(&self, deadline: Duration, args: &[&str]) -> Result<String> {
-        self.host
-            .docker_within(deadline, &[&["exec", &self.name][..], args].concat())
+        self.host.docker_within(deadline, &[&["exec", &self.name][..], args].concat())
     }
 
     /// One ping to a name or an address; the round trip in milliseconds.
     pub fn ping(&self, target: &str) -> Result<f64> {
         let said = self.exec(&["ping", "-c1", "-W2", target])?;
-        let times = said
-            .lines()
-            .last()
-            .and_then(|line| line.split(" = ").nth(1));
-        times
-            .and_then(|times| times.split('/').next()?.parse().ok())
-            .ok_or_else(|| LabError::Command {
+        let times = said.lines().last().and_then(|line| line.split(" = ").nth(1));
+        times.and_then(|times| times.split('/').next()?.parse().ok()).ok_or_else(|| {
+            LabError::Command {
                 command: format!("{}: ping {target}", self.name),
                 outcome: "gave no time".into(),
                 output: format!(": {said}"),
-            })
+            }
+        })
     }
 
     /// Serves the files below a directory at port 8000, for [`fetch`].
     pub fn serve(&self, dir: &str) -> Result<()> {
-        self.host.docker(&[
-            "exec", "-d", &self.name, "httpd", "-f", "-p", "8000", "-h", dir,
-        ])?;
-        wait_until(
-            &format!("a web server in {}", self.name),
-            Duration::from_secs(10),
-            || {
-                self.exec(&["netstat", "-ltn"])
-                    .is_ok_and(|listening| listening.contains(":8000 "))
-            },
-        )
+        self.host.docker(&["exec", "-d", &self.name, "httpd", "-f", "-p", "8000", "-h", dir])?;
+        wait_until(&format!("a web server in {}", self.name), Duration::from_secs(10), || {
+            self.exec(&["netstat", "-ltn"]).is_ok_and(|listening| listening.contains(":8000 "))
+        })
         .map(drop)
     }
 
     fn sha256(&self, file: &str) -> Result<String> {
         let said = self.exec_within(LONG, &["sha256sum", file])?;
-        Ok(said
-            .split_whitespace()
-            .next()
-            .unwrap_or_default()
-            .to_owned())
+        Ok(said.split_whitespace().next().unwrap_or_default().to_owned())
     }
 }
 
@@ -96,10 +81,7 @@ pub fn ping_matrix(containers: &[Container<'_>]) -> BTreeMap<(String, String), R
             })
             .collect();
         rows.into_iter()
-            .flat_map(|row| {
-                row.join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            .flat_map(|row| row.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     })
 }
@@ -107,16 +89,7 @@ pub fn ping_matrix(containers: &[Container<'_>]) -> BTreeMap<(String, String), R
 /// Sends random bytes from one container to another, which asks for them by name. The sender must [`Container::serve`] /tmp.
 pub fn transfer(from: &Container<'_>, to: &Container<'_>, megabytes: u64) -> Result<Transfer> {
     let count = format!("count={megabytes}");
-    from.exec_within(
-        LONG,
-        &[
-            "dd",
-            "if=/dev/urandom",
-            "of=/tmp/random",
-            "bs=1000000",
-            &count,
-        ],
-    )?;
+    from.exec_within(LONG, &["dd", "if=/dev/urandom", "of=/tmp/random", "bs=1000000", &count])?;
     let started = std::time::Instant::now();
     fetch(from, to, "random")?;
     let elapsed = started.elapsed();
@@ -131,32 +104,21 @@ pub fn transfer(from: &Container<'_>, to: &Container<'_>, megabytes: u64) -> Res
 /// Receives a file that another container serves into /tmp/received.
 pub fn fetch(from: &Container<'_>, to: &Container<'_>, file: &str) -> Result<()> {
     let url = format!("http://{}:8000/{file}", from.name);
-    to.exec_within(LONG, &["wget", "-q", "-O", "/tmp/received", &url])
-        .map(drop)
+    to.exec_within(LONG, &["wget", "-q", "-O", "/tmp/received", &url]).map(drop)
 }
 
 /// TCP throughput by iperf3 in Mbit/s; the server container runs `iperf3 -s`.
 pub fn throughput(client: &Container<'_>, server: &Container<'_>, seconds: u32) -> Result<f64> {
-    let said = client.exec_within(
-        LONG,
-        &[
-            "iperf3",
-            "-c",
-            &server.name,
-            "-t",
-            &seconds.to_string(),
-            "-J",
-        ],
-    )?;
+    let said = client
+        .exec_within(LONG, &["iperf3", "-c", &server.name, "-t", &seconds.to_string(), "-J"])?;
     let report: Value = serde_json::from_str(&said).unwrap_or_default();
-    report["end"]["sum_received"]["bits_per_second"]
-        .as_f64()
-        .map(|rate| rate / 1e6)
-        .ok_or_else(|| LabError::Command {
+    report["end"]["sum_received"]["bits_per_second"].as_f64().map(|rate| rate / 1e6).ok_or_else(
+        || LabError::Command {
             command: format!("iperf3 from {} to {}", client.name, server.name),
             outcome: "reported no rate".into(),
             output: format!(": {said}"),
-        })
+        },
+    )
 }
 
 /// How many frames on the underlay could be read while a known text went from one container to another.
@@ -166,19 +128,12 @@ pub fn readable_frames(
     to: &Container<'_>,
     text: &str,
 ) -> Result<usize> {
-    from.exec(&[
-        "sh",
-        "-c",
-        &format!("yes '{text}' | head -c 1000000 > /tmp/known"),
-    ])?;
+    from.exec(&["sh", "-c", &format!("yes '{text}' | head -c 1000000 > /tmp/known")])?;
     let capture = lab.capture()?;
     fetch(from, to, "known")?;
     let captured = capture.stop()?;
-    let arrived = to.exec(&[
-        "sh",
-        "-c",
-        "cmp /tmp/received /tmp/received && wc -c < /tmp/received",
-    ])?;
+    let arrived =
+        to.exec(&["sh", "-c", "cmp /tmp/received /tmp/received && wc -c < /tmp/received"])?;
     if arrived.trim() != "1000000" {
         return Err(LabError::Machine(format!(
             "only {arrived} of 1000000 bytes of the known text arrived in {}",
@@ -198,22 +153,15 @@ pub fn readable_frames(
 pub fn service_containers<'lab>(lab: &'lab Lab, service: &str) -> Result<Vec<Container<'lab>>> {
     let filter = format!("name={service}");
     let mut last = String::new();
-    wait_until(
-        &format!("all tasks of the service {service}"),
-        Duration::from_secs(60),
-        || {
-            last = lab
-                .host(1)
-                .docker(&["service", "ls", "-f", &filter, "--format", "{{.Replicas}}"])
-                .unwrap_or_default();
-            // "3/3", or "3/3 (max 1 per node)"
-            let count = last
-                .split_whitespace()
-                .next()
-                .and_then(|count| count.split_once('/'));
-            count.is_some_and(|(running, wanted)| running == wanted && wanted != "0")
-        },
-    )
+    wait_until(&format!("all tasks of the service {service}"), Duration::from_secs(60), || {
+        last = lab
+            .host(1)
+            .docker(&["service", "ls", "-f", &filter, "--format", "{{.Replicas}}"])
+            .unwrap_or_default();
+        // "3/3", or "3/3 (max 1 per node)"
+        let count = last.split_whitespace().next().and_then(|count| count.split_once('/'));
+        count.is_some_and(|(running, wanted)| running == wanted && wanted != "0")
+    })
     .map_err(|error| {
         let tasks = lab.host(1).docker(&[
             "service",
@@ -223,19 +171,13 @@ pub fn service_containers<'lab>(lab: &'lab Lab, service: &str) -> Result<Vec<Con
             "{{.Name}} {{.Node}} {{.CurrentState}} {{.Error}}",
             service,
         ]);
-        LabError::Machine(format!(
-            "{error}; now {last}; tasks:\n{}",
-            tasks.unwrap_or_default()
-        ))
+        LabError::Machine(format!("{error}; now {last}; tasks:\n{}", tasks.unwrap_or_default()))
     })?;
     let label = format!("label=com.docker.swarm.service.name={service}");
     let mut containers = Vec::new();
     for host in lab.hosts() {
         let names = host.docker(&["ps", "--filter", &label, "--format", "{{.Names}}"])?;
-        containers.extend(names.lines().map(|name| Container {
-            host,
-            name: name.to_owned(),
-        }));
+        containers.extend(names.lines().map(|name| Container { host, name: name.to_owned() }));
     }
     containers.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(containers)

@@ -18,16 +18,20 @@ use super::{
 pub(super) const USUAL_DEADLINE: Duration = Duration::from_secs(60);
 const AFTER_EXIT: Duration = Duration::from_secs(2);
 
+static PATIENCE: OnceLock<u32> = OnceLock::new();
+
+/// Multiplies every deadline of the lab, for machines that are known to be slow; called first of all.
+pub fn be_patient(factor: u32) {
+    PATIENCE.get_or_init(|| patience_wanted().unwrap_or(factor));
+}
+
 /// On slow machines (emulated ones) `WGNET_LAB_PATIENCE` multiplies every deadline of the lab.
+fn patience_wanted() -> Option<u32> {
+    env::var("WGNET_LAB_PATIENCE").ok()?.parse().ok()
+}
+
 fn patient(deadline: Duration) -> Duration {
-    static FACTOR: OnceLock<u32> = OnceLock::new();
-    deadline
-        * *FACTOR.get_or_init(|| {
-            env::var("WGNET_LAB_PATIENCE")
-                .ok()
-                .and_then(|factor| factor.parse().ok())
-                .unwrap_or(1)
-        })
+    deadline * *PATIENCE.get_or_init(|| patience_wanted().unwrap_or(1))
 }
 
 /// What a program that has ended left behind.
@@ -59,13 +63,7 @@ impl Output {
 
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` {}{}",
-            self.command,
-            self.status,
-            said(&self.stdout, &self.stderr)
-        )
+        write!(f, "`{}` {}{}", self.command, self.status, said(&self.stdout, &self.stderr))
     }
 }
 
@@ -75,11 +73,7 @@ fn said(stdout: &str, stderr: &str) -> String {
         .filter(|text| !text.is_empty())
         .collect::<Vec<_>>()
         .join("\n");
-    if text.is_empty() {
-        String::new()
-    } else {
-        format!(": {text}")
-    }
+    if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
 /// A running program; it is killed when this value is dropped.
@@ -99,12 +93,7 @@ impl Running {
         let mut child = command.spawn().map_err(LabError::io("start", &label))?;
         let stdout = drain(child.stdout.take().expect("stdout was piped"));
         let stderr = drain(child.stderr.take().expect("stderr was piped"));
-        Ok(Self {
-            command: label,
-            child,
-            stdout,
-            stderr,
-        })
+        Ok(Self { command: label, child, stdout, stderr })
     }
 
     pub fn has_ended(&mut self) -> bool {
@@ -117,10 +106,8 @@ impl Running {
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         let status = loop {
-            if let Some(status) = self
-                .child
-                .try_wait()
-                .map_err(LabError::io("wait for", &self.command))?
+            if let Some(status) =
+                self.child.try_wait().map_err(LabError::io("wait for", &self.command))?
             {
                 break status;
             }
@@ -217,10 +204,8 @@ pub fn wait_until(
     within: Duration,
     mut holds: impl FnMut() -> bool,
 ) -> Result<Duration> {
-    wait_for(what, within, || {
-        if holds() { Ok(()) } else { Err(String::new()) }
-    })
-    .map(|(_, elapsed)| elapsed)
+    wait_for(what, within, || if holds() { Ok(()) } else { Err(String::new()) })
+        .map(|(_, elapsed)| elapsed)
 }
 
 /// Asks again and again until there is a value; the last refusal becomes part of the error.
@@ -237,16 +222,8 @@ pub fn wait_for<T, E: fmt::Display>(
             Err(refusal) => refusal.to_string(),
         };
         if started.elapsed() >= within || interrupt::pending() {
-            let state = if last.is_empty() {
-                last
-            } else {
-                format!("; at last: {last}")
-            };
-            return Err(LabError::Deadline {
-                what: what.to_owned(),
-                within,
-                state,
-            });
+            let state = if last.is_empty() { last } else { format!("; at last: {last}") };
+            return Err(LabError::Deadline { what: what.to_owned(), within, state });
         }
         thread::sleep(Duration::from_millis(25));
     }

@@ -64,11 +64,7 @@ fn build(options: &DemoOptions) -> Result<Lab> {
         options.suite.name()
     );
     let lab = step("hosts, engines and etcd", || {
-        Lab::start(LabOptions {
-            name: NAME.into(),
-            suite: options.suite,
-            ..LabOptions::default()
-        })
+        Lab::start(LabOptions { name: NAME.into(), suite: options.suite, ..LabOptions::default() })
     })?;
     if options.shows_wgnet() {
         say_backend(&lab)?;
@@ -76,25 +72,19 @@ fn build(options: &DemoOptions) -> Result<Lab> {
         step("a driver on every host", || {
             lab.on_all_hosts(|host| host.driver_start(&lab.driver_config()))
         })?;
-        step("the Docker plugin on every host", || {
-            lab.on_all_hosts(|host| host.plugin_install())
-        })?;
+        step("the Docker plugin on every host", || lab.on_all_hosts(|host| host.plugin_install()))?;
     }
     step("container images", || lab.load_images())?;
     step("one swarm: h1 manages, h2 and h3 join", || lab.swarm_init())?;
     let manager = lab.host(1);
     let network = ["network", "create", "--attachable", "-d"];
     step(
-        &format!(
-            "docker network create -d {} --attachable blue",
-            options.network_driver
-        ),
+        &format!("docker network create -d {} --attachable blue", options.network_driver),
         || manager.docker(&[&network[..], &[&options.network_driver, "blue"]].concat()),
     )?;
-    step(
-        "docker network create -d overlay --attachable plain (to compare with)",
-        || manager.docker(&[&network[..], &["overlay", "plain"]].concat()),
-    )?;
+    step("docker network create -d overlay --attachable plain (to compare with)", || {
+        manager.docker(&[&network[..], &["overlay", "plain"]].concat())
+    })?;
     step("a service of three tasks, one on each host", || {
         manager.docker(&[
             "service",
@@ -120,32 +110,29 @@ fn build(options: &DemoOptions) -> Result<Lab> {
         ])?;
         checks::service_containers(&lab, "web").map(drop)
     })?;
-    step(
-        "a container on each host, on each of the two networks",
-        || {
-            lab.on_all_hosts(|host| {
-                for (kind, network) in [("box", "blue"), ("plain", "plain")] {
-                    let number = host.name().trim_start_matches('h');
-                    let name = format!("{kind}{number}");
-                    let alias = format!("{kind}-alias-{number}");
-                    host.docker(&[
-                        "run",
-                        "-d",
-                        "--name",
-                        &name,
-                        "--network",
-                        network,
-                        "--network-alias",
-                        &alias,
-                        "perf",
-                        "iperf3",
-                        "-s",
-                    ])?;
-                }
-                Ok(())
-            })
-        },
-    )?;
+    step("a container on each host, on each of the two networks", || {
+        lab.on_all_hosts(|host| {
+            for (kind, network) in [("box", "blue"), ("plain", "plain")] {
+                let number = host.name().trim_start_matches('h');
+                let name = format!("{kind}{number}");
+                let alias = format!("{kind}-alias-{number}");
+                host.docker(&[
+                    "run",
+                    "-d",
+                    "--name",
+                    &name,
+                    "--network",
+                    network,
+                    "--network-alias",
+                    &alias,
+                    "perf",
+                    "iperf3",
+                    "-s",
+                ])?;
+            }
+            Ok(())
+        })
+    })?;
     Ok(lab)
 }
 
@@ -177,10 +164,7 @@ fn show(lab: &Lab, options: &DemoOptions) -> Result<()> {
     println!("\nA transfer of 100 MB from box1 (h1) to box2 (h2)");
     named("box", 1).serve("/tmp")?;
     let transfer = checks::transfer(&named("box", 1), &named("box", 2), 100)?;
-    println!(
-        "  sha256 sent      {}\n  sha256 received  {}",
-        transfer.sent, transfer.received
-    );
+    println!("  sha256 sent      {}\n  sha256 received  {}", transfer.sent, transfer.received);
     println!(
         "  {:.0} MB/s with wget",
         transfer.bytes as f64 / 1e6 / transfer.elapsed.as_secs_f64()
@@ -192,10 +176,9 @@ fn show(lab: &Lab, options: &DemoOptions) -> Result<()> {
     println!(
         "\nSpeed of one TCP stream from h2 to h1 (this machine does the work of all hosts at once)"
     );
-    for (kind, what) in [
-        ("box", options.network_driver.as_str()),
-        ("plain", "overlay (not encrypted)"),
-    ] {
+    for (kind, what) in
+        [("box", options.network_driver.as_str()), ("plain", "overlay (not encrypted)")]
+    {
         let rate = checks::throughput(&named(kind, 2), &named(kind, 1), 3)?;
         println!("  {what:<24} {rate:>6.0} Mbit/s");
     }
@@ -215,10 +198,7 @@ fn show(lab: &Lab, options: &DemoOptions) -> Result<()> {
     named("plain", 1).serve("/tmp")?;
     let wgnet = checks::readable_frames(lab, &named("box", 1), &named("box", 2), KNOWN_TEXT)?;
     let overlay = checks::readable_frames(lab, &named("plain", 1), &named("plain", 2), KNOWN_TEXT)?;
-    println!(
-        "  {:<24} {wgnet:>6}\n  {:<24} {overlay:>6}",
-        options.network_driver, "overlay"
-    );
+    println!("  {:<24} {wgnet:>6}\n  {:<24} {overlay:>6}", options.network_driver, "overlay");
     if overlay == 0 {
         failures.push(
             "the known text was not found on the overlay either: the check cannot be trusted"
@@ -232,10 +212,7 @@ fn show(lab: &Lab, options: &DemoOptions) -> Result<()> {
     if failures.is_empty() {
         Ok(())
     } else {
-        Err(LabError::Machine(format!(
-            "the demo failed:\n  {}",
-            failures.join("\n  ")
-        )))
+        Err(LabError::Machine(format!("the demo failed:\n  {}", failures.join("\n  "))))
     }
 }
 
@@ -245,9 +222,7 @@ fn print_matrix(everyone: &[Container<'_>]) -> Vec<String> {
     let short = |name: &str| name.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
     let pings = checks::ping_matrix(everyone);
     print!("  {:>7}", "");
-    everyone
-        .iter()
-        .for_each(|to| print!(" {:>7}", short(&to.name)));
+    everyone.iter().for_each(|to| print!(" {:>7}", short(&to.name)));
     println!();
     let mut failures = Vec::new();
     for from in everyone {
@@ -263,21 +238,14 @@ fn print_matrix(everyone: &[Container<'_>]) -> Vec<String> {
         }
         println!();
     }
-    println!(
-        "  {} of {} answered",
-        pings.len() - failures.len(),
-        pings.len()
-    );
+    println!("  {} of {} answered", pings.len() - failures.len(), pings.len());
     failures
 }
 
 /// The drivers choose by themselves; this says beforehand what they will find.
 fn say_backend(lab: &Lab) -> Result<()> {
     let netns = lab.underlay().netns;
-    let probe = run(
-        "ip",
-        &["-n", &netns, "link", "add", "wgprobe", "type", "wireguard"],
-    )?;
+    let probe = run("ip", &["-n", &netns, "link", "add", "wgprobe", "type", "wireguard"])?;
     if probe.success() {
         run("ip", &["-n", &netns, "link", "del", "wgprobe"])?.text()?;
         println!("  This kernel has WireGuard: it is used.");
@@ -290,10 +258,8 @@ fn say_backend(lab: &Lab) -> Result<()> {
 }
 
 fn look_around(lab: &Lab) {
-    let program = binaries().map_or_else(
-        |_| "wgnet-lab".into(),
-        |dir| dir.join("wgnet-lab").display().to_string(),
-    );
+    let program = binaries()
+        .map_or_else(|_| "wgnet-lab".into(), |dir| dir.join("wgnet-lab").display().to_string());
     let lab_command = format!("{program} --name {NAME}");
     println!("\nEverything runs. Look around from another terminal, as root:");
     for (command, what) in [
@@ -304,18 +270,12 @@ fn look_around(lab: &Lab) {
             "exec 1 ip netns",
             "the networks' namespaces on host 1 (then: ip netns exec NAME ip a, ip r, nft list ruleset)",
         ),
-        (
-            "exec 1 /opt/wgnet/wgnetctl status",
-            "wgnet on host 1: peers, handshakes, endpoints",
-        ),
+        ("exec 1 /opt/wgnet/wgnetctl status", "wgnet on host 1: peers, handshakes, endpoints"),
         (
             "host 2 power-off",
             "what a power cut does (then: host 2 boot, driver-start, engine-start)",
         ),
-        (
-            "etcdctl get /wgnet --prefix --keys-only",
-            "what the drivers share",
-        ),
+        ("etcdctl get /wgnet --prefix --keys-only", "what the drivers share"),
     ] {
         println!("  {lab_command} {command}\n      {what}");
     }
@@ -331,9 +291,7 @@ fn print_logs(lab: &Lab) {
         let log = host.driver_log();
         let lines: Vec<&str> = log.lines().collect();
         eprintln!("the end of the driver's log on {}:", host.name());
-        lines[lines.len().saturating_sub(20)..]
-            .iter()
-            .for_each(|line| eprintln!("  {line}"));
+        lines[lines.len().saturating_sub(20)..].iter().for_each(|line| eprintln!("  {line}"));
     }
 }
 

@@ -68,17 +68,11 @@ impl Host {
         ];
         self.start_service(
             "driver-supervisor",
-            &[
-                &supervise[..],
-                &["--", "/opt/wgnet/wgnet-driver", "--config", CONFIG],
-            ]
-            .concat(),
+            &[&supervise[..], &["--", "/opt/wgnet/wgnet-driver", "--config", CONFIG]].concat(),
         )?;
-        wait_until(
-            &format!("a driver process on {}", self.name()),
-            START,
-            || self.driver_pid().is_some(),
-        )
+        wait_until(&format!("a driver process on {}", self.name()), START, || {
+            self.driver_pid().is_some()
+        })
         .map(drop)
         .map_err(|error| self.with_log(error, "wgnet-driver"))
     }
@@ -100,11 +94,9 @@ impl Host {
     pub fn driver_crash(&self) -> Result<()> {
         let old = self.driver_pid();
         self.driver_kill("KILL")?;
-        wait_until(
-            &format!("the driver's restart on {}", self.name()),
-            START,
-            || self.driver_pid().is_some_and(|pid| Some(pid) != old),
-        )
+        wait_until(&format!("the driver's restart on {}", self.name()), START, || {
+            self.driver_pid().is_some_and(|pid| Some(pid) != old)
+        })
         .map(drop)
         .map_err(|error| self.with_log(error, "wgnet-driver"))
     }
@@ -138,7 +130,6 @@ impl Host {
 
     /// Builds and enables the managed plugin on this host's engine.
     pub fn plugin_install(&self) -> Result<()> {
-        self.wgnetctl(&["plugin", "install", "--shim", "/opt/wgnet/wgnet-shim"])
-            .map(drop)
+        self.wgnetctl(&["plugin", "install", "--shim", "/opt/wgnet/wgnet-shim"]).map(drop)
     }
 }

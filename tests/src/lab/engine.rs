@@ -49,13 +49,9 @@ impl Host {
     }
 
     pub fn engine_wait(&self, within: Duration) -> Result<()> {
-        wait_for(
-            &format!("the engine's API on {}", self.name()),
-            within,
-            || self.ping_engine(),
-        )
-        .map(drop)
-        .map_err(|error| self.with_log(error, "dockerd"))
+        wait_for(&format!("the engine's API on {}", self.name()), within, || self.ping_engine())
+            .map(drop)
+            .map_err(|error| self.with_log(error, "dockerd"))
     }
 
     pub fn engine_is_up(&self) -> bool {
@@ -70,10 +66,7 @@ impl Host {
     /// Sends dockerd a signal that ends it, and waits for the end.
     pub fn engine_kill(&self, signal: &str) -> Result<()> {
         let pid = self.service_pid(DOCKERD_PID).ok_or_else(|| {
-            LabError::Machine(format!(
-                "no dockerd runs on {}: start it first",
-                self.name()
-            ))
+            LabError::Machine(format!("no dockerd runs on {}: start it first", self.name()))
         })?;
         self.signal(pid, signal)?;
         self.wait_gone(pid, "dockerd", STOP)?;
@@ -106,27 +99,20 @@ impl Host {
         };
         match ask() {
             Ok(answer) if answer.contains(" 200 ") => Ok(()),
-            Ok(answer) => Err(format!(
-                "it answers {:?}",
-                answer.lines().next().unwrap_or_default()
-            )),
+            Ok(answer) => {
+                Err(format!("it answers {:?}", answer.lines().next().unwrap_or_default()))
+            }
             Err(error) => Err(error.to_string()),
         }
     }
 
     /// The end of a service's log says why it is not there.
     pub(crate) fn with_log(&self, error: LabError, service: &str) -> LabError {
-        let log = self
-            .read(&format!("/var/log/{service}.log"))
-            .unwrap_or_default();
+        let log = self.read(&format!("/var/log/{service}.log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(15)..].join("\n");
         match error {
-            LabError::Deadline {
-                what,
-                within,
-                state,
-            } => LabError::Deadline {
+            LabError::Deadline { what, within, state } => LabError::Deadline {
                 what,
                 within,
                 state: format!("{state}\nthe end of its log:\n{tail}"),

@@ -14,17 +14,9 @@ pub enum LabError {
         source: io::Error,
     },
     #[error("`{command}` {outcome}{output}")]
-    Command {
-        command: String,
-        outcome: String,
-        output: String,
-    },
+    Command { command: String, outcome: String, output: String },
     #[error("{what} did not come true within {} s{state}", within.as_secs_f32())]
-    Deadline {
-        what: String,
-        within: Duration,
-        state: String,
-    },
+    Deadline { what: String, within: Duration, state: String },
     #[error(
         "the lab \"{lab}\" is in use by process {pid}: wait for it, end it, or take another name"
     )]
@@ -41,11 +33,7 @@ impl LabError {
         object: impl AsRef<Path>,
     ) -> impl FnOnce(io::Error) -> Self {
         let object = object.as_ref().display().to_string();
-        move |source| Self::Io {
-            operation,
-            object,
-            source,
-        }
+        move |source| Self::Io { operation, object, source }
     }
 
     pub(crate) fn errno(
@@ -53,10 +41,6 @@ impl LabError {
         object: impl AsRef<Path>,
     ) -> impl FnOnce(nix::Error) -> Self {
         let object = object.as_ref().display().to_string();
-        move |errno| Self::Io {
-            operation,
-            object,
-            source: errno.into(),
-        }
+        move |errno| Self::Io { operation, object, source: errno.into() }
     }
 }

@@ -75,10 +75,7 @@ impl Etcd {
         ];
         // The shell leaves and etcd goes on as a child of nobody, so that a lab can outlive the program that started it.
         let mut command = self.enter("exec setsid \"$@\" &", &args[1..]);
-        command
-            .stdout(Stdio::from(log))
-            .stderr(Stdio::from(errors))
-            .stdin(Stdio::null());
+        command.stdout(Stdio::from(log)).stderr(Stdio::from(errors)).stdin(Stdio::null());
         let status = command.status().map_err(LabError::io("start", "etcd"))?;
         if !status.success() {
             return Err(LabError::Machine(
@@ -105,9 +102,7 @@ impl Etcd {
     /// Forgets everything: the next start is another history.
     pub fn wipe(&self) -> Result<()> {
         if self.is_up() {
-            return Err(LabError::Machine(
-                "etcd runs: stop it before wiping its data".into(),
-            ));
+            return Err(LabError::Machine("etcd runs: stop it before wiping its data".into()));
         }
         let data = self.dir.join("data");
         if data.exists() {
@@ -176,11 +171,7 @@ impl Etcd {
     /// The paths of all keys, sorted.
     pub fn keys(&self) -> Result<Vec<String>> {
         let listed = self.etcdctl(&["get", "", "--prefix", "--keys-only"])?;
-        Ok(listed
-            .lines()
-            .filter(|line| !line.is_empty())
-            .map(str::to_owned)
-            .collect())
+        Ok(listed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 
     fn enter(&self, then: &str, args: &[&str]) -> Command {
@@ -191,9 +182,7 @@ impl Etcd {
         script.push_str(then);
         let netns = format!("--net={}", pin(&self.station.netns).display());
         let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", &script, "sh", "nsenter", &netns])
-            .args(args);
+        command.args(["-c", &script, "sh", "nsenter", &netns]).args(args);
         command
     }
 

@@ -37,13 +37,7 @@ impl Host {
         spec: HostSpec,
         engine_flags: Vec<String>,
     ) -> Self {
-        Self {
-            name,
-            station,
-            underlay,
-            spec,
-            engine_flags,
-        }
+        Self { name, station, underlay, spec, engine_flags }
     }
 
     /// h1, h2, ...: the host name, and the node's name in the swarm.
@@ -104,9 +98,7 @@ impl Host {
 
     /// Pid 1 of the host, as the machine numbers it.
     pub fn pid(&self) -> Result<u32> {
-        let off = || LabError::PoweredOff {
-            host: self.name.clone(),
-        };
+        let off = || LabError::PoweredOff { host: self.name.clone() };
         let record = fs::read_to_string(self.spec.disk.join("pid")).map_err(|_| off())?;
         let (pid, start) = record.trim().split_once(' ').ok_or_else(off)?;
         if started(pid).is_ok_and(|now| now == start) {
@@ -148,10 +140,7 @@ impl Host {
         let inside = inside.as_ref();
         let inside = inside.strip_prefix("/").unwrap_or(inside);
         match self.pid() {
-            Ok(pid) => Path::new("/proc")
-                .join(pid.to_string())
-                .join("root")
-                .join(inside),
+            Ok(pid) => Path::new("/proc").join(pid.to_string()).join("root").join(inside),
             Err(_) => self.spec.disk.join("upper").join(inside),
         }
     }
@@ -193,9 +182,7 @@ impl Host {
             "-r",
             "--",
         ]);
-        command
-            .args(["setpriv", "--pdeathsig", "KILL", "--"])
-            .args(args);
+        command.args(["setpriv", "--pdeathsig", "KILL", "--"]).args(args);
         command.env_clear().env("PATH", PATH).env("HOME", "/root");
         for kept in ["TERM", "RUST_LOG", "RUST_BACKTRACE"] {
             if let Some(value) = env::var_os(kept) {
@@ -245,43 +232,28 @@ impl Host {
         let shell = ["sh", "-ec", &script, "sh"];
         let mut command = self.command(&[&shell[..], args].concat())?;
         command.stdin(Stdio::null());
-        Running::start(command, self.label(args), None)?
-            .finish(USUAL_DEADLINE)?
-            .text()
-            .map(drop)
+        Running::start(command, self.label(args), None)?.finish(USUAL_DEADLINE)?.text().map(drop)
     }
 
     /// The process id, inside the host, that a pid file names, if that process lives.
     pub(crate) fn service_pid(&self, pid_file: &str) -> Option<u32> {
-        let pid: u32 = fs::read_to_string(self.path(pid_file))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
+        let pid: u32 = fs::read_to_string(self.path(pid_file)).ok()?.trim().parse().ok()?;
         let state = fs::read_to_string(self.path(format!("/proc/{pid}/stat"))).ok()?;
         (!state.rsplit(") ").next()?.starts_with('Z')).then_some(pid)
     }
 
     pub(crate) fn wait_gone(&self, pid: u32, what: &str, within: Duration) -> Result<()> {
         let stat = self.path(format!("/proc/{pid}/stat"));
-        wait_until(
-            &format!("the end of {what} on {}", self.name),
-            within,
-            || {
-                fs::read_to_string(&stat).map_or(true, |state| {
-                    state
-                        .rsplit(") ")
-                        .next()
-                        .is_some_and(|rest| rest.starts_with('Z'))
-                })
-            },
-        )
+        wait_until(&format!("the end of {what} on {}", self.name), within, || {
+            fs::read_to_string(&stat).map_or(true, |state| {
+                state.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+            })
+        })
         .map(drop)
     }
 
     pub(crate) fn signal(&self, pid: u32, signal: &str) -> Result<()> {
-        self.exec(&["kill", "-s", signal, &pid.to_string()])
-            .map(drop)
+        self.exec(&["kill", "-s", signal, &pid.to_string()]).map(drop)
     }
 
     fn label(&self, args: &[&str]) -> String {

@@ -37,14 +37,10 @@ pub(crate) fn make(root: &Path, dir: &Path) -> Result<Vec<Image>> {
     // What ldd does, but among the tree's libraries, not the machine's.
     let list = ["env", "LD_TRACE_LOADED_OBJECTS=1", iperf3];
     let libraries = run("chroot", &[&[&*root.to_string_lossy()][..], &list].concat())?.text()?;
-    let libraries = libraries
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'));
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
     for file in libraries.chain([iperf3]) {
         // The C library loads this one by itself when a thread is cancelled.
-        let companion = file
-            .strip_suffix("libc.so.6")
-            .map(|dir| format!("{dir}libgcc_s.so.1"));
+        let companion = file.strip_suffix("libc.so.6").map(|dir| format!("{dir}libgcc_s.so.1"));
         for file in [Some(file), companion.as_deref()].into_iter().flatten() {
             let inside = file.trim_start_matches('/');
             let at = tree.join(inside);
@@ -57,24 +53,12 @@ pub(crate) fn make(root: &Path, dir: &Path) -> Result<Vec<Image>> {
 
 fn pack(tree: &Path, name: &'static str, dir: &Path) -> Result<Image> {
     let archive = dir.join(format!("{name}.tar"));
-    run(
-        "tar",
-        &[
-            "-C",
-            &tree.to_string_lossy(),
-            "-cf",
-            &archive.to_string_lossy(),
-            ".",
-        ],
-    )?
-    .text()?;
+    run("tar", &["-C", &tree.to_string_lossy(), "-cf", &archive.to_string_lossy(), "."])?.text()?;
     Ok(Image { name, archive })
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to)
-        .map(drop)
-        .map_err(LabError::io("copy", from))
+    fs::copy(from, to).map(drop).map_err(LabError::io("copy", from))
 }
 
 fn make_dir(dir: &Path) -> Result<()> {

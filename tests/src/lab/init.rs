@@ -79,9 +79,7 @@ pub fn inside(spec_json: &str) -> Result<()> {
     name_host(&spec.name)?;
     setsid().map_err(LabError::errno("leave the session of", &spec.name))?;
     println!("ready");
-    std::io::stdout()
-        .flush()
-        .map_err(LabError::io("report from", &spec.name))?;
+    std::io::stdout().flush().map_err(LabError::io("report from", &spec.name))?;
     let error = Command::new("/usr/bin/tini-static")
         .args(["-s", "--", "sleep", "infinity"])
         .env_clear()
@@ -101,13 +99,7 @@ fn parse(spec_json: &str) -> Result<HostSpec> {
 fn mount_all(spec: &HostSpec) -> Result<()> {
     let none = MsFlags::empty();
     let new = spec.disk.join("mnt");
-    attach(
-        None,
-        Path::new("/"),
-        None,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None,
-    )?;
+    attach(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None)?;
     let layers = format!(
         "lowerdir={},upperdir={},workdir={}",
         spec.root.display(),
@@ -117,20 +109,8 @@ fn mount_all(spec: &HostSpec) -> Result<()> {
     attach(Some("overlay"), &new, Some("overlay"), none, Some(&layers))?;
     attach(Some("proc"), &new.join("proc"), Some("proc"), none, None)?;
     attach(Some("sysfs"), &new.join("sys"), Some("sysfs"), none, None)?;
-    attach(
-        Some("/dev"),
-        &new.join("dev"),
-        None,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        None,
-    )?;
-    attach(
-        Some("tmpfs"),
-        &new.join("run"),
-        Some("tmpfs"),
-        none,
-        Some("mode=755"),
-    )?;
+    attach(Some("/dev"), &new.join("dev"), None, MsFlags::MS_BIND | MsFlags::MS_REC, None)?;
+    attach(Some("tmpfs"), &new.join("run"), Some("tmpfs"), none, Some("mode=755"))?;
     attach(Some("tmpfs"), &new.join("tmp"), Some("tmpfs"), none, None)?;
     mount_cgroups(&spec.cgroups, &new.join("sys/fs/cgroup"))?;
 
@@ -140,11 +120,7 @@ fn mount_all(spec: &HostSpec) -> Result<()> {
     }
     bind(&spec.binaries, &new.join("opt/wgnet"), true)?;
     if Path::new("/lib/modules").exists() {
-        bind(
-            Path::new("/lib/modules"),
-            &new.join("usr/lib/modules"),
-            true,
-        )?;
+        bind(Path::new("/lib/modules"), &new.join("usr/lib/modules"), true)?;
     }
 
     std::env::set_current_dir(&new).map_err(LabError::io("enter", &new))?;
@@ -152,32 +128,17 @@ fn mount_all(spec: &HostSpec) -> Result<()> {
     umount2(".", MntFlags::MNT_DETACH).map_err(LabError::errno("leave", "the machine's root"))?;
     std::env::set_current_dir("/").map_err(LabError::io("enter", "/"))?;
     // As systemd leaves it; Docker's propagated mounts depend on it.
-    attach(
-        None,
-        Path::new("/"),
-        None,
-        MsFlags::MS_REC | MsFlags::MS_SHARED,
-        None,
-    )
+    attach(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_SHARED, None)
 }
 
 fn mount_cgroups(cgroups: &Cgroups, at: &Path) -> Result<()> {
     match cgroups {
         Cgroups::V2(_) => attach(Some("cgroup2"), at, Some("cgroup2"), MsFlags::empty(), None),
         Cgroups::V1(hierarchies) => {
-            attach(
-                Some("tmpfs"),
-                at,
-                Some("tmpfs"),
-                MsFlags::empty(),
-                Some("mode=755"),
-            )?;
+            attach(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
             for hierarchy in hierarchies {
                 let dir = at.join(
-                    hierarchy
-                        .mount
-                        .file_name()
-                        .expect("a hierarchy has a mount point of its own"),
+                    hierarchy.mount.file_name().expect("a hierarchy has a mount point of its own"),
                 );
                 make_dir(&dir)?;
                 attach(
@@ -196,28 +157,15 @@ fn mount_cgroups(cgroups: &Cgroups, at: &Path) -> Result<()> {
 fn name_host(name: &str) -> Result<()> {
     sethostname(name).map_err(LabError::errno("name the host", name))?;
     write("/etc/hostname", &format!("{name}\n"))?;
-    write(
-        "/etc/hosts",
-        &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n"),
-    )?;
-    for dir in [
-        "/run/netns",
-        "/run/lock",
-        "/run/docker/plugins",
-        "/run/wgnet-lab",
-        "/var/log",
-    ] {
+    write("/etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n"))?;
+    for dir in ["/run/netns", "/run/lock", "/run/docker/plugins", "/run/wgnet-lab", "/var/log"] {
         make_dir(Path::new(dir))?;
     }
     // The kernel is the machine's and does not boot when the host does, so the host gets a boot id of its own each time.
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid")
         .map_err(LabError::io("read", "/proc/sys/kernel/random/uuid"))?;
     write("/run/wgnet-lab/boot_id", &id)?;
-    bind(
-        Path::new("/run/wgnet-lab/boot_id"),
-        Path::new("/proc/sys/kernel/random/boot_id"),
-        true,
-    )
+    bind(Path::new("/run/wgnet-lab/boot_id"), Path::new("/proc/sys/kernel/random/boot_id"), true)
 }
 
 fn attach(
@@ -231,14 +179,8 @@ fn attach(
 }
 
 fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
-    mount(
-        Some(source),
-        target,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .map_err(LabError::errno("mount", target))?;
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(LabError::errno("mount", target))?;
     if read_only {
         attach(
             None,

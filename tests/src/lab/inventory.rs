@@ -13,14 +13,8 @@ pub struct Inventory(pub BTreeSet<String>);
 impl Inventory {
     /// What this one has more (`+`) and less (`-`) than an earlier one.
     pub fn changes_since(&self, earlier: &Self) -> Vec<String> {
-        let more = self
-            .0
-            .difference(&earlier.0)
-            .map(|line| format!("+ {line}"));
-        let less = earlier
-            .0
-            .difference(&self.0)
-            .map(|line| format!("- {line}"));
+        let more = self.0.difference(&earlier.0).map(|line| format!("+ {line}"));
+        let less = earlier.0.difference(&self.0).map(|line| format!("- {line}"));
         more.chain(less).collect()
     }
 }
@@ -39,16 +33,11 @@ impl Host {
         for dir in ["/run/netns", "/run/docker/netns"] {
             let script = format!("[ ! -d {dir} ] || ls {dir}");
             for name in self.sh(&script)?.lines() {
-                let label = if dir == "/run/netns" {
-                    name.to_owned()
-                } else {
-                    format!("docker/{name}")
-                };
+                let label =
+                    if dir == "/run/netns" { name.to_owned() } else { format!("docker/{name}") };
                 lines.insert(format!("netns {label}"));
                 // Docker's sandboxes may end while we look, and an empty pin is a finding but cannot be entered.
-                if self
-                    .list_namespace(&label, Some(&format!("{dir}/{name}")), &mut lines)
-                    .is_err()
+                if self.list_namespace(&label, Some(&format!("{dir}/{name}")), &mut lines).is_err()
                 {
                     lines.insert(format!("netns {label} cannot be entered"));
                 }
@@ -57,9 +46,8 @@ impl Host {
         let files = "for d in /etc/wgnet /var/lib/wgnet /run/wgnet; do [ ! -d $d ] || find $d -mindepth 1 -printf 'file %y %p\\n'; done";
         lines.extend(self.sh(files)?.lines().map(str::to_owned));
         let processes = self.exec(&["ps", "-e", "-o", "comm="])?;
-        let ours = processes
-            .lines()
-            .filter(|name| name.starts_with("wgnet-") && *name != "wgnet-lab");
+        let ours =
+            processes.lines().filter(|name| name.starts_with("wgnet-") && *name != "wgnet-lab");
         lines.extend(ours.map(|name| format!("process {name}")));
         Ok(Inventory(lines))
     }
@@ -71,9 +59,8 @@ impl Host {
         lines: &mut BTreeSet<String>,
     ) -> Result<()> {
         let enter = pin.map(|pin| format!("--net={pin}"));
-        let enter: Vec<&str> = enter
-            .as_deref()
-            .map_or_else(Vec::new, |pin| vec!["nsenter", pin, "--"]);
+        let enter: Vec<&str> =
+            enter.as_deref().map_or_else(Vec::new, |pin| vec!["nsenter", pin, "--"]);
         let ask = |args: &[&str]| self.exec(&[&enter[..], args].concat());
 
         let links: Vec<Value> =
@@ -106,9 +93,7 @@ impl Host {
                 let words: Vec<&str> = table.split_whitespace().collect();
                 let listed = ask(&[&["nft", "-s", "list"][..], &words].concat())?;
                 lines.extend(
-                    listed
-                        .lines()
-                        .map(|rule| format!("{label} nft {table}: {}", rule.trim())),
+                    listed.lines().map(|rule| format!("{label} nft {table}: {}", rule.trim())),
                 );
             }
         }

@@ -64,11 +64,7 @@ impl Suite {
 
     /// Since trixie the client is a package of its own.
     fn more_packages(self) -> &'static [&'static str] {
-        if self == Self::Bookworm {
-            &[]
-        } else {
-            &["docker-cli"]
-        }
+        if self == Self::Bookworm { &[] } else { &["docker-cli"] }
     }
 }
 
@@ -83,14 +79,28 @@ impl std::str::FromStr for Suite {
     }
 }
 
+/// Puts a suite's tree into the cache, for a lab where nothing can be fetched.
+pub fn prepare(suite: Suite) -> Result<PathBuf> {
+    root(suite)
+}
+
+pub fn is_prepared(suite: Suite) -> Result<bool> {
+    Ok(place(suite)?.exists())
+}
+
+fn place(suite: Suite) -> Result<PathBuf> {
+    let name = format!("{}-{EDITION}", suite.name());
+    Ok(cache_dir()?.join("roots").join(name))
+}
+
 /// The tree of a suite, made first if the cache lacks it.
 pub(super) fn root(suite: Suite) -> Result<PathBuf> {
-    let roots = cache_dir()?.join("roots");
-    fs::create_dir_all(&roots).map_err(LabError::io("make the directory", &roots))?;
-    let tree = roots.join(format!("{}-{EDITION}", suite.name()));
+    let tree = place(suite)?;
     if tree.exists() {
         return Ok(tree);
     }
+    let roots = cache_dir()?.join("roots");
+    fs::create_dir_all(&roots).map_err(LabError::io("make the directory", &roots))?;
     let lock_path = roots.join(format!(".{}.lock", suite.name()));
     let lock = fs::File::create(&lock_path).map_err(LabError::io("make the lock", &lock_path))?;
     let _lock = Flock::lock(lock, FlockArg::LockExclusive)
@@ -109,13 +119,11 @@ fn cache_dir() -> Result<PathBuf> {
     if let Some(dir) = env::var_os("WGNET_CACHE") {
         return Ok(dir.into());
     }
-    env::var_os("HOME")
-        .map(|home| Path::new(&home).join(".cache/wgnet"))
-        .ok_or_else(|| {
-            LabError::Machine(
-                "neither WGNET_CACHE nor HOME is set: no place for the engines' trees".into(),
-            )
-        })
+    env::var_os("HOME").map(|home| Path::new(&home).join(".cache/wgnet")).ok_or_else(|| {
+        LabError::Machine(
+            "neither WGNET_CACHE nor HOME is set: no place for the engines' trees".into(),
+        )
+    })
 }
 
 fn make(suite: Suite, work: &Path) -> Result<PathBuf> {
@@ -135,10 +143,7 @@ fn make(suite: Suite, work: &Path) -> Result<PathBuf> {
                 "Debian's archive keys are missing: apt-get install debian-archive-keyring".into(),
             )
         })?;
-    write(
-        &sources,
-        &format!("deb [signed-by={keyring}] {} {name} main\n", mirror()?),
-    )?;
+    write(&sources, &format!("deb [signed-by={keyring}] {} {name} main\n", mirror()?))?;
     let status = work.join("status");
     write(&status, "")?;
 
@@ -158,17 +163,9 @@ fn make(suite: Suite, work: &Path) -> Result<PathBuf> {
         "APT::Sandbox::User=root".into(),
         "Debug::NoLocking=1".into(),
     ];
-    let options: Vec<&str> = settings
-        .iter()
-        .flat_map(|setting| ["-o", setting])
-        .collect();
+    let options: Vec<&str> = settings.iter().flat_map(|setting| ["-o", setting]).collect();
     eprintln!("fetching Debian's {name} packages of the engine (once; about 90 MB)");
-    run_within(
-        DOWNLOAD,
-        "apt-get",
-        &[&options[..], &["-q", "update"]].concat(),
-    )?
-    .text()?;
+    run_within(DOWNLOAD, "apt-get", &[&options[..], &["-q", "update"]].concat())?.text()?;
     // The trailing minus keeps a package out: the engine's dependency on git only serves builds.
     let install = ["-q", "-y", "--download-only", "install", "git-"];
     run_within(
@@ -186,18 +183,13 @@ fn make(suite: Suite, work: &Path) -> Result<PathBuf> {
         .collect();
     // base-files comes first: it carries the links that merge /bin into /usr/bin.
     let is_base = |path: &Path| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("base-files_"))
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("base-files_"))
     };
     packages.sort_by_key(|path| (!is_base(path), path.clone()));
     eprintln!("unpacking {} packages of {name}", packages.len());
     let tree = work.join("root");
     for package in &packages {
-        run(
-            "dpkg",
-            &["-x", &package.to_string_lossy(), &tree.to_string_lossy()],
-        )?
-        .text()?;
+        run("dpkg", &["-x", &package.to_string_lossy(), &tree.to_string_lossy()])?.text()?;
     }
     finish(&tree)?;
     Ok(tree)
@@ -207,10 +199,7 @@ fn make(suite: Suite, work: &Path) -> Result<PathBuf> {
 fn finish(tree: &Path) -> Result<()> {
     for family in ["iptables", "ip6tables"] {
         for tool in ["", "-save", "-restore"] {
-            link(
-                "xtables-nft-multi",
-                &tree.join("usr/sbin").join(format!("{family}{tool}")),
-            )?;
+            link("xtables-nft-multi", &tree.join("usr/sbin").join(format!("{family}{tool}")))?;
         }
     }
     for dir in [
@@ -245,14 +234,8 @@ fn finish(tree: &Path) -> Result<()> {
             "etc/passwd",
             "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
         ),
-        (
-            "etc/group",
-            "root:x:0:\ntty:x:5:\ndocker:x:999:\nnogroup:x:65534:\n",
-        ),
-        (
-            "etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nhosts: files dns\n",
-        ),
+        ("etc/group", "root:x:0:\ntty:x:5:\ndocker:x:999:\nnogroup:x:65534:\n"),
+        ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
         ("etc/resolv.conf", ""),
     ] {
         write(&tree.join(file), text)?;
@@ -291,18 +274,11 @@ fn mirror() -> Result<String> {
 /// The first address in a list of sources, of either format, that serves a Debian release's main component.
 fn mirror_in(text: &str) -> Option<String> {
     let serves_debian = |suites: &str, components: &str| {
-        let releases = [
-            "stable", "testing", "unstable", "sid", "bookworm", "trixie", "forky",
-        ];
-        suites
-            .split_whitespace()
-            .any(|suite| releases.contains(&suite))
+        let releases = ["stable", "testing", "unstable", "sid", "bookworm", "trixie", "forky"];
+        suites.split_whitespace().any(|suite| releases.contains(&suite))
             && components.split_whitespace().any(|part| part == "main")
     };
-    for line in text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("deb "))
-    {
+    for line in text.lines().filter_map(|line| line.trim().strip_prefix("deb ")) {
         let bare = match (line.find('['), line.find(']')) {
             (Some(start), Some(end)) if start < end => {
                 format!("{}{}", &line[..start], &line[end + 1..])
@@ -338,23 +314,14 @@ mod tests {
     #[test]
     fn a_mirror_is_found_in_both_formats_of_sources() {
         let modern = "Types: deb\n# a comment\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\nTypes: deb\nURIs: http://other.example/x\n";
-        assert_eq!(
-            mirror_in(modern).as_deref(),
-            Some("http://mirror.example/debian")
-        );
+        assert_eq!(mirror_in(modern).as_deref(), Some("http://mirror.example/debian"));
         let old = "# deb http://no.example/debian trixie main\ndeb [signed-by=/k arch=amd64] http://mirror.example/debian trixie main contrib\n";
-        assert_eq!(
-            mirror_in(old).as_deref(),
-            Some("http://mirror.example/debian")
-        );
+        assert_eq!(mirror_in(old).as_deref(), Some("http://mirror.example/debian"));
     }
 
     #[test]
     fn another_vendors_source_is_not_taken_for_debians() {
-        assert_eq!(
-            mirror_in("deb http://vendor.example/apt tool-bookworm main\n"),
-            None
-        );
+        assert_eq!(mirror_in("deb http://vendor.example/apt tool-bookworm main\n"), None);
         assert_eq!(
             mirror_in(
                 "Types: deb\nURIs: http://vendor.example/apt\nSuites: nodistro\nComponents: main\n"

@@ -20,9 +20,8 @@ pub fn supervise(
     stop_file: &Path,
     log_file: &Path,
 ) -> Result<()> {
-    let (name, args) = program
-        .split_first()
-        .ok_or_else(|| LabError::Machine("no program to supervise".into()))?;
+    let (name, args) =
+        program.split_first().ok_or_else(|| LabError::Machine("no program to supervise".into()))?;
     while !stop_file.exists() {
         let log = OpenOptions::new()
             .create(true)
@@ -30,12 +29,8 @@ pub fn supervise(
             .open(log_file)
             .map_err(LabError::io("open", log_file))?;
         let errors = log.try_clone().map_err(LabError::io("open", log_file))?;
-        let started = Command::new(name)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn();
+        let started =
+            Command::new(name).args(args).stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
         let ended = match started {
             Ok(mut child) => {
                 put(pid_file, &child.id().to_string())?;

@@ -39,66 +39,29 @@ impl Underlay {
         let ns = &self.netns;
         run("ip", &["netns", "add", ns])?.text()?;
         self.ip(&["link", "set", "lo", "up"])?;
-        self.ip(&[
-            "link",
-            "add",
-            "br0",
-            "type",
-            "bridge",
-            "mcast_snooping",
-            "0",
-        ])?;
+        self.ip(&["link", "add", "br0", "type", "bridge", "mcast_snooping", "0"])?;
         self.ip(&["link", "set", "br0", "up"])
     }
 
     /// Gives a station its namespace, cable and addresses.
     pub(crate) fn attach(&self, station: &Station) -> Result<()> {
-        let Station {
-            netns,
-            port,
-            number,
-        } = station;
+        let Station { netns, port, number } = station;
         run("ip", &["netns", "add", netns])?.text()?;
         let peer = ["type", "veth", "peer", "name", "eth0", "netns", netns];
         self.ip(&[&["link", "add", port][..], &peer].concat())?;
         self.ip(&["link", "set", port, "master", "br0", "up"])?;
         // The same after every boot, as a real card's: else the others would keep stale neighbours for a while.
         let mac = format!("02:00:c0:00:02:{number:02x}");
-        let inside = |args: &[&str]| {
-            run("ip", &[&["-n", netns][..], args].concat())?
-                .text()
-                .map(drop)
-        };
+        let inside =
+            |args: &[&str]| run("ip", &[&["-n", netns][..], args].concat())?.text().map(drop);
         inside(&["link", "set", "eth0", "address", &mac])?;
         inside(&["link", "set", "lo", "up"])?;
         inside(&["link", "set", "eth0", "up"])?;
-        inside(&[
-            "addr",
-            "add",
-            &format!("{}/24", station.ipv4()),
-            "dev",
-            "eth0",
-        ])?;
-        inside(&[
-            "addr",
-            "add",
-            &format!("{}/64", station.ipv6()),
-            "dev",
-            "eth0",
-            "nodad",
-        ])?;
+        inside(&["addr", "add", &format!("{}/24", station.ipv4()), "dev", "eth0"])?;
+        inside(&["addr", "add", &format!("{}/64", station.ipv6()), "dev", "eth0", "nodad"])?;
         // Leads nowhere, but programs that look for "the" address of a host look at its default route.
         inside(&["route", "add", "default", "via", "192.0.2.1", "dev", "eth0"])?;
-        inside(&[
-            "-6",
-            "route",
-            "add",
-            "default",
-            "via",
-            "2001:db8::1",
-            "dev",
-            "eth0",
-        ])
+        inside(&["-6", "route", "add", "default", "via", "2001:db8::1", "dev", "eth0"])
     }
 
     /// Takes away the cable and the namespace, as a power cut does; what is already gone is as wished.
@@ -110,12 +73,7 @@ impl Underlay {
     }
 
     pub(crate) fn plug(&self, station: &Station, plugged: bool) -> Result<()> {
-        self.ip(&[
-            "link",
-            "set",
-            &station.port,
-            if plugged { "up" } else { "down" },
-        ])
+        self.ip(&["link", "set", &station.port, if plugged { "up" } else { "down" }])
     }
 
     /// Loses every frame from and to a station while its carrier stays up.
@@ -130,28 +88,17 @@ impl Underlay {
 
     pub(crate) fn undrop(&self, station: &Station) -> Result<()> {
         let port = &station.port;
-        self.nft(&format!(
-            "flush chain bridge {DROPS} {port}; delete chain bridge {DROPS} {port}"
-        ))
+        self.nft(&format!("flush chain bridge {DROPS} {port}; delete chain bridge {DROPS} {port}"))
     }
 
     fn nft(&self, rules: &str) -> Result<()> {
-        run(
-            "nsenter",
-            &[
-                &format!("--net={}", pin(&self.netns).display()),
-                "nft",
-                rules,
-            ],
-        )?
-        .text()
-        .map(drop)
+        run("nsenter", &[&format!("--net={}", pin(&self.netns).display()), "nft", rules])?
+            .text()
+            .map(drop)
     }
 
     fn ip(&self, args: &[&str]) -> Result<()> {
-        run("ip", &[&["-n", &self.netns][..], args].concat())?
-            .text()
-            .map(drop)
+        run("ip", &[&["-n", &self.netns][..], args].concat())?.text().map(drop)
     }
 }
 

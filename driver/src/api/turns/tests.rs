@@ -23,45 +23,28 @@ async fn turns_are_taken_in_order_of_arrival_and_objects_do_not_wait_for_each_ot
         task.await.unwrap();
     }
     assert_eq!(*lock(&order), (0..20).collect::<Vec<_>>());
-    assert!(
-        lock(&turns.queues).is_empty(),
-        "nothing is kept of what nobody waits for"
-    );
+    assert!(lock(&turns.queues).is_empty(), "nothing is kept of what nobody waits for");
 }
 
 #[tokio::test]
 async fn the_newest_answers_are_remembered_and_no_more() {
     let answers = Answers::default();
-    let answer = |n: usize| Answer {
-        status: StatusCode::OK,
-        body: n.to_string().into(),
-    };
+    let answer = |n: usize| Answer { status: StatusCode::OK, body: n.to_string().into() };
     for n in 0..REMEMBERED + 10 {
-        let Known::New(answering) = answers.look_up(&n.to_string()) else {
-            panic!("{n} is new")
-        };
+        let Known::New(answering) = answers.look_up(&n.to_string()) else { panic!("{n} is new") };
         answering.finish(answer(n));
     }
     assert_eq!(lock(&answers.inner).by_id.len(), REMEMBERED);
-    assert!(
-        matches!(answers.look_up("9"), Known::New(_)),
-        "the oldest are forgotten"
-    );
-    let Known::Repeated(newest) = answers.look_up("10") else {
-        panic!("10 is known")
-    };
+    assert!(matches!(answers.look_up("9"), Known::New(_)), "the oldest are forgotten");
+    let Known::Repeated(newest) = answers.look_up("10") else { panic!("10 is known") };
     assert_eq!(*newest.borrow(), Some(answer(10)));
 }
 
 #[tokio::test]
 async fn a_request_that_was_abandoned_may_come_again() {
     let answers = Answers::default();
-    let Known::New(answering) = answers.look_up("a") else {
-        panic!("a is new")
-    };
-    let Known::Repeated(mut waiting) = answers.look_up("a") else {
-        panic!("a runs")
-    };
+    let Known::New(answering) = answers.look_up("a") else { panic!("a is new") };
+    let Known::Repeated(mut waiting) = answers.look_up("a") else { panic!("a runs") };
     drop(answering);
     assert!(waiting.changed().await.is_err());
     assert!(matches!(answers.look_up("a"), Known::New(_)));

@@ -51,9 +51,7 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<Loaded, Unreadable> 
         return Err(Unreadable::Newer(schema));
     }
     let key = meta.get("host_key")?;
-    let key = key
-        .as_ref()
-        .and_then(|bytes| <[u8; 32]>::try_from(bytes.value()).ok());
+    let key = key.as_ref().and_then(|bytes| <[u8; 32]>::try_from(bytes.value()).ok());
     let key = Zeroizing::new(
         key.ok_or_else(|| Unreadable::Damaged("the host's key is missing".to_owned()))?,
     );
@@ -73,10 +71,7 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<Loaded, Unreadable> 
     }
     load_networks(transaction, &mut state)?;
     load_marks(transaction, &mut state)?;
-    Ok(Loaded {
-        key: HostKey::from_bytes(*key),
-        state,
-    })
+    Ok(Loaded { key: HostKey::from_bytes(*key), state })
 }
 
 fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(), Unreadable> {
@@ -97,9 +92,8 @@ fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(),
         let (key, port) = row?;
         let (id, generation) = key.value();
         let private_key = keys.get((id, generation))?;
-        let private_key = private_key
-            .as_ref()
-            .and_then(|bytes| <[u8; 32]>::try_from(bytes.value()).ok());
+        let private_key =
+            private_key.as_ref().and_then(|bytes| <[u8; 32]>::try_from(bytes.value()).ok());
         let (Some(private_key), Some(network)) = (private_key, network_of(&mut networks, id))
         else {
             return Err(Unreadable::Damaged(format!(
@@ -107,24 +101,15 @@ fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(),
             )));
         };
         let private_key = PrivateKey::from_bytes(private_key);
-        network.slots.push(LocalSlot {
-            generation,
-            private_key,
-            port: port.value(),
-        });
+        network.slots.push(LocalSlot { generation, private_key, port: port.value() });
     }
-    for row in transaction
-        .open_table(ENDPOINTS)?
-        .range::<(&str, &str)>(..)?
-    {
+    for row in transaction.open_table(ENDPOINTS)?.range::<(&str, &str)>(..)? {
         let (key, value) = row?;
         let (id, endpoint_id) = key.value();
         let endpoint: wgnet_core::LocalEndpoint =
             parse(value.value(), || format!("endpoint {endpoint_id}"))?;
         let Some(network) = network_of(&mut networks, id) else {
-            return Err(Unreadable::Damaged(format!(
-                "endpoint {endpoint_id} has no network"
-            )));
+            return Err(Unreadable::Damaged(format!("endpoint {endpoint_id} has no network")));
         };
         network.endpoints.insert(endpoint.id.clone(), endpoint);
     }
@@ -146,8 +131,7 @@ fn network_of<'a>(
 
 fn load_marks(transaction: &ReadTransaction, state: &mut State) -> Result<(), Unreadable> {
     fn id<T: std::str::FromStr<Err = wgnet_proto::IdError>>(text: &str) -> Result<T, Unreadable> {
-        text.parse()
-            .map_err(|error: wgnet_proto::IdError| Unreadable::Damaged(error.to_string()))
+        text.parse().map_err(|error: wgnet_proto::IdError| Unreadable::Damaged(error.to_string()))
     }
     for row in transaction.open_table(FREED)?.range::<&str>(..)? {
         state.freed.insert(id(row?.0.value())?);
@@ -187,16 +171,8 @@ pub(super) fn write_changes(
     put(old.boot != new.boot, "boot", json(&new.boot))?;
     put(old.cluster != new.cluster, "cluster", json(&new.cluster))?;
     let history = (old.incarnation, old.store_revision) != (new.incarnation, new.store_revision);
-    put(
-        history,
-        "history",
-        json(&(new.incarnation, new.store_revision)),
-    )?;
-    put(
-        old.reserved_seq != new.reserved_seq,
-        "seq",
-        json(&new.reserved_seq),
-    )?;
+    put(history, "history", json(&(new.incarnation, new.store_revision)))?;
+    put(old.reserved_seq != new.reserved_seq, "seq", json(&new.reserved_seq))?;
 
     for (id, before, after) in differences(&old.networks, &new.networks) {
         if let (Some(before), Some(after)) = (before, after)
@@ -204,12 +180,7 @@ pub(super) fn write_changes(
         {
             continue;
         }
-        write_network(
-            transaction,
-            id,
-            before.map(Arc::as_ref),
-            after.map(Arc::as_ref),
-        )?;
+        write_network(transaction, id, before.map(Arc::as_ref), after.map(Arc::as_ref))?;
     }
 
     let mut freed = transaction.open_table(FREED)?;
@@ -257,10 +228,7 @@ fn write_network(
 ) -> Result<(), redb::Error> {
     let id = id.as_str();
     let row = |network: &LocalNetwork| {
-        json(&NetworkRow {
-            definition: network.definition.clone(),
-            lingering: network.lingering,
-        })
+        json(&NetworkRow { definition: network.definition.clone(), lingering: network.lingering })
     };
     let (before, after) = (old.map(row), new.map(row));
     if before != after {
@@ -278,10 +246,7 @@ fn write_network(
             .collect()
     };
     let (before, after) = (slots(old), slots(new));
-    let (mut ports, mut keys) = (
-        transaction.open_table(SLOTS)?,
-        transaction.open_table(KEYS)?,
-    );
+    let (mut ports, mut keys) = (transaction.open_table(SLOTS)?, transaction.open_table(KEYS)?);
     for (generation, _, slot) in differences(&before, &after) {
         let Some(slot) = slot else {
             ports.remove((id, *generation))?;
@@ -292,10 +257,8 @@ fn write_network(
         keys.insert((id, *generation), slot.private_key.expose().as_slice())?;
     }
     let none = BTreeMap::new();
-    let (before, after) = (
-        old.map_or(&none, |n| &n.endpoints),
-        new.map_or(&none, |n| &n.endpoints),
-    );
+    let (before, after) =
+        (old.map_or(&none, |n| &n.endpoints), new.map_or(&none, |n| &n.endpoints));
     let mut endpoints = transaction.open_table(ENDPOINTS)?;
     for (endpoint_id, _, endpoint) in differences(before, after) {
         match endpoint {
@@ -317,8 +280,6 @@ fn differences<'a, K: Ord, V: PartialEq>(
         .iter()
         .filter(|(key, _)| !new.contains_key(*key))
         .map(|(key, value)| (key, Some(value), None));
-    let now = new
-        .iter()
-        .map(|(key, value)| (key, old.get(key), Some(value)));
+    let now = new.iter().map(|(key, value)| (key, old.get(key), Some(value)));
     gone.chain(now.filter(|(_, before, after)| before != after))
 }
