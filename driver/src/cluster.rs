@@ -208,10 +208,12 @@ impl<S: Store> Task<S> {
     async fn listed(&mut self, scope: &str, revision: Revision, entries: Vec<Entry>) {
         for entry in &entries {
             let verdict = self.judge.put(&entry.key, &entry.value, entry.mod_revision);
+            self.history.is_back(&entry.key);
             self.judged(&entry.key, &verdict);
         }
         let keys = entries.iter().map(|entry| entry.key.as_str()).collect();
-        let missing = self.judge.missing(scope, &keys);
+        let mut missing = self.judge.missing(scope, &keys);
+        missing.extend(self.history.still_missing(scope, &keys));
         let (mut gone, kept) =
             self.history.split_missing(missing, &self.judge, self.inputs.facts.me);
         if let Some(held) = self.history.brake(scope, &gone, self.judge.view()) {
@@ -244,6 +246,7 @@ impl<S: Store> Task<S> {
             let key = match change {
                 Change::Put(entry) => {
                     let verdict = self.judge.put(&entry.key, &entry.value, entry.mod_revision);
+                    self.history.is_back(&entry.key);
                     self.judged(&entry.key, &verdict);
                     entry.key
                 }

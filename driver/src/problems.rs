@@ -2,13 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 use wgnet_proto::status::Problem;
 
 /// The open problems; at most one for each code and object. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Problems(Arc<Mutex<BTreeMap<(String, String), Problem>>>);
+pub struct Problems(Arc<Mutex<BTreeMap<(String, String), Open>>>);
+
+struct Open {
+    problem: Problem,
+    since: Instant,
+}
+
+/// What happened once, and what no later event may ever close.
+const PASSING: [&str; 3] = ["bad-option", "store-history", "address-lost"];
+
+/// How long such a problem is shown after it was last met.
+const SHOWN: Duration = Duration::from_secs(600);
 
 /// A hostile peer must not fill the memory with problems of its own making.
 const MOST: usize = 1000;
@@ -30,7 +43,7 @@ impl Problems {
                 "Problem"
             );
         }
-        open.insert(key, problem);
+        open.insert(key, Open { problem, since: Instant::now() });
     }
 
     /// Closes a problem, if it is open.
@@ -48,6 +61,10 @@ impl Problems {
     }
 
     pub fn list(&self) -> Vec<Problem> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(code, _), open| {
+            !PASSING.contains(&code.as_str()) || open.since.elapsed() < SHOWN
+        });
+        open.values().map(|open| open.problem.clone()).collect()
     }
 }

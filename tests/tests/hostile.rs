@@ -54,7 +54,7 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
         &attack.endpoint("10.72.0.12"),
         &outsider,
         2,
-        &attack.endpoint_record(outsider.writer(), "10.72.0.12", u64::MAX),
+        &attack.endpoint_record(outsider.writer(), "10.72.0.12", 1 << 40),
     )?;
     attack.is_named("wrong-secret")?;
     unmoved("without the secret")?;
@@ -66,7 +66,7 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
         &attack.endpoint("10.72.0.12"),
         &insider,
         4,
-        &attack.endpoint_record(attack.hosts[1], "10.72.0.12", u64::MAX),
+        &attack.endpoint_record(attack.hosts[1], "10.72.0.12", 1 << 40),
     )?;
     attack.is_named("wrong-writer")?;
     unmoved("under another host's name")?;

@@ -82,10 +82,48 @@ fn nothing_readable_leaves_while_things_are_deleted_and_the_driver_is_stopped() 
     Ok(())
 }
 
+#[test]
+fn a_second_network_is_no_way_out_either() -> Result<()> {
+    let swarm = Swarm::start("e2e-leaks2", 2)?;
+    swarm.network("blue", &["--subnet", "10.73.0.0/24"])?;
+    swarm.network("closed", &["--subnet", "10.74.0.0/24", "--internal"])?;
+    let host = swarm.host(1);
+    host.docker(&["network", "create", "mine"])?;
+    let on_bridge = swarm.run(1, "bridged", "blue", &["--ip", "10.73.0.11"])?;
+    host.docker(&["network", "connect", "mine", "bridged"])?;
+    let on_closed = swarm.run(1, "closed", "closed", &["--ip", "10.74.0.11"])?;
+    host.docker(&["network", "connect", "blue", "closed"])?;
+    for subnet in ["10.73.0.0/24", "10.74.0.0/24"] {
+        host.sh(&format!("ip route replace {subnet} via {}", swarm.host(2).address()))?;
+    }
+    talk_to(&on_bridge, "10.73.0.12")?;
+    talk_to(&on_closed, "10.74.0.12")?;
+
+    // Nothing but the second network leads anywhere, and nobody repairs it.
+    host.driver_stop()?;
+    let capture = swarm.lab.capture()?;
+    let every_veth = "for n in $(ls /run/netns | grep ^wgnet-); do ip -n $n -o link | sed -n 's/.*\\(wgv[0-9a-f]*\\)@.*/\\1/p' | xargs -r -n1 ip -n $n link del; done";
+    host.sh(every_veth)?;
+    thread::sleep(UNDER_DAMAGE);
+    assert_eq!(capture.stop()?.frames_with(&KNOWN_TEXT)?, 0, "through a second network");
+
+    let capture = swarm.lab.capture()?;
+    let tables = host.sh("nft list tables")?;
+    for guard in tables.lines().filter(|table| table.contains("wgnet")) {
+        host.sh(&format!("nft delete {guard}"))?;
+    }
+    thread::sleep(UNDER_DAMAGE);
+    assert!(capture.stop()?.frames_with(&KNOWN_TEXT)? > 0, "the check cannot fail");
+    Ok(())
+}
+
 /// Sends the text to the other container, for ever, whether it can be reached or not.
 fn talk(from: &Container<'_>) -> Result<()> {
-    let say = format!(
-        "while :; do ping -q -i 0.02 -s 400 -p {FILLING:x} 10.73.0.12; sleep 0.05; done >/dev/null 2>&1"
-    );
+    talk_to(from, "10.73.0.12")
+}
+
+fn talk_to(from: &Container<'_>, address: &str) -> Result<()> {
+    let ping = format!("ping -q -i 0.02 -s 400 -p {FILLING:x} {address}");
+    let say = format!("while :; do {ping}; sleep 0.05; done >/dev/null 2>&1");
     from.host.docker(&["exec", "-d", &from.name, "sh", "-c", &say]).map(drop)
 }

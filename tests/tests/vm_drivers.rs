@@ -359,7 +359,7 @@ fn difference(wanted: &str, now: &str) -> String {
 /// What a network could leave behind, of each host. The lab's inventory would take minutes here.
 fn traces(lab: &Lab) -> Result<Vec<String>> {
     const LIST: &str = "ls /run/netns; ip -br link; ip route show table all; nft list tables; ss -H -u -a -n
-        find /etc/wgnet /var/lib/wgnet /run/wgnet /run/docker -mindepth 1; ps -e -o comm= | grep wgnet";
+        find /etc/wgnet /var/lib/wgnet /run/wgnet /run/docker -mindepth 1 ! -path /run/docker/netns; ps -e -o comm= | grep wgnet";
     let all = Mutex::new(vec![String::new(); lab.hosts().len()]);
     lab.on_all_hosts(|host| {
         let number: usize = host.name()[1..].parse().expect("hosts are h1, h2, h3");

@@ -89,7 +89,8 @@ fn put(
         state.delete_endpoint(&id, &old.id, now);
     }
     let key = &network.definition.key;
-    let claim = 1 + state.claims.get(key).copied().unwrap_or(0).max(highest_claim(view, key));
+    let highest = state.claims.get(key).copied().unwrap_or(0).max(highest_claim(view, key));
+    let claim = highest.saturating_add(1);
     state.raise_claim(key, claim);
     let endpoint = LocalEndpoint {
         id: endpoint_id.clone(),

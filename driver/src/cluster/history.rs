@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use wgnet_control_plane::store::covers;
 use wgnet_core::brake::{self, Held};
 use wgnet_core::{ClusterView, Judge};
 use wgnet_proto::record::ClusterRecord;
@@ -31,6 +32,8 @@ pub(super) struct History {
     fell: bool,
     /// Records that are missing from the new history, by path, with their owner.
     kept: BTreeMap<Path, HostId>,
+    /// Owners of kept records that have spoken, as far as a new listing was asked for.
+    heard: BTreeSet<HostId>,
     /// What this host would found the cluster with; the same as long as it tries.
     founding: Option<ClusterRecord>,
     braked: BTreeMap<String, Instant>,
@@ -43,6 +46,7 @@ impl History {
             number: 0,
             fell: false,
             kept: BTreeMap::new(),
+            heard: BTreeSet::new(),
             founding: None,
             braked: BTreeMap::new(),
         }
@@ -92,6 +96,8 @@ impl History {
 
     /// Parts what a listing lacks into what is gone and what stands: in another history a host's
     /// former records stand until its `hosts/` record names that history.
+    ///
+    /// What was kept before and is missing again is judged anew.
     pub(super) fn split_missing(
         &mut self,
         missing: Vec<Path>,
@@ -108,19 +114,38 @@ impl History {
                     self.kept.insert(path.clone(), owner);
                     kept.push(path);
                 }
-                _ => gone.push(path),
+                _ => {
+                    self.kept.remove(&path);
+                    gone.push(path);
+                }
             }
         }
         (gone, kept)
     }
 
-    /// Kept records whose owner has spoken since, without repeating them.
-    pub(super) fn no_longer_kept(&mut self, judge: &Judge) -> Vec<Path> {
-        let kept = std::mem::take(&mut self.kept);
-        let (spoken, silent): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            kept.into_iter().partition(|(_, owner)| self.has_spoken(*owner, judge));
-        self.kept = silent;
-        spoken.into_keys().collect()
+    /// A record stands in the store again.
+    pub(super) fn is_back(&mut self, key: &str) {
+        if let Some(path) = Path::parse(key) {
+            self.kept.remove(&path);
+        }
+    }
+
+    /// Kept records of a scope that a listing still lacks.
+    pub(super) fn still_missing(&self, scope: &str, keys: &BTreeSet<&str>) -> Vec<Path> {
+        let kept = self.kept.keys().map(|path| (path, path.to_string()));
+        let missing = kept.filter(|(_, key)| covers(scope, key) && !keys.contains(key.as_str()));
+        missing.map(|(path, _)| path.clone()).collect()
+    }
+
+    /// Whether an owner of kept records has spoken since this was last asked: what it has not
+    /// repeated by now is gone, and a new listing will tell.
+    pub(super) fn has_news(&mut self, judge: &Judge) -> bool {
+        let owners: BTreeSet<HostId> = self.kept.values().copied().collect();
+        self.heard.retain(|owner| owners.contains(owner));
+        let spoken = owners.into_iter().filter(|owner| self.has_spoken(*owner, judge));
+        let news: Vec<HostId> = spoken.filter(|owner| !self.heard.contains(owner)).collect();
+        self.heard.extend(&news);
+        !news.is_empty()
     }
 
     fn has_spoken(&self, host: HostId, judge: &Judge) -> bool {

@@ -138,8 +138,10 @@ impl<S: Store> Task<S> {
         if !changed.cluster && !changed.hosts && changed.networks.is_empty() {
             return;
         }
-        for path in self.history.no_longer_kept(&self.judge) {
-            self.judge.delete(&path.to_string());
+        if self.history.has_news(&self.judge)
+            && let Some(scopes) = &self.scopes
+        {
+            scopes.list_again();
         }
         let view = Arc::new(self.judge.view().clone());
         self.view.send_replace(Arc::clone(&view));

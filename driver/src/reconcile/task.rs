@@ -56,8 +56,8 @@ struct Memory {
     watchdog: Watchdog,
     /// Since when each veth is known to be joined.
     joined_since: BTreeMap<IfName, Instant>,
-    /// The intent and cluster records of the last pass that ended in sync.
-    settled: Option<(Option<Arc<LocalNetwork>>, NetworkView)>,
+    /// What was wanted in the last pass that ended in sync.
+    settled: Option<Option<Desired>>,
     failures: u32,
     /// When to look because the kernel told of a change.
     look_due: Option<Instant>,
@@ -176,8 +176,7 @@ impl<D: Dataplane> NetworkTask<D> {
         let remade = !self.memory.hints.remake.is_empty();
         let steps = wgnet_core::plan(desired.as_ref(), &self.memory.believed, &self.memory.hints);
 
-        let unchanged =
-            self.memory.settled.as_ref().is_some_and(|(l, n)| *l == local && n == network);
+        let unchanged = self.memory.settled.as_ref() == Some(&desired);
         let repairs = steps.iter().filter(|step| !is_upkeep(step)).count() as u64;
         if unchanged && repairs > 0 && self.memory.failures == 0 && !remade {
             self.memory.repairs += repairs;
@@ -189,8 +188,7 @@ impl<D: Dataplane> NetworkTask<D> {
         }
         let (error, local_error) = self.apply(steps).await;
         let in_sync = error.is_none() && !self.memory.stale;
-        let settled = in_sync.then(|| (local.clone(), network.clone()));
-        self.memory.settled = settled;
+        self.memory.settled = in_sync.then(|| desired.clone());
         if let Some(error) = &error
             && error.kind == ErrorKind::PortTaken
             && let Some(local) = &local

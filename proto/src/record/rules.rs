@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use super::{EndpointRecord, HostRecord, MemberRecord, NetworkRecord, Record, Slot};
 use crate::Path;
 
+/// Far above what any network counts to, and with room above it: one host must not use the last up.
+const MAX_CLAIM: crate::Claim = 1 << 62;
 /// Addresses of a host, slot or endpoint, and subnets of a network.
 pub const MAX_ADDRESSES: usize = 16;
 pub const MAX_SLOTS: usize = 4;
@@ -111,7 +113,7 @@ fn check_endpoint(primary: IpAddr, record: &EndpointRecord) -> Result<(), BadRec
     rule(addresses.iter().all(can_be_inside), "addresses", "unicast addresses")?;
     let [first, ..] = record.mac.0;
     rule(first & 1 == 0 && record.mac.0 != [0; 6], "mac", "a unicast address")?;
-    rule(record.claim > 0, "claim", "at least 1")
+    rule((1..=MAX_CLAIM).contains(&record.claim), "claim", "from 1 to 2^62")
 }
 
 fn underlay(addresses: &[IpAddr]) -> Result<(), BadRecord> {

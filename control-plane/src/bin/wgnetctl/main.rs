@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// Runs and looks into wgnet: networks for Docker whose traffic between hosts is WireGuard.
 ///
@@ -65,6 +66,12 @@ enum PluginCommand {
 }
 
 fn main() -> ExitCode {
+    // `wgnetctl status | head` ends quietly, as other commands do.
+    // SAFETY: no handler is installed; the default action takes the place of being ignored.
+    let restored = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    if let Err(error) = restored {
+        eprintln!("wgnetctl: cannot restore SIGPIPE: {error}");
+    }
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

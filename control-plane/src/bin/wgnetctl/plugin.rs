@@ -15,6 +15,9 @@ use sha2::{Digest, Sha256};
 
 const CONFIG: &str = include_str!("../../../../deploy/plugin/config.json");
 
+/// Where packages put it.
+const INSTALLED_SHIM: &str = "/usr/lib/wgnet/wgnet-shim";
+
 /// In the plugin's environment: tells what it was built from. The shim does not read it.
 const DIGEST: &str = "WGNET_CONTENT";
 
@@ -29,7 +32,7 @@ pub(crate) struct Options {
     /// The name Docker knows the plugin by; networks are made with `-d NAME:latest`.
     #[arg(long, default_value = "wgnet")]
     name: String,
-    /// The shim's program [default: wgnet-shim beside this program].
+    /// The shim's program [default: wgnet-shim beside this program, else /usr/lib/wgnet/wgnet-shim].
     #[arg(long, value_name = "FILE")]
     shim: Option<PathBuf>,
     /// Docker's API socket.
@@ -43,7 +46,10 @@ pub(crate) struct Options {
 pub(crate) async fn install(options: &Options) -> anyhow::Result<()> {
     let shim_path = match &options.shim {
         Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("wgnet-shim"),
+        None => {
+            let beside = std::env::current_exe()?.with_file_name("wgnet-shim");
+            if beside.exists() { beside } else { PathBuf::from(INSTALLED_SHIM) }
+        }
     };
     let shim = std::fs::read(&shim_path).with_context(|| {
         format!("cannot read the shim {}; name it with --shim", shim_path.display())
@@ -123,11 +129,12 @@ async fn remove(docker: &Docker, reference: &str, plugin: &Plugin) -> anyhow::Re
             .with_context(|| format!("Docker cannot disable {reference}"))?;
     }
     let force = RemovePluginOptionsBuilder::default().force(true).build();
-    docker
-        .remove_plugin(reference, Some(force))
-        .await
-        .with_context(|| format!("Docker cannot remove {reference}"))?;
-    Ok(())
+    // Engines differ in what they answer; whether it is gone is what counts.
+    let removed = docker.remove_plugin(reference, Some(force)).await;
+    match find(docker, reference).await? {
+        None => Ok(()),
+        Some(_) => removed.map(drop).with_context(|| format!("Docker cannot remove {reference}")),
+    }
 }
 
 /// What `--replace` would interrupt.
@@ -195,7 +202,7 @@ fn digest(shim: &[u8]) -> String {
 
 /// A dynamically linked ELF program names its interpreter.
 fn is_static(program: &[u8]) -> bool {
-    const INTERPRETER: &[u8] = b"/ld-linux";
+    const INTERPRETER: &[u8] = b"/ld-";
     program.starts_with(b"\x7fELF")
         && !program[..program.len().min(4096)].windows(INTERPRETER.len()).any(|w| w == INTERPRETER)
 }

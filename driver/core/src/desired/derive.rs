@@ -182,13 +182,8 @@ fn traffic_generation(
     common.max_by_key(|generation| (*generation == network.generation, *generation))
 }
 
-/// Present from the first endpoint's creation, so before its Join answers, to the last one's end.
-/// Superseded endpoints count: their containers still run.
+/// Present as long as the network is, closed networks included: a container that is on another
+/// network as well, or was taken off this one, still has words for it and another way out.
 fn guard(local: &LocalNetwork) -> BTreeSet<IpNet> {
-    let definition = &local.definition;
-    let closed = definition.internal || definition.options.gwbridge == Some(false);
-    if closed || local.endpoints.is_empty() {
-        return BTreeSet::new();
-    }
-    definition.subnets.iter().map(|s| s.pool.trunc()).collect()
+    local.definition.subnets.iter().map(|s| s.pool.trunc()).collect()
 }

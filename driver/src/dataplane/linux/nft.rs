@@ -98,7 +98,11 @@ async fn table(space: &Space, name: &str) -> io::Result<Option<Value>> {
     Ok(listing)
 }
 
-/// Makes the host drop what comes from docker_gwbridge for these subnets: a container that lost its
+/// From one bridge to another nothing leaves the host. A network card may have no kind at all, and a
+/// rule that asks for it then does not match: hence what stays is let through first, by kind.
+const LOCAL: &str = "    meta iifkind \"bridge\" meta oifkind \"bridge\" return\n";
+
+/// Makes the host drop what comes from a bridge (docker_gwbridge, or a container's second network) for these subnets: a container that lost its
 /// interface would otherwise send to them through its default route, in the clear.
 pub(crate) async fn set_guard(
     host: &Space,
@@ -110,10 +114,10 @@ pub(crate) async fn set_guard(
     }
     let rules = subnets.iter().map(|subnet| {
         let family = if subnet.addr().is_ipv4() { "ip" } else { "ip6" };
-        format!("    iifname \"docker_gwbridge\" {family} daddr {subnet} counter drop\n")
+        format!("    meta iifkind \"bridge\" {family} daddr {subnet} counter drop\n")
     });
     let chain = format!(
-        "  chain forward {{\n    type filter hook forward priority {GUARD_PRIORITY}; policy accept;\n{}  }}",
+        "  chain forward {{\n    type filter hook forward priority {GUARD_PRIORITY}; policy accept;\n{LOCAL}{}  }}",
         rules.collect::<String>()
     );
     replace(host, &guard_table(namespace), &chain).await
@@ -195,8 +199,8 @@ fn guarded(listing: &Value) -> BTreeSet<IpNet> {
     let subnet = |rule: &Vec<Value>| {
         let drops = rule.iter().any(|statement| statement.get("drop").is_some());
         let matches = || rule.iter().map(|statement| &statement["match"]);
-        let from_bridge = matches()
-            .any(|m| m["left"]["meta"]["key"] == "iifname" && m["right"] == "docker_gwbridge");
+        let from_bridge =
+            matches().any(|m| m["left"]["meta"]["key"] == "iifkind" && m["right"] == "bridge");
         let destination = matches().find(|m| m["left"]["payload"]["field"] == "daddr")?;
         let right = &destination["right"];
         let subnet = match right.as_str() {
@@ -230,7 +234,7 @@ mod tests {
             {"table": {"family": "inet", "name": "wgnet-guard-a"}},
             {"chain": {"family": "inet", "table": "wgnet-guard-a", "name": "forward", "hook": "forward", "prio": -10}},
             {"rule": {"expr": [
-                {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "docker_gwbridge"}},
+                {"match": {"op": "==", "left": {"meta": {"key": "iifkind"}}, "right": "bridge"}},
                 {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": right}},
                 {"counter": {"packets": 0, "bytes": 0}},
                 end
