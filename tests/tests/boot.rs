@@ -76,6 +76,16 @@ fn an_absent_or_late_driver_costs_its_own_delay_and_no_container() -> Result<()>
     host.driver_resume()?;
     eventually("a container, once the driver is back", SOON, || {
         host.docker(&["run", "--rm", "--network", "blue", "bb", "true"]).is_ok()
+    })?;
+
+    // Another shim is not put in its place unasked.
+    host.sh("cp /opt/wgnet/wgnet-shim /tmp/shim; echo >> /tmp/shim")?;
+    let asked = host.try_wgnetctl(&["plugin", "install", "--shim", "/tmp/shim"])?;
+    let said = format!("{asked:?}");
+    assert!(!asked.success() && said.contains("--replace") && said.contains("blue"), "{said}");
+    host.wgnetctl(&["plugin", "install", "--shim", "/tmp/shim", "--replace"])?;
+    eventually("a container behind the other shim", SOON, || {
+        host.docker(&["run", "--rm", "--network", "blue", "bb", "true"]).is_ok()
     })
 }
 
