@@ -271,11 +271,12 @@ enum Identity {
     Any,
 }
 
-/// Everything the driver made in a host's namespace and what stays the same while traffic flows.
+/// Everything the driver made in a host's namespace, which traffic does not change. Addresses of IPv6 that
+/// links get by themselves come late.
 fn kernel_state(host: &Host, identity: Identity) -> Result<String> {
     let space = &in_sync(host)?.namespace;
     let said = host.sh(&format!(
-        "ip netns exec {space} sh -ec 'ip -br link; ip -br addr; ip route show table all; \
+        "ip netns exec {space} sh -ec 'ip -br link; ip -4 -br addr; ip -4 route show table all; \
          wg show wg0 public-key; wg show wg0 listen-port; wg show wg0 preshared-keys; wg show wg0 endpoints; wg show wg0 allowed-ips'"
     ))?;
     let mut lines: Vec<String> = said
