@@ -94,6 +94,10 @@ pub(super) async fn a_restarted_driver_sees_what_was_there<B: Bench>(bench: &mut
     let network = Network { plane: bench.plane(), namespace };
     assert!(bench.plane().namespaces().await.is_ok_and(|all| all.contains(&network.namespace)));
     assert_eq!(without_keys(network.seen().await), without_keys(before));
+    // It knows the namespace only by the pin, and has to make another all the same.
+    bench.by_hand(&network.namespace, &ByHand::RemovePin);
+    network.apply(Step::CreateNamespace).await;
+    assert!(network.seen().await.pinned);
     network.delete().await;
 }
 

@@ -53,12 +53,14 @@ impl Linux {
                 let fd = netns::create().await.map_err(failing(OPERATION, namespace))?;
                 // The pin comes first: what is not pinned must hold nothing.
                 netns::pin(&fd, &netns::pin_path(namespace))
+                    .await
                     .map_err(failing(OPERATION, namespace))?;
                 let space = self.hold(namespace, fd).await?;
                 Network { namespace: namespace.clone(), space }
             }
         };
         netns::pin(&*network.space, &network.pin_path())
+            .await
             .map_err(failing("pin namespace", namespace))
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -101,16 +101,21 @@ pub(crate) fn is_pinned(namespace: &impl AsFd, path: &Path) -> io::Result<bool> 
 }
 
 /// Pins a namespace at a path, in place of whatever is there.
-pub(crate) fn pin(namespace: &impl AsFd, path: &Path) -> io::Result<()> {
+pub(crate) async fn pin(namespace: &impl AsFd, path: &Path) -> io::Result<()> {
     if is_pinned(namespace, path)? {
         return Ok(());
     }
     unpin(path)?;
     share_directory()?;
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o444).open(path)?;
-    let source = format!("/proc/self/fd/{}", namespace.as_fd().as_raw_fd());
-    mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-    Ok(())
+    let path = path.to_owned();
+    // Not from the descriptor: it may have been opened at an earlier pin, and the copy of a mount
+    // that is unmounted does not go from every place it is shared with, so that its file is busy.
+    within(namespace, move || {
+        let source = "/proc/thread-self/ns/net";
+        Ok(mount(Some(source), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?)
+    })
+    .await
 }
 
 /// Removes a pin; what is gone is gone.
