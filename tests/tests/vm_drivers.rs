@@ -357,26 +357,26 @@ fn difference(wanted: &str, now: &str) -> String {
     format!("missing {:#?}, new {:#?}", &wanted - &now, &now - &wanted)
 }
 
-/// What a network could leave behind, of each host. The lab's inventory would take minutes here.
-fn traces(lab: &Lab) -> Result<Vec<String>> {
-    const LIST: &str = "ls /run/netns; ip -br link; ip route show table all; nft list tables; ss -H -u -a -n
-        find /etc/wgnet /var/lib/wgnet /run/wgnet /run/docker -mindepth 1 ! -path /run/docker/netns; ps -e -o comm= | grep wgnet";
-    let all = Mutex::new(vec![String::new(); lab.hosts().len()]);
+/// What a network could leave behind, on all hosts. The lab's inventory would take minutes here.
+fn traces(lab: &Lab) -> Result<BTreeSet<String>> {
+    const LIST: &str =
+        "ls /run/netns; ip -br link; nft list tables; ss -H -u -a -n
+        find /etc/wgnet /var/lib/wgnet /run/wgnet /run/docker -mindepth 1 ! -path /run/docker/netns
+        ip route show table all | grep -v -e fe80: -e ff00: || true; ps -e -o comm= | grep wgnet";
+    let all = Mutex::new(BTreeSet::new());
     lab.on_all_hosts(|host| {
-        let number: usize = host.name()[1..].parse().expect("hosts are h1, h2, h3");
-        all.lock().unwrap()[number - 1] = host.sh(LIST)?;
+        let listed = host.sh(LIST)?;
+        let lines = listed.lines().map(|line| format!("{}: {line}", host.name()));
+        all.lock().unwrap().extend(lines);
         Ok(())
     })?;
     Ok(all.into_inner().unwrap())
 }
 
-fn nothing_is_left(lab: &Lab, before: &[String]) -> Result<()> {
-    let what = "hosts as before the first call";
-    wait_for(what, SOON, || match traces(lab) {
-        Ok(now) if now == before => Ok(()),
-        Ok(now) => {
-            Err(now.iter().zip(before).map(|(now, before)| difference(before, now)).collect())
-        }
+fn nothing_is_left(lab: &Lab, before: &BTreeSet<String>) -> Result<()> {
+    wait_for("hosts as before the first call", SOON, || match traces(lab) {
+        Ok(now) if now == *before => Ok(()),
+        Ok(now) => Err(format!("missing {:#?}, new {:#?}", before - &now, &now - before)),
         Err(error) => Err(error.to_string()),
     })?;
     wait_for("an etcd without networks", SOON, || {
