@@ -104,7 +104,7 @@ fn any_record() -> impl Strategy<Value = (Path, Record)> {
             (Path::Member(network(), HOST), Record::Member(record))
         },
     );
-    let endpoint = (distinct_addresses(1), any::<([u8; 32], [u8; 5])>(), 1..=u64::MAX).prop_map(
+    let endpoint = (distinct_addresses(1), any::<([u8; 32], [u8; 5])>(), 1..=1_u64 << 62).prop_map(
         |(addresses, (id, mac), claim)| {
             let path = Path::Endpoint(network(), addresses[0]);
             let record = EndpointRecord {
@@ -213,6 +213,8 @@ fn an_endpoint_that_breaks_a_rule_is_refused() {
         assert_eq!(refused_field(&endpoint_path(), Record::Endpoint(record)), "mac");
     }
     let record = EndpointRecord { claim: 0, ..endpoint() };
+    assert_eq!(refused_field(&endpoint_path(), Record::Endpoint(record)), "claim");
+    let record = EndpointRecord { claim: (1 << 62) + 1, ..endpoint() };
     assert_eq!(refused_field(&endpoint_path(), Record::Endpoint(record)), "claim");
 }
 
