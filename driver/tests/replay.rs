@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
+#[allow(unreachable_pub, reason = "the file belongs to a library")]
+#[path = "../../tests/src/recording.rs"]
+mod recording;
 #[path = "protocol/support.rs"]
 mod support;
 
@@ -9,51 +12,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ipnet::IpNet;
-use serde_json::{Map, Value, json};
+use recording::{Event, our_options};
+use serde_json::{Value, json};
 use support::{Driver, Options};
 use tempfile::TempDir;
 use wgnet_driver::api::Scope;
 
-/// One line of a recording.
-enum Event {
-    Scene(String),
-    Start { host: String },
-    Call { host: String, method: String, body: Option<Value> },
-}
-
 fn recording(name: &str) -> Vec<Event> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/calls").join(name);
-    let text = std::fs::read_to_string(&path).unwrap();
-    text.lines().map(|line| event(serde_json::from_str(line).unwrap())).collect()
-}
-
-fn event(mut line: Value) -> Event {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    if let Some(scene) = text(&line["scene"]) {
-        return Event::Scene(scene);
-    }
-    let host = text(&line["host"]).unwrap();
-    let Some(method) = text(&line["call"]) else {
-        return Event::Start { host };
-    };
-    let method = if method.starts_with("Plugin.") { format!("/{method}") } else { method };
-    let mut body = line.get_mut("body").map(Value::take);
-    body.iter_mut().for_each(whole_ids);
-    Event::Call { host, method, body }
-}
-
-/// Ids were cut to twelve digits: repeats them up to the 64 of a whole one.
-fn whole_ids(value: &mut Value) {
-    match value {
-        Value::String(text) => {
-            if let Some(start) = text.strip_suffix('…') {
-                *text = start.chars().cycle().take(64).collect();
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(whole_ids),
-        Value::Object(fields) => fields.values_mut().for_each(whole_ids),
-        _ => {}
-    }
+    recording::events(&std::fs::read_to_string(path).unwrap())
 }
 
 /// The hosts that lost power in a scene: their next start is another boot.
@@ -67,21 +34,6 @@ fn without_power(scene: &str) -> Vec<&'static str> {
     ];
     let case = cases.iter().find(|(name, _)| scene.starts_with(name));
     case.map(|(_, hosts)| hosts.to_vec()).unwrap_or_default()
-}
-
-/// The options a user of wgnet would have given where the recording's gave others; what the recording
-/// plugin added by itself is left out.
-fn our_options(options: &Value) -> Value {
-    let mut ours = Map::new();
-    for (key, value) in options.as_object().into_iter().flatten() {
-        match key.as_str() {
-            "wgtest.alloc" | "wgtest.vni" => {}
-            "foo" => drop(ours.insert("mtu".to_owned(), json!("1370"))),
-            "wgtest.k" | "a" => drop(ours.insert("keepalive".to_owned(), json!("25"))),
-            _ => drop(ours.insert(key.clone(), value.clone())),
-        }
-    }
-    Value::Object(ours)
 }
 
 /// What one host must have after the calls so far, kept apart from the driver's own notion of it.
@@ -148,6 +100,7 @@ impl Replay {
         let mut client = self.drivers[host].connect().await;
         let reply = match &body {
             Some(body) => client.post(method, body).await,
+            None if method.starts_with("Plugin.") => client.post_empty(&format!("/{method}")).await,
             None => client.post_empty(method).await,
         };
         *self.calls.entry(method.to_owned()).or_default() += 1;
@@ -155,7 +108,7 @@ impl Replay {
         let expected = self.expected.get_mut(host).unwrap();
         let Some(body) = body else {
             match method {
-                "/Plugin.Activate" => {
+                "Plugin.Activate" => {
                     assert_eq!(reply.body, json!({"Implements": ["NetworkDriver"]}), "{context}")
                 }
                 "GetCapabilities" => {

@@ -157,10 +157,12 @@ impl<'lab> Sandbox<'lab> {
             inside.push(format!("route add {to} via {via}"));
         }
         host.sh(&format!(
-            "mkdir -p $(dirname {key}); : > {key}
-             unshare --net={key} ip link set lo up
-             ip link set {source} netns {key}
-             nsenter --net={key} ip -batch - <<'EOF'\n{}\nEOF",
+            "key={key}
+             [ -d ${{key%/*}} ] || mkdir -p ${{key%/*}}
+             : > $key
+             unshare --net=$key ip link set lo up
+             ip link set {source} netns $key
+             nsenter --net=$key ip -batch - <<'EOF'\n{}\nEOF",
             inside.join("\n")
         ))?;
         let address = interface.addresses.first().and_then(|address| address.split('/').next());

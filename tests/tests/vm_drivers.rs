@@ -1,7 +1,7 @@
 //! Three drivers with a real etcd on the kernel's own WireGuard, driven by calls that real engines
 //! made. Wants a kernel with WireGuard (the virtual machine of tests/vm), and fails without.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -244,8 +244,7 @@ fn no_ping_is_lost_while_drivers_are_killed(lab: &Lab, containers: &[Sandbox<'_>
         let name = format!("h{host}");
         containers.iter().find(move |one| one.host.name() == name).expect("each host has some")
     };
-    let objects = |host: &Host| kernel_state(host, Identity::Kept);
-    let before: Vec<String> = lab.hosts().iter().map(objects).collect::<Result<_>>()?;
+    let before = kernel_states(lab)?;
     let streams: Vec<_> = [(1, 2), (2, 3), (3, 1)]
         .iter()
         .map(|&(from, to)| Stream::start(of(from), of(to)))
@@ -256,12 +255,21 @@ fn no_ping_is_lost_while_drivers_are_killed(lab: &Lab, containers: &[Sandbox<'_>
         in_sync(host).map(drop)
     })?;
     streams.iter().try_for_each(Stream::goes_on)?;
-    let after: Vec<String> = lab.hosts().iter().map(objects).collect::<Result<_>>()?;
-    assert_eq!(before, after, "the new drivers touched kernel objects");
+    assert_eq!(before, kernel_states(lab)?, "the new drivers touched kernel objects");
     for stream in streams {
         println!("  {} pings, none lost", stream.stop()?);
     }
     Ok(())
+}
+
+fn kernel_states(lab: &Lab) -> Result<BTreeMap<String, String>> {
+    let all = Mutex::new(BTreeMap::new());
+    lab.on_all_hosts(|host| {
+        let state = kernel_state(host, Identity::Kept)?;
+        all.lock().unwrap().insert(host.name().to_owned(), state);
+        Ok(())
+    })?;
+    Ok(all.into_inner().unwrap())
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -359,8 +367,7 @@ fn difference(wanted: &str, now: &str) -> String {
 
 /// What a network could leave behind, on all hosts. The lab's inventory would take minutes here.
 fn traces(lab: &Lab) -> Result<BTreeSet<String>> {
-    const LIST: &str =
-        "ls /run/netns; ip -br link; nft list tables; ss -H -u -a -n
+    const LIST: &str = "ls /run/netns; ip -br link; nft list tables; ss -H -u -a -n
         find /etc/wgnet /var/lib/wgnet /run/wgnet /run/docker -mindepth 1 ! -path /run/docker/netns
         ip route show table all | grep -v -e fe80: -e ff00: || true; ps -e -o comm= | grep wgnet";
     let all = Mutex::new(BTreeSet::new());
