@@ -11,20 +11,22 @@
 
 mod disk;
 mod error;
+mod memory;
 mod seq;
 mod state;
 mod sweep;
 mod writer;
 
 pub use error::JournalError;
+pub use memory::{Gate, MemoryDisk};
 pub use state::{State, Uptime};
 pub use sweep::{DELETED_KEPT, FREED_LINGER, LINGER, sweep};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use wgnet_proto::seal::HostKey;
 use wgnet_proto::{DockerNetworkId, Generation, HostId};
 
@@ -75,6 +77,37 @@ impl Journal {
             state: receiver,
             seqs,
             writer: Writer::start(disk, sender),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Opens a journal that lives in memory: no thread and no file, for simulations. `gate` is
+    /// awaited before and after whatever reaches the disk.
+    ///
+    /// # Errors
+    ///
+    /// When the disk is full and another boot is to be noted.
+    pub fn open_in_memory(
+        disk: &MemoryDisk,
+        boot: &str,
+        random: &Random,
+        gate: Gate,
+    ) -> Result<Self, JournalError> {
+        let (mut storage, key, loaded) = disk.open(random);
+        let mut state = loaded.clone();
+        if state.boot != boot {
+            state.enter_boot(boot, key.id());
+            writer::Storage::write(&mut storage, &loaded, &state)?;
+        }
+        let seqs = Seqs::starting_at(state.reserved_seq);
+        let (sender, receiver) = watch::channel(Arc::new(state));
+        let inner = Inner {
+            path: memory::path(),
+            key,
+            started: Instant::now(),
+            state: receiver,
+            seqs,
+            writer: Writer::start_on_runtime(storage, sender, gate),
         };
         Ok(Self { inner: Arc::new(inner) })
     }

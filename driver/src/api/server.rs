@@ -56,6 +56,22 @@ impl Api {
             answers: Answers::default(),
         }
     }
+
+    /// One call without a socket, as [`serve`] would run it: status and body of its answer.
+    pub async fn call(
+        &self,
+        scope: Scope,
+        path: &str,
+        body: &[u8],
+        id: Option<String>,
+        within: Option<Duration>,
+    ) -> (u16, Bytes) {
+        let (calls, abandon) = (TaskTracker::new(), CancellationToken::new());
+        let server = Server { api: self.clone(), scope, calls, abandon };
+        let delivery = Delivery { id, expires: within.map(|within| Instant::now() + within) };
+        let answer = server.once(path, body, delivery).await;
+        (answer.status.as_u16(), answer.body)
+    }
 }
 
 /// A finished answer.

@@ -73,6 +73,23 @@ impl Model {
         host.ends.insert((namespace.clone(), name.clone()), sandbox.to_owned());
     }
 
+    /// What a network looks like, containers included.
+    pub fn look(&self, namespace: &Namespace) -> Seen<Observed> {
+        self.host().kernels.get(namespace).cloned().unwrap_or(Seen::Absent)
+    }
+
+    /// The container that has the other end of a veth.
+    pub fn container_of(&self, namespace: &Namespace, name: &IfName) -> Option<PathBuf> {
+        self.host().ends.get(&(namespace.clone(), name.clone())).cloned()
+    }
+
+    /// The host loses power: nothing of its kernel is left.
+    pub fn power_off(&self) {
+        let mut host = self.host();
+        let ports = std::mem::take(&mut host.ports);
+        *host = Host { ports, ..Host::default() };
+    }
+
     /// Makes a UDP port somebody else's, or nobody's.
     pub fn occupy_port(&self, port: u16, occupied: bool) {
         let ports = &mut self.host().ports;

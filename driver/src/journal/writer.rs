@@ -1,4 +1,5 @@
-//! The thread that changes the journal: takes all updates that wait, applies them in order, syncs once.
+//! What changes the journal: takes all updates that wait, applies them in order, syncs once. On a
+//! thread of its own since a commit blocks; a journal in memory needs none and runs on the runtime.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -6,10 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
 use super::disk::Disk;
+use super::memory::Gate;
 use super::{JournalError, State};
 
 /// How long kept records may stay without a sync when nothing else is written.
@@ -53,9 +55,41 @@ impl Job {
     }
 }
 
-pub(super) struct Writer {
-    jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+/// Where a journal is kept.
+pub(super) trait Storage: Send + 'static {
+    /// The content, if it had to be read again after a failed write.
+    fn reopen_if_closed(&mut self) -> Result<Option<State>, JournalError>;
+    fn write(&mut self, old: &State, new: &State) -> Result<(), JournalError>;
+    fn keep(&mut self, changes: &[(String, Option<Vec<u8>>)]) -> Result<(), JournalError>;
+    fn flush(&mut self) -> Result<(), JournalError>;
+    fn records(&self) -> KeptRecords;
+}
+
+impl Storage for Disk {
+    fn reopen_if_closed(&mut self) -> Result<Option<State>, JournalError> {
+        self.reopen_if_closed()
+    }
+
+    fn write(&mut self, old: &State, new: &State) -> Result<(), JournalError> {
+        self.write(old, new)
+    }
+
+    fn keep(&mut self, changes: &[(String, Option<Vec<u8>>)]) -> Result<(), JournalError> {
+        self.keep(changes)
+    }
+
+    fn flush(&mut self) -> Result<(), JournalError> {
+        self.flush()
+    }
+
+    fn records(&self) -> KeptRecords {
+        self.records()
+    }
+}
+
+pub(super) enum Writer {
+    Thread { jobs: Option<Sender<Job>>, thread: Option<JoinHandle<()>> },
+    Task(mpsc::UnboundedSender<Job>),
 }
 
 impl Writer {
@@ -66,33 +100,78 @@ impl Writer {
             .name("journal".to_owned())
             .spawn(run)
             .expect("a thread can be started");
-        Self { jobs: Some(jobs), thread: Some(thread) }
+        Self::Thread { jobs: Some(jobs), thread: Some(thread) }
+    }
+
+    /// For a journal that never blocks; `gate` is awaited before and after whatever reaches it.
+    pub(super) fn start_on_runtime(
+        disk: impl Storage,
+        states: watch::Sender<Arc<State>>,
+        gate: Gate,
+    ) -> Self {
+        let (jobs, queue) = mpsc::unbounded_channel();
+        tokio::spawn(Loop { disk, states, unsynced: false }.run_on_runtime(queue, gate));
+        Self::Task(jobs)
     }
 
     pub(super) fn send(&self, job: Job) {
-        // When the thread is gone the job's reply is dropped, which its caller sees.
-        let _ = self.jobs.as_ref().expect("taken on drop only").send(job);
+        // When the loop is gone the job's reply is dropped, which its caller sees.
+        match self {
+            Self::Thread { jobs, .. } => {
+                let _ = jobs.as_ref().expect("taken on drop only").send(job);
+            }
+            Self::Task(jobs) => {
+                let _ = jobs.send(job);
+            }
+        }
     }
 }
 
 impl Drop for Writer {
     /// Waits for what was sent, so that the file is closed when the last handle is gone.
     fn drop(&mut self) {
-        drop(self.jobs.take());
-        let thread = self.thread.take().expect("taken here only");
+        let Self::Thread { jobs, thread } = self else {
+            return;
+        };
+        drop(jobs.take());
+        let thread = thread.take().expect("taken here only");
         if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
             error!("the journal's thread panicked");
         }
     }
 }
 
-struct Loop {
-    disk: Disk,
+struct Loop<S> {
+    disk: S,
     states: watch::Sender<Arc<State>>,
     unsynced: bool,
 }
 
-impl Loop {
+impl<S: Storage> Loop<S> {
+    async fn run_on_runtime(mut self, mut queue: mpsc::UnboundedReceiver<Job>, gate: Gate) {
+        loop {
+            let first = if self.unsynced {
+                match tokio::time::timeout(FLUSH_AFTER, queue.recv()).await {
+                    Ok(job) => job,
+                    Err(_) => {
+                        gate().await;
+                        self.flush();
+                        continue;
+                    }
+                }
+            } else {
+                queue.recv().await
+            };
+            let Some(first) = first else { break };
+            gate().await;
+            self.batch(first, || queue.try_recv().ok());
+            gate().await;
+        }
+        if self.unsynced {
+            self.flush();
+        }
+    }
+
     fn run(mut self, queue: &Receiver<Job>) {
         loop {
             let first = if self.unsynced {
@@ -108,23 +187,27 @@ impl Loop {
                 let Ok(job) = queue.recv() else { break };
                 job
             };
-            let mut updates = Vec::new();
-            let mut next = Some(first);
-            while let Some(job) = next.take() {
-                match job {
-                    Job::Update(change) => updates.push(change),
-                    other => self.side_job(other),
-                }
-                if updates.len() < BATCH {
-                    next = queue.try_recv().ok();
-                }
-            }
-            if !updates.is_empty() {
-                self.apply(updates);
-            }
+            self.batch(first, || queue.try_recv().ok());
         }
         if self.unsynced {
             self.flush();
+        }
+    }
+
+    fn batch(&mut self, first: Job, mut waiting: impl FnMut() -> Option<Job>) {
+        let mut updates = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Update(change) => updates.push(change),
+                other => self.side_job(other),
+            }
+            if updates.len() < BATCH {
+                next = waiting();
+            }
+        }
+        if !updates.is_empty() {
+            self.apply(updates);
         }
     }
 

@@ -1,0 +1,138 @@
+//! A journal's disk in memory, for simulations: it outlives the process that writes it, and forgets
+//! what was not synced when that process ends.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use wgnet_proto::seal::HostKey;
+
+use super::sweep::{DELETED_KEPT, LINGER};
+use super::writer::Storage;
+use super::{JournalError, Random, State};
+
+/// Awaited before and after whatever reaches the disk: how long it takes, and where a process that
+/// is killed stops.
+pub type Gate = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// Clones are the same disk.
+#[derive(Clone, Default)]
+pub struct MemoryDisk(Arc<Mutex<Content>>);
+
+#[derive(Default)]
+struct Content {
+    key: Option<HostKey>,
+    state: State,
+    records: BTreeMap<String, Vec<u8>>,
+    synced: BTreeMap<String, Vec<u8>>,
+    full: bool,
+    /// Whether the next write, which fails, is on the disk all the same.
+    failing: Option<bool>,
+}
+
+/// What one process has of the disk.
+pub(super) struct MemoryStorage {
+    disk: MemoryDisk,
+    closed: bool,
+}
+
+pub(super) fn path() -> PathBuf {
+    PathBuf::from("memory")
+}
+
+impl MemoryDisk {
+    /// While it is full every write fails.
+    pub fn fill(&self, full: bool) {
+        self.content().full = full;
+    }
+
+    /// The next write fails, `written` or not.
+    pub fn fail_next(&self, written: bool) {
+        self.content().failing = Some(written);
+    }
+
+    /// What is durable.
+    pub fn state(&self) -> State {
+        self.content().state.clone()
+    }
+
+    pub(super) fn open(&self, random: &Random) -> (MemoryStorage, HostKey, State) {
+        let mut content = self.content();
+        content.records = content.synced.clone();
+        let key = content.key.get_or_insert_with(|| {
+            let mut bytes = [0; 32];
+            random(&mut bytes);
+            HostKey::from_random(bytes)
+        });
+        let key = key.clone();
+        (MemoryStorage { disk: self.clone(), closed: false }, key, loaded(&content.state))
+    }
+
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The state as it is read from a file: without what is not durable.
+fn loaded(state: &State) -> State {
+    let lingering = state.networks.iter().filter(|(_, network)| network.lingering);
+    State {
+        revision: 0,
+        changed: BTreeMap::new(),
+        lingers_until: lingering.map(|(id, _)| (id.clone(), LINGER)).collect(),
+        deleted: Arc::new(state.deleted.keys().map(|id| (id.clone(), DELETED_KEPT)).collect()),
+        ..state.clone()
+    }
+}
+
+impl Content {
+    fn write(&mut self, change: impl FnOnce(&mut Self)) -> Result<(), JournalError> {
+        let failing = self.failing.take();
+        if !self.full && failing != Some(false) {
+            change(self);
+        }
+        if self.full || failing.is_some() {
+            let cause = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(JournalError::file("write journal", path(), cause));
+        }
+        Ok(())
+    }
+}
+
+impl Storage for MemoryStorage {
+    fn reopen_if_closed(&mut self) -> Result<Option<State>, JournalError> {
+        let closed = std::mem::take(&mut self.closed);
+        Ok(closed.then(|| loaded(&self.disk.content().state)))
+    }
+
+    fn write(&mut self, _: &State, new: &State) -> Result<(), JournalError> {
+        let written = self.disk.content().write(|content| {
+            content.state = new.clone();
+            content.synced = content.records.clone();
+        });
+        self.closed |= written.is_err();
+        written
+    }
+
+    fn keep(&mut self, changes: &[(String, Option<Vec<u8>>)]) -> Result<(), JournalError> {
+        let mut content = self.disk.content();
+        for (path, record) in changes {
+            match record {
+                Some(record) => drop(content.records.insert(path.clone(), record.clone())),
+                None => drop(content.records.remove(path)),
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), JournalError> {
+        self.disk.content().write(|content| content.synced = content.records.clone())
+    }
+
+    fn records(&self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
+        let content = self.disk.content();
+        Ok(content.records.iter().map(|(path, record)| (path.clone(), record.clone())).collect())
+    }
+}
