@@ -21,12 +21,12 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use wgnet_control_plane::follower::{Followed, Follower, FollowerOptions, Scopes};
-use wgnet_control_plane::publisher::{Picture, Present, Publisher, WantedRecords};
+use wgnet_control_plane::publisher::{Picture, Publisher, WantedRecords};
 use wgnet_control_plane::session::{LEASE_TTL, Session};
-use wgnet_control_plane::store::{Change, Condition, Entry, Op, Revision, Store, Txn};
-use wgnet_core::{ClusterView, Judge, Refusal, Verdict};
-use wgnet_proto::status::{Problem, StoreStatus};
-use wgnet_proto::{ClusterSecrets, HostKey, NetworkKey, Path, Record, Refused, Sealer};
+use wgnet_control_plane::store::{Change, Entry, Revision, Store};
+use wgnet_core::{ClusterView, Judge, Refusal};
+use wgnet_proto::status::StoreStatus;
+use wgnet_proto::{ClusterSecrets, HostKey, NetworkKey, Path};
 
 use crate::journal::{Journal, Random};
 use crate::problems::Problems;

@@ -1,6 +1,10 @@
 //! The end of a network: the last member to leave deletes it.
 
-use super::*;
+use tracing::{debug, warn};
+use wgnet_control_plane::store::{Condition, Op, Store, Txn};
+use wgnet_proto::NetworkKey;
+
+use super::{Task, scope_of, wanted};
 
 impl<S: Store> Task<S> {
     /// The last member to leave deletes the network, in a transaction that requires no members.

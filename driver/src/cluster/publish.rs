@@ -1,6 +1,14 @@
 //! What the publisher is told: the records this host wants in the store, and what is there.
 
-use super::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tracing::warn;
+use wgnet_control_plane::publisher::{Picture, Present, WantedRecords};
+use wgnet_control_plane::store::Store;
+use wgnet_proto::{Path, Record};
+
+use super::{CLUSTER, HostFacts, Task, wanted};
 
 impl<S: Store> Task<S> {
     /// Tells the publisher what is wanted and what is there.

@@ -1,6 +1,12 @@
 //! What people are told: status, refusals, problems.
 
-use super::*;
+use tracing::warn;
+use wgnet_control_plane::store::{Revision, Store};
+use wgnet_core::Verdict;
+use wgnet_proto::status::{Problem, StoreStatus};
+use wgnet_proto::{NetworkKey, Refused};
+
+use super::{CLUSTER, ClusterStatus, Task, history};
 
 impl<S: Store> Task<S> {
     pub(super) fn tell(&self, publishing: &wgnet_control_plane::publisher::Publishing) {

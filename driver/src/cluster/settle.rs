@@ -1,7 +1,14 @@
 //! What follows from judge and journal: which cluster and history this is, which networks are
 //! followed, and the view that everything else works from.
 
-use super::*;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tracing::{debug, info, warn};
+use wgnet_control_plane::store::{Condition, Op, Store, Txn};
+use wgnet_proto::{NetworkKey, Path, Record, Sealer};
+
+use super::{CLUSTER, COMMON, Task, history, scope_of};
 
 impl<S: Store> Task<S> {
     /// Brings everything that follows from judge and journal up to date.
