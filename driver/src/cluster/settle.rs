@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use wgnet_control_plane::store::{Condition, Op, Store, Txn};
 use wgnet_proto::{NetworkKey, Path, Record, Sealer};
 
-use super::{CLUSTER, COMMON, Task, history, scope_of};
+use super::{CLUSTER, COMMON, Task, history, scope_of, wanted};
 
 impl<S: Store> Task<S> {
     /// Brings everything that follows from judge and journal up to date.
@@ -22,6 +22,7 @@ impl<S: Store> Task<S> {
         self.follow_networks();
         self.search_store().await;
         self.tell_view().await;
+        self.note_freed().await;
         self.want().await;
         self.remove_left_networks().await;
     }
@@ -176,6 +177,18 @@ impl<S: Store> Task<S> {
             if let Err(error) = noted.await {
                 warn!(error = crate::chain(&error), "Cannot note a lost address");
             }
+        }
+    }
+
+    /// Keeps for good what the cluster says of a network's end.
+    async fn note_freed(&self) {
+        let freed = wanted::freed_unnoted(&self.inputs.journal.state(), self.judge.view());
+        if freed.is_empty() {
+            return;
+        }
+        let noted = self.inputs.journal.update(move |state| state.freed.extend(freed));
+        if let Err(error) = noted.await {
+            warn!(error = crate::chain(&error), "Cannot note that a network is freed");
         }
     }
 

@@ -57,6 +57,14 @@ pub(super) fn records(facts: &HostFacts, state: &State, view: &ClusterView) -> W
     wanted
 }
 
+/// Networks of this host that the cluster says are freed, and its journal does not say yet. The
+/// cluster forgets a freed network while this host still takes it down: it must not be published anew.
+pub(super) fn freed_unnoted(state: &State, view: &ClusterView) -> Vec<NetworkKey> {
+    let keys = state.networks.values().map(|network| &network.definition.key);
+    let unnoted = keys.filter(|key| is_freed(view, key) && !state.freed.contains(*key));
+    unnoted.cloned().collect()
+}
+
 /// The record by which this host says that all its others are in this history of the store.
 pub(super) fn host_record(facts: &HostFacts, incarnation: Incarnation) -> Record {
     Record::Host(HostRecord {
@@ -127,4 +135,74 @@ fn endpoint_record(endpoint: &LocalEndpoint, me: HostId) -> Option<EndpointRecor
         mac: endpoint.mac,
         claim: endpoint.claim,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use wgnet_core::{NetworkDefinition, NetworkOptions, NetworkView, Subnet};
+    use wgnet_proto::DockerNetworkId;
+
+    use super::*;
+
+    fn id() -> DockerNetworkId {
+        "a".repeat(25).parse().unwrap()
+    }
+
+    fn facts() -> HostFacts {
+        HostFacts {
+            me: HostId([1; 16]),
+            name: "h1".to_owned(),
+            version: "0".to_owned(),
+            backend: "kernel".to_owned(),
+            boot: "boot".to_owned(),
+            underlay: Vec::new(),
+        }
+    }
+
+    fn lingering() -> State {
+        let pool = "10.50.0.0/24".parse().unwrap();
+        let definition = NetworkDefinition {
+            docker_id: id(),
+            key: NetworkKey::swarm(&id()),
+            subnets: vec![Subnet { pool, gateway: None }],
+            internal: false,
+            options: NetworkOptions::default(),
+            raw_options: BTreeMap::new(),
+            mtu: 1420,
+        };
+        let network =
+            LocalNetwork { definition, slots: vec![], endpoints: BTreeMap::new(), lingering: true };
+        State { networks: [(id(), Arc::new(network))].into(), ..State::default() }
+    }
+
+    fn view_with(freed: bool) -> ClusterView {
+        let record = NetworkRecord { subnets: vec![], options: BTreeMap::new(), freed };
+        let network = NetworkView { record: Some(record), ..NetworkView::default() };
+        let networks = BTreeMap::from([(NetworkKey::swarm(&id()), network)]);
+        ClusterView { networks, ..ClusterView::default() }
+    }
+
+    fn publishes_network(state: &State, view: &ClusterView) -> bool {
+        records(&facts(), state, view).keys().any(|path| path.network().is_some())
+    }
+
+    #[test]
+    fn a_freed_network_is_noted_once() {
+        let mut state = lingering();
+        assert!(freed_unnoted(&state, &view_with(false)).is_empty());
+        assert_eq!(freed_unnoted(&state, &view_with(true)), [NetworkKey::swarm(&id())]);
+        state.freed.insert(NetworkKey::swarm(&id()));
+        assert!(freed_unnoted(&state, &view_with(true)).is_empty());
+    }
+
+    #[test]
+    fn a_freed_network_is_not_published_anew_when_the_cluster_has_forgotten_it() {
+        let mut state = lingering();
+        assert!(publishes_network(&state, &view_with(false)), "it may come back");
+        assert!(!publishes_network(&State::default(), &ClusterView::default()));
+        state.freed.extend(freed_unnoted(&state, &view_with(true)));
+        assert!(!publishes_network(&state, &ClusterView::default()));
+    }
 }
