@@ -32,13 +32,11 @@ use crate::ports::Ports;
 use crate::problems::Problems;
 use crate::reconcile::runtime::Runtimes;
 use crate::status::Status;
-use crate::underlay::{self, Underlay};
+use crate::underlay;
 use crate::{admin, check, notify, reconcile, unready};
 
 /// Between tries of what the driver cannot work without.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
-
-const FIND_UNDERLAY_EVERY: Duration = Duration::from_secs(10);
 
 /// How long tasks have to end once they are told to.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -201,7 +199,7 @@ impl Parts {
         spawn(
             &mut tasks,
             "the search for underlay addresses",
-            follow_underlay(configured, etcd, underlay, cancel.clone()),
+            underlay::follow(configured, etcd, store.clone(), underlay, cancel.clone()),
         );
         let inputs = cluster::Inputs {
             store,
@@ -416,34 +414,6 @@ async fn hold_shims(
         bound.extend(listener.ok());
     }
     (bound, shims)
-}
-
-async fn follow_underlay(
-    configured: Vec<std::net::IpAddr>,
-    etcd: Vec<String>,
-    found: watch::Sender<Underlay>,
-    cancel: CancellationToken,
-) {
-    loop {
-        let (configured, etcd) = (configured.clone(), etcd.clone());
-        if let Ok(underlay) = tokio::task::spawn_blocking(move || underlay::find(&configured, &etcd)).await
-            // Losing the route for a while is no reason to take the address out of the record.
-            && !underlay.addresses.is_empty()
-        {
-            found.send_if_modified(|old| {
-                let changed = *old != underlay;
-                if changed {
-                    info!(addresses = ?underlay.addresses, mtu = underlay.mtu, "Underlay");
-                    *old = underlay;
-                }
-                changed
-            });
-        }
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(FIND_UNDERLAY_EVERY) => {}
-        }
-    }
 }
 
 fn port_picker(ports: Ports) -> api::PortPicker {

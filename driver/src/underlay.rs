@@ -1,12 +1,31 @@
-//! Where other hosts reach this one: configured, or found from the route to etcd.
+//! Where other hosts reach this one: configured, or found from the route to etcd; and its changes.
+
+mod changes;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use wgnet_control_plane::store::etcd::EtcdStore;
+
+use changes::Changes;
 
 /// Ethernet's; what is assumed of an address that is on no interface (yet).
 const USUAL_MTU: u16 = 1500;
+
+/// Looked at even if the kernel tells of no change: a name of etcd's may lead elsewhere.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Changes come in bursts (an address, then its routes): look once after the burst.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Containers that come and go change addresses of the host all the time.
+const LOOK_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
 /// This host on the underlay.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,6 +63,48 @@ pub fn find(configured: &[IpAddr], etcd: &[String]) -> Underlay {
     }
     let mtu = addresses.iter().filter_map(|address| mtu_of(*address)).min().unwrap_or(USUAL_MTU);
     Underlay { addresses, mtu }
+}
+
+/// Tells the addresses whenever they change. What the store still has under way from an address that
+/// is gone would wait for answers in vain, so that its connection is ended.
+pub async fn follow(
+    configured: Vec<IpAddr>,
+    etcd: Vec<String>,
+    store: EtcdStore,
+    found: watch::Sender<Underlay>,
+    cancel: CancellationToken,
+) {
+    let mut changes = Changes::listen();
+    loop {
+        let looked = Instant::now();
+        let (configured, etcd) = (configured.clone(), etcd.clone());
+        let search = tokio::task::spawn_blocking(move || find(&configured, &etcd)).await;
+        let known = found.borrow().clone();
+        // Losing the route for a while is no reason to take the address out of the record.
+        if let Ok(underlay) = search
+            && !underlay.addresses.is_empty()
+            && known != underlay
+        {
+            info!(addresses = ?underlay.addresses, mtu = underlay.mtu, "Underlay");
+            if known.addresses.iter().any(|address| !underlay.addresses.contains(address)) {
+                store.hang_up().await;
+            }
+            found.send_replace(underlay);
+        }
+        // All arms are cancel-safe.
+        let told = tokio::select! {
+            () = cancel.cancelled() => return,
+            () = changes.next() => true,
+            () = tokio::time::sleep(LOOK_EVERY) => false,
+        };
+        if told {
+            let due = (looked + LOOK_AT_MOST_EVERY).max(Instant::now() + SETTLE);
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep_until(due) => changes.drain(),
+            }
+        }
+    }
 }
 
 fn resolve(endpoint: &str) -> Vec<SocketAddr> {

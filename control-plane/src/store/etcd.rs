@@ -70,6 +70,12 @@ impl EtcdStore {
         Ok(Self { line: Arc::new(Line::new(connect, options.endpoints)), prefix })
     }
 
+    /// Ends the connection, and its watches as lost; the next call makes another. For a host whose
+    /// address changed: what it has sent from the old one would be waited for in vain.
+    pub async fn hang_up(&self) {
+        self.line.hang_up().await;
+    }
+
     fn full(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }

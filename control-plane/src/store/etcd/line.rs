@@ -144,6 +144,13 @@ impl Line {
         Ok(connection)
     }
 
+    /// Ends the connection; the member may be as good as before.
+    pub(super) async fn hang_up(&self) {
+        if let Some(connection) = self.state.lock().await.current.take() {
+            connection.streams.hang_up();
+        }
+    }
+
     /// Goes on with the next member, unless another call already did.
     pub(super) async fn leave(&self, connection: &Connection) {
         let mut state = self.state.lock().await;

@@ -35,6 +35,7 @@ type Name = Box<dyn Fn(&[u8]) -> Option<String> + Send>;
 enum Request {
     Open { wish: Wish, events: mpsc::Sender<WatchEvent>, end: End, id: oneshot::Sender<i64> },
     Close(i64),
+    HangUp,
 }
 
 /// Why a watch ended; told before its channel closes.
@@ -60,6 +61,12 @@ impl Streams {
     /// Whether a stream on this connection ended by itself.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Ends the stream and every watch on it as lost.
+    pub(super) fn hang_up(&self) {
+        // A task that is gone has no watches.
+        let _ = self.requests.send(Request::HangUp);
     }
 
     /// Begins a watch and waits until etcd has confirmed it.

@@ -105,6 +105,7 @@ async fn serve(
                 send(sender.cancel(id)).await
             }
             Next::Request(Request::Close(_)) => Ok(()),
+            Next::Request(Request::HangUp) => Err(Fault::Lost("it was hung up".to_owned())),
             Next::Silence if is_tried => Err(Fault::Lost("etcd is silent".to_owned())),
             Next::Silence => {
                 due = Instant::now() + ANSWER_WITHIN;
