@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use gotatun::device::configure::DeviceWrite;
 use gotatun::device::{self, Peer as NewPeer};
+use gotatun::noise::TimerParams;
 use gotatun::x25519::{PublicKey, StaticSecret};
 use ipnetwork::IpNetwork;
 use tokio::sync::mpsc;
@@ -288,7 +289,8 @@ impl<'a, 'd> Change<'a, 'd> {
     async fn add_or_update(&mut self, update: PeerUpdate) {
         let key = update.public_key;
         if self.peers.get(&key).is_none() {
-            self.new.insert(key, NewPeer::new(key.into()));
+            let new = NewPeer::new(key.into()).dangerously_with_timer_params(timers());
+            self.new.insert(key, new);
         }
         let known = self.peers.get_or_add(key);
         if let Some(preshared_key) = &update.preshared_key {
@@ -347,6 +349,15 @@ impl<'a, 'd> Change<'a, 'd> {
         }
         self.greetings
     }
+}
+
+/// Age at which a session in use is renewed. WireGuard's 120 s would leave none after a minute's
+/// outage that begins just then: it ends at 180 s, and the next try of a handshake may be 5 s away.
+const RENEW_AFTER: Duration = Duration::from_secs(110);
+
+/// WireGuard's own but for that one, which the other side does not depend on.
+fn timers() -> TimerParams {
+    TimerParams { rekey_after_time: RENEW_AFTER..=RENEW_AFTER, ..TimerParams::default() }
 }
 
 /// What a peer owns, as WireGuard takes it.
