@@ -1,8 +1,8 @@
 //! How far the kernel follows the journal, network by network: what reconcile reports and what the
-//! API's handlers wait for.
+//! API's handlers wait for. And the other way round: which calls run.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -28,6 +28,45 @@ const GIVEN_UP_AFTER: u32 = 4;
 #[derive(Clone, Default)]
 pub struct Applied {
     reports: Arc<watch::Sender<BTreeMap<DockerNetworkId, Report>>>,
+    calls: Calls,
+}
+
+/// Docker's calls that wait or run, by the object they are about. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Calls(Arc<Mutex<BTreeMap<String, usize>>>);
+
+/// A call, until dropped.
+pub struct Running {
+    calls: Calls,
+    object: String,
+}
+
+impl Calls {
+    #[must_use]
+    pub fn begin(&self, object: &str) -> Running {
+        *self.lock().entry(object.to_owned()).or_default() += 1;
+        Running { calls: self.clone(), object: object.to_owned() }
+    }
+
+    pub fn is_running(&self, object: &str) -> bool {
+        self.lock().contains_key(object)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut calls = self.calls.lock();
+        if let Some(count) = calls.get_mut(&self.object) {
+            *count -= 1;
+            if *count == 0 {
+                calls.remove(&self.object);
+            }
+        }
+    }
 }
 
 /// Why a wait ended without success.
@@ -40,6 +79,10 @@ pub enum NotApplied {
 }
 
 impl Applied {
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
     pub fn report(&self, network: &DockerNetworkId, report: Report) {
         self.reports.send_if_modified(|reports| {
             if reports.get(network) == Some(&report) {
@@ -86,5 +129,20 @@ impl Applied {
             return Ok(());
         }
         Err(NotApplied::Failed(report.error.clone().unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_called_as_long_as_any_call_about_it_runs() {
+        let calls = Calls::default();
+        let (first, second) = (calls.begin("a"), calls.begin("a"));
+        drop(first);
+        assert!(calls.is_running("a") && !calls.is_running("b"));
+        drop(second);
+        assert!(!calls.is_running("a"));
     }
 }

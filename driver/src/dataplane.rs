@@ -14,6 +14,7 @@ pub mod model;
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::path::Path;
 
 use wgnet_core::{Namespace, Observed, Seen, Step};
 
@@ -37,6 +38,9 @@ pub trait Dataplane: Clone + Send + Sync + 'static {
         namespace: &Namespace,
         joined: &Joined,
     ) -> impl Future<Output = Seen<Observed>> + Send;
+
+    /// Whether there is a container's namespace at the path that Join named.
+    fn sandbox(&self, path: &Path) -> impl Future<Output = Seen<()>> + Send;
 
     fn apply(
         &self,

@@ -12,6 +12,7 @@ pub mod local;
 pub mod model;
 pub mod observed;
 pub mod options;
+pub mod orphan;
 pub mod plan;
 pub mod step;
 #[cfg(feature = "testing")]

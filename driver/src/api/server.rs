@@ -241,6 +241,7 @@ impl Server {
         let object =
             decoded.as_ref().ok().and_then(Call::object).filter(|object| !object.is_empty());
         let turn = object.map(|object| self.api.turns.queue(object));
+        let running = object.map(|object| self.api.context.applied.calls().begin(object));
         let name = call::name(path).chars().take(40).collect::<String>();
         let span = info_span!(
             "call",
@@ -250,6 +251,7 @@ impl Server {
         let (api, scope, abandon) = (self.api.clone(), self.scope, self.abandon.clone());
         let arrived = Instant::now();
         let run = async move {
+            let _running = running;
             let _turn = match turn {
                 Some(turn) => Some(turn.await),
                 None => None,

@@ -20,6 +20,7 @@ mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
@@ -251,6 +252,18 @@ impl Dataplane for Linux {
             Err(error) => {
                 let error: &(dyn std::error::Error + 'static) = &error;
                 tracing::warn!(%namespace, error, "Cannot tell what the network has in the kernel");
+                Seen::Unknown
+            }
+        }
+    }
+
+    async fn sandbox(&self, path: &Path) -> Seen<()> {
+        match netns::open(path) {
+            Ok(Some(_)) => Seen::Present(()),
+            Ok(None) => Seen::Absent,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(path = %path.display(), error, "Cannot look for a container");
                 Seen::Unknown
             }
         }

@@ -187,6 +187,10 @@ impl Dataplane for Model {
         seen
     }
 
+    async fn sandbox(&self, path: &Path) -> Seen<()> {
+        if self.host().containers.contains(path) { Seen::Present(()) } else { Seen::Absent }
+    }
+
     async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<(), DataplaneError> {
         let applied = self.host().apply(namespace, step);
         let (kind, reason) = match applied {

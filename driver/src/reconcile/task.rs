@@ -1,5 +1,7 @@
 //! One network's loop: derive, look, plan, apply, report.
 
+mod orphans;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +10,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info, info_span, warn};
+use wgnet_core::orphan::Orphans;
 use wgnet_core::watchdog::Watchdog;
 use wgnet_core::{
     Desired, Hints, LocalNetwork, Namespace, NetworkView, Observed, RouteTarget, Seen, Step, model,
 };
 use wgnet_proto::status::Problem;
-use wgnet_proto::{DockerNetworkId, EndpointId, IfName};
+use wgnet_proto::{DockerNetworkId, IfName};
 
 use super::Context;
 use super::runtime::Runtime;
@@ -54,6 +57,7 @@ struct Memory {
     stale: bool,
     hints: Hints,
     watchdog: Watchdog,
+    orphans: Orphans,
     /// Since when each veth is known to be joined.
     joined_since: BTreeMap<IfName, Instant>,
     /// What was wanted in the last pass that ended in sync.
@@ -86,6 +90,7 @@ impl<D: Dataplane> NetworkTask<D> {
             stale: true,
             hints: Hints::default(),
             watchdog: Watchdog::default(),
+            orphans: Orphans::default(),
             joined_since: BTreeMap::new(),
             settled: None,
             failures: 0,
@@ -156,7 +161,7 @@ impl<D: Dataplane> NetworkTask<D> {
             .as_ref()
             .and_then(|local| view.networks.get(&local.definition.key))
             .unwrap_or(&none);
-        let desired = local.as_ref().and_then(|local| {
+        let mut desired = local.as_ref().and_then(|local| {
             let keys =
                 |generation, peer| keyring.preshared_key(&local.definition.key, generation, peer);
             wgnet_core::derive(local, network, &view, self.context.me, families, &keys)
@@ -168,6 +173,12 @@ impl<D: Dataplane> NetworkTask<D> {
             let joined = self.joined(desired.as_ref());
             self.memory.believed = self.context.dataplane.observe(&self.namespace, &joined).await;
             self.memory.stale = matches!(self.memory.believed, Seen::Unknown);
+            if let Some(local) = local.as_ref().filter(|local| !local.lingering) {
+                self.give_up_orphans(local, started.elapsed().as_secs()).await;
+            }
+        }
+        if let Some(desired) = &mut desired {
+            orphans::leave_out(desired, |endpoint| self.memory.orphans.is_gone(endpoint));
         }
         if let (true, Seen::Present(observed)) = (looked, &self.memory.believed) {
             self.memory.hints.remake =
@@ -206,8 +217,16 @@ impl<D: Dataplane> NetworkTask<D> {
     /// Carries the steps out; goes on past failures, so that one bad object harms no other.
     async fn apply(&mut self, steps: Vec<Step>) -> (Option<DataplaneError>, Option<String>) {
         let (mut first, mut first_local, mut gone) = (None, None, BTreeSet::new());
+        // No way leads to a pair that cannot be made.
+        let leads_there = |step: &Step, gone: &BTreeSet<IfName>| match step {
+            Step::SetRoute { target: RouteTarget::Link(link), .. } => gone.contains(link),
+            _ => false,
+        };
         for step in steps {
             // What a failed step should have made is missing: the step that needs it would fail, too.
+            if leads_there(&step, &gone) {
+                continue;
+            }
             if first.is_some() && model::apply(&mut self.memory.believed.clone(), &step).is_err() {
                 continue;
             }
@@ -215,16 +234,17 @@ impl<D: Dataplane> NetworkTask<D> {
             match self.context.dataplane.apply(&self.namespace, &step).await {
                 Ok(()) => self.applied(&step),
                 Err(error) => {
-                    self.memory.stale = true;
                     if let (
                         ErrorKind::ContainerGone,
-                        Step::RestoreVeth { veth, .. } | Step::FixContainer { veth, .. },
+                        Step::RestoreVeth { name, veth, .. } | Step::FixContainer { name, veth },
                     ) = (error.kind, &step)
                     {
+                        // It ended since this pass looked; the next look counts it as gone.
                         info!(endpoint = veth.endpoint.short(), "The container is gone");
-                        gone.insert(veth.endpoint.clone());
+                        gone.insert(name.clone());
                         continue;
                     }
+                    self.memory.stale = true;
                     warn!(step = name(&step), error = crate::chain(&error), "A step failed");
                     if !is_remote(&step) {
                         first_local.get_or_insert_with(|| crate::chain(&error));
@@ -233,7 +253,6 @@ impl<D: Dataplane> NetworkTask<D> {
                 }
             }
         }
-        self.forget_sandboxes(gone).await;
         (first, first_local)
     }
 
@@ -255,27 +274,6 @@ impl<D: Dataplane> NetworkTask<D> {
             since.entry(name.clone()).or_insert_with(Instant::now);
         }
         joined.into_iter().filter(|(name, _)| since[name].elapsed() >= DOCKER_AT_WORK).collect()
-    }
-
-    /// Containers that are gone are not repaired any more; Docker's DeleteEndpoint may never come.
-    async fn forget_sandboxes(&self, gone: BTreeSet<EndpointId>) {
-        if gone.is_empty() {
-            return;
-        }
-        let network = self.network.clone();
-        let forgotten = self.context.journal.update(move |state| {
-            let Some(network) = state.network_mut(&network) else {
-                return;
-            };
-            for endpoint in
-                network.endpoints.values_mut().filter(|endpoint| gone.contains(&endpoint.id))
-            {
-                endpoint.sandbox = None;
-            }
-        });
-        if let Err(error) = forgotten.await {
-            warn!(error = crate::chain(&error), "Cannot note that a container is gone");
-        }
     }
 
     async fn take_another_port(&self, local: &LocalNetwork, object: &str) {
@@ -355,17 +353,17 @@ impl<D: Dataplane> NetworkTask<D> {
             let doublings = (self.memory.failures - 1).min(10);
             return (RETRY_FIRST * 2u32.pow(doublings)).min(RETRY_LAST);
         }
+        let until = |due: u64| Duration::from_secs(due.saturating_sub(now).max(1));
+        let orphan = self.memory.orphans.due().map_or(LOOK_EVERY, until);
         if !outcome.awaiting_handshakes {
             self.memory.young_peers_since = None;
-            let suspect = self
-                .memory
-                .watchdog
-                .due()
-                .map(|due| Duration::from_secs(due.saturating_sub(now).max(1)));
-            return suspect.map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY));
+            let suspect = self.memory.watchdog.due().map_or(LOOK_EVERY, until);
+            return suspect.min(orphan).min(LOOK_EVERY);
         }
         let since = *self.memory.young_peers_since.get_or_insert_with(Instant::now);
-        if since.elapsed() < HANDSHAKES_WITHIN { LOOK_FOR_HANDSHAKES_EVERY } else { LOOK_EVERY / 4 }
+        let young = since.elapsed() < HANDSHAKES_WITHIN;
+        let pause = if young { LOOK_FOR_HANDSHAKES_EVERY } else { LOOK_EVERY / 4 };
+        pause.min(orphan)
     }
 }
 
