@@ -4,10 +4,12 @@
 //! No clock, no randomness, no environment, no I/O: everything arrives as an argument. The crate
 //! must never depend on tokio, netlink or etcd.
 
+pub mod absence;
 pub mod brake;
 pub mod desired;
 pub mod join;
 pub mod judge;
+pub mod leftovers;
 pub mod local;
 pub mod model;
 pub mod observed;
