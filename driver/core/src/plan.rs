@@ -13,7 +13,8 @@
 //! - **Underlay address** of a peer: written when the peer is made, and afterwards only when the
 //!   desired one is not what we told last ([`Hints::told`]), or the peer has none. Another one in
 //!   the kernel is no reason: the member may have roamed. So where we do not know what we told (the
-//!   driver was restarted), what is there stays. A wrong one is cured by [`Hints::remake`].
+//!   driver was restarted), what is there stays until another one is desired ([`Hints::adopt`]). A
+//!   wrong one is cured by [`Hints::remake`].
 //! - **Keepalive**: until a peer's first handshake, [`KICK`] where no option asks for one: that makes
 //!   WireGuard start the handshake at once instead of at the first packet. After it, what the option
 //!   says.
@@ -40,14 +41,28 @@ pub const KICK: u16 = 5;
 /// What the kernel cannot tell and the planner must know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hints {
-    /// The underlay address each peer was last given by us. A peer that is missing here (the driver
-    /// was restarted) is given one only if it has none.
+    /// The underlay address each peer was last given by us. A peer that is missing here is given one
+    /// only if it has none.
     pub told: BTreeMap<(IfName, PublicKey), SocketAddr>,
     /// Peers to remove and add again: sent to without a handshake for too long.
     pub remake: BTreeSet<(IfName, PublicKey)>,
 }
 
 impl Hints {
+    /// After the first look of a restarted driver: what is desired of the peers that are there counts
+    /// as told. It may be older than what the kernel knows, but the next one will be newer than both.
+    pub fn adopt(&mut self, desired: &Desired, observed: &Observed) {
+        for (name, wireguard) in &desired.wireguards {
+            let Some(seen) = observed.wireguards.get(name) else { continue };
+            for (peer, config) in &wireguard.peers {
+                let is_told = seen.peers.get(peer).is_some_and(|seen| seen.underlay.is_some());
+                if let Some(underlay) = config.underlay.filter(|_| is_told) {
+                    self.told.entry((name.clone(), *peer)).or_insert(underlay);
+                }
+            }
+        }
+    }
+
     /// Keeps the hints true after a step was applied.
     pub fn applied(&mut self, step: &Step) {
         match step {

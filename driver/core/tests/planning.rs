@@ -207,9 +207,16 @@ fn roaming_is_respected_a_new_record_is_not_ignored() {
     let seen = Seen::Present(kernel);
     assert!(plan(Some(&wanted), &seen, &hints).is_empty(), "it roamed");
     assert!(plan(Some(&wanted), &seen, &Hints::default()).is_empty(), "and we restarted");
+    let mut restarted = Hints::default();
+    let Seen::Present(kernel) = &seen else { unreachable!() };
+    restarted.adopt(&wanted, kernel);
+    assert!(plan(Some(&wanted), &seen, &restarted).is_empty(), "the same record is not told again");
+
     set_underlay(&mut wanted, moved);
     assert!(plan(Some(&wanted), &seen, &Hints::default()).is_empty(), "who knows which is newer");
-    assert_eq!(plan(Some(&wanted), &seen, &hints), [update(1, None, Some(moved), None)]);
+    for hints in [hints, restarted] {
+        assert_eq!(plan(Some(&wanted), &seen, &hints), [update(1, None, Some(moved), None)]);
+    }
 }
 
 #[test]

@@ -186,6 +186,11 @@ impl<D: Dataplane> NetworkTask<D> {
         }
         let remade = !self.memory.hints.remake.is_empty();
         let steps = wgnet_core::plan(desired.as_ref(), &self.memory.believed, &self.memory.hints);
+        if let (true, Some(desired), Seen::Present(observed)) =
+            (looked, &desired, &self.memory.believed)
+        {
+            self.memory.hints.adopt(desired, observed);
+        }
 
         let unchanged = self.memory.settled.as_ref() == Some(&desired);
         let repairs = steps.iter().filter(|step| !is_upkeep(step)).count() as u64;
