@@ -20,7 +20,7 @@
 //! ```
 //!
 //! Dropping the lab takes everything down, unless `WGNET_LAB_KEEP` is set (to look at what failed with `wgnet-lab`). What a killed run left is cleared when a lab of the same name starts; labs of
-//! different names run side by side. Hosts are `h1`, `h2`, ... at 192.0.2.11, .12, ... and 2001:db8::11, ...; etcd is at 192.0.2.2.
+//! different names run side by side. Hosts are `h1`, `h2`, ... at 192.0.2.11, .12, ... and 2001:db8::11, ...; etcd is at 192.0.2.2 (.3, .4 with three members).
 //! The project's programs are seen at /opt/wgnet in each host, from `WGNET_BIN_DIR` or beside the running program.
 
 mod capture;
@@ -60,7 +60,7 @@ pub use self::{
     command::{Output, Running, be_patient, wait_for, wait_until},
     driver::{CONFIG, DRIVER_LOG, SECRET},
     error::{LabError, Result},
-    etcd::Etcd,
+    etcd::{Etcd, Member as EtcdMember},
     host::{Host, binaries},
     inventory::Inventory,
     roots::{Suite, is_prepared, prepare},
@@ -79,6 +79,10 @@ pub struct LabOptions {
     pub suite: Suite,
     pub hosts: u8,
     pub etcd: bool,
+    /// How many members etcd has: 1 or 3.
+    pub etcd_members: u8,
+    /// More flags for every member.
+    pub etcd_flags: Vec<String>,
     /// Whether `start` starts the engines; else the caller does.
     pub engines: bool,
     /// Where the project's programs are, if not at [`binaries`].
@@ -94,6 +98,8 @@ impl Default for LabOptions {
             suite: Suite::Bookworm,
             hosts: 3,
             etcd: true,
+            etcd_members: 1,
+            etcd_flags: Vec::new(),
             engines: true,
             binaries: None,
             engine_flags: Vec::new(),
@@ -106,6 +112,8 @@ impl Default for LabOptions {
 struct Record {
     suite: String,
     hosts: u8,
+    etcd_members: u8,
+    etcd_flags: Vec<String>,
     binaries: Option<PathBuf>,
     engine_flags: Vec<String>,
 }
@@ -132,7 +140,9 @@ impl Lab {
         lab.record(&options)?;
         lab.underlay().create()?;
         if options.etcd {
-            lab.underlay().attach(&lab.etcd.station)?;
+            for member in lab.etcd.members() {
+                lab.underlay().attach(&member.station)?;
+            }
             lab.etcd.start()?;
         }
         lab.on_all_hosts(Host::boot)?;
@@ -155,6 +165,8 @@ impl Lab {
             name: name.to_owned(),
             suite,
             hosts: record.hosts,
+            etcd_members: record.etcd_members,
+            etcd_flags: record.etcd_flags,
             binaries: record.binaries,
             engine_flags: record.engine_flags,
             ..LabOptions::default()
@@ -262,11 +274,19 @@ impl Lab {
                 Host::new(host, station, underlay.clone(), spec, options.engine_flags.clone())
             })
             .collect();
-        let etcd = Etcd {
-            station: Station { netns: format!("wgnl-{name}-etcd"), port: "etcd".into(), number: 2 },
-            group: group_of(&cgroups, name, "etcd"),
-            dir: lab_dir(name).join("etcd"),
-        };
+        let members = (1..=options.etcd_members).map(|number| {
+            let member =
+                if number == 1 { "etcd".to_owned() } else { format!("etcd{number}") };
+            let netns = format!("wgnl-{name}-{member}");
+            EtcdMember {
+                station: Station { netns, port: member.clone(), number: 1 + number },
+                group: group_of(&cgroups, name, &member),
+                dir: lab_dir(name).join(&member),
+                flags: options.etcd_flags.clone(),
+                name: member,
+            }
+        });
+        let etcd = Etcd { members: members.collect(), dir: lab_dir(name).join("etcd") };
         Ok(Self { name: name.clone(), hosts, etcd, cgroups, root: root.to_owned(), owner })
     }
 
@@ -274,6 +294,8 @@ impl Lab {
         let record = Record {
             suite: options.suite.name().into(),
             hosts: options.hosts,
+            etcd_members: options.etcd_members,
+            etcd_flags: options.etcd_flags.clone(),
             binaries: options.binaries.clone(),
             engine_flags: options.engine_flags.clone(),
         };
@@ -343,6 +365,12 @@ fn check_machine(options: &LabOptions) -> Result<()> {
             options.hosts
         )));
     }
+    if !(1..=9).contains(&options.etcd_members) {
+        return Err(LabError::Machine(format!(
+            "etcd cannot have {} members here: 1 to 9",
+            options.etcd_members
+        )));
+    }
     if !Uid::effective().is_root() {
         return Err(LabError::Machine(
             "the lab makes namespaces and mounts: run it as root".into(),
@@ -386,7 +414,7 @@ fn clear(name: &str) -> Result<()> {
     let prefix = format!("wgnl-{name}-");
     let members = |rest: &str| {
         rest == "ul"
-            || rest == "etcd"
+            || rest.strip_prefix("etcd").is_some_and(|n| n.is_empty() || n.parse::<u8>().is_ok())
             || rest.strip_prefix('h').is_some_and(|n| n.parse::<u8>().is_ok())
     };
     let mut first_failure = processes;

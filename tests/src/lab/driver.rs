@@ -37,8 +37,8 @@ impl Lab {
     /// The configuration every driver of this lab works with; more lines may be appended.
     pub fn driver_config(&self) -> String {
         format!(
-            "etcd = [\"{}\"]\netcd_insecure = true\nsecret = \"{SECRET}\"\nstate_dir = \"/var/lib/wgnet\"\nbackend = \"auto\"\nengine = \"/opt/wgnet/wgnet-engine\"\n",
-            self.etcd().url()
+            "etcd = {:?}\netcd_insecure = true\nsecret = \"{SECRET}\"\nstate_dir = \"/var/lib/wgnet\"\nbackend = \"auto\"\nengine = \"/opt/wgnet/wgnet-engine\"\n",
+            self.etcd().urls()
         )
     }
 }

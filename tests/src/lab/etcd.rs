@@ -1,150 +1,201 @@
-//! The lab's etcd: the machine's own program, in a namespace of its own on the underlay.
+//! The lab's etcd: the machine's own program as one member or several, each in a namespace of its
+//! own on the underlay.
+
+mod member;
 
 use std::{
     fs,
-    path::PathBuf,
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use serde_json::Value;
 
+pub use self::member::Member;
 use super::{
-    cgroup::Group,
-    command::{Output, Running, USUAL_DEADLINE, label, wait_for, wait_until},
+    command::{Output, Running, USUAL_DEADLINE, label, run, wait_for},
     error::{LabError, Result},
-    underlay::{Station, pin},
+    host::Host,
+    underlay::pin,
 };
 
 const START: Duration = Duration::from_secs(20);
-const STOP: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub struct Etcd {
-    pub(crate) station: Station,
-    pub(crate) group: Group,
+    pub(crate) members: Vec<Member>,
     pub(crate) dir: PathBuf,
 }
 
 impl Etcd {
+    /// The first member's.
     pub fn url(&self) -> String {
-        format!("http://{}:2379", self.station.ipv4())
+        self.members[0].url()
     }
 
-    /// Starts the server on what its directory holds and waits until it answers.
+    pub fn urls(&self) -> Vec<String> {
+        self.members.iter().map(Member::url).collect()
+    }
+
+    /// Member 1 is the first.
+    pub fn member(&self, number: usize) -> &Member {
+        &self.members[number.checked_sub(1).expect("members are counted from 1")]
+    }
+
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Starts every member that does not run on what its directory holds, and waits until the cluster answers.
     pub fn start(&self) -> Result<()> {
-        if self.is_up() {
-            return Ok(());
-        }
-        self.group.create()?;
-        fs::create_dir_all(&self.dir).map_err(LabError::io("make the directory", &self.dir))?;
-        let log_path = self.dir.join("log");
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log_path)
-            .map_err(LabError::io("open", &log_path))?;
-        let errors = log.try_clone().map_err(LabError::io("open", &log_path))?;
-        let data = self.dir.join("data");
-        let data = data.to_string_lossy();
-        let url = self.url();
-        let args = [
-            "setsid",
-            "etcd",
-            "--name",
-            "lab",
-            "--data-dir",
-            &data,
-            "--listen-client-urls",
-            "http://[::]:2379",
-            "--advertise-client-urls",
-            &url,
-            "--listen-peer-urls",
-            "http://127.0.0.1:2380",
-            "--initial-advertise-peer-urls",
-            "http://127.0.0.1:2380",
-            "--initial-cluster",
-            "lab=http://127.0.0.1:2380",
-            "--logger",
-            "zap",
-            "--log-level",
-            "warn",
-        ];
-        // The shell leaves and etcd goes on as a child of nobody, so that a lab can outlive the program that started it.
-        let mut command = self.enter("exec setsid \"$@\" &", &args[1..]);
-        command.stdout(Stdio::from(log)).stderr(Stdio::from(errors)).stdin(Stdio::null());
-        let status = command.status().map_err(LabError::io("start", "etcd"))?;
-        if !status.success() {
-            return Err(LabError::Machine(
-                "etcd cannot be started: apt-get install etcd-server".into(),
-            ));
-        }
+        let cluster = self.cluster();
+        self.members.iter().try_for_each(|member| member.spawn(&cluster))?;
         wait_for("an answer of etcd", START, || {
-            self.etcdctl(&["get", "--limit=1", "x"]).map_err(|error| {
-                let log = fs::read_to_string(&log_path).unwrap_or_default();
-                format!("{error}; log: {}", log.lines().last().unwrap_or_default())
-            })
+            self.etcdctl(&["get", "--limit=1", "x"])
+                .map_err(|error| format!("{error}; log: {}", self.members[0].log_tail()))
         })
         .map(drop)
     }
 
     pub fn stop(&self) -> Result<()> {
-        self.end(Signal::SIGTERM)
+        self.members.iter().try_for_each(Member::stop)
     }
 
     pub fn kill(&self) -> Result<()> {
-        self.end(Signal::SIGKILL)
+        self.members.iter().try_for_each(Member::kill)
     }
 
     /// Forgets everything: the next start is another history.
     pub fn wipe(&self) -> Result<()> {
-        if self.is_up() {
-            return Err(LabError::Machine("etcd runs: stop it before wiping its data".into()));
-        }
-        let data = self.dir.join("data");
-        if data.exists() {
-            fs::remove_dir_all(&data).map_err(LabError::io("remove", &data))?;
-        }
-        Ok(())
+        self.must_be_down("wiping its data")?;
+        self.members
+            .iter()
+            .map(Member::data_dir)
+            .filter(|data| data.exists())
+            .try_for_each(|data| fs::remove_dir_all(&data).map_err(LabError::io("remove", &data)))
     }
 
     pub fn freeze(&self) -> Result<()> {
-        self.group.freeze(true)
+        self.members.iter().try_for_each(Member::freeze)
     }
 
     pub fn thaw(&self) -> Result<()> {
-        self.group.freeze(false)
+        self.members.iter().try_for_each(Member::thaw)
     }
 
     pub fn is_up(&self) -> bool {
-        !self.group.pids().is_empty()
+        self.members.iter().any(Member::is_up)
     }
 
-    /// Where the server keeps its data, for backups and restores while it is stopped.
+    /// Where the first member keeps its data.
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.join("data")
+        self.members[0].data_dir()
     }
 
-    /// Debian's client against this server; its trimmed output.
+    /// The member that leads the others now.
+    pub fn leader(&self) -> Result<&Member> {
+        let answers = self.statuses()?;
+        let leads = |answer: &&Value| {
+            let status = &answer["Status"];
+            !status["leader"].is_null() && status["leader"] == status["header"]["member_id"]
+        };
+        let leader = answers.iter().find(leads).and_then(|answer| answer["Endpoint"].as_str());
+        self.members
+            .iter()
+            .find(|member| Some(member.url().as_str()) == leader)
+            .ok_or_else(|| LabError::Machine("no member of etcd leads".into()))
+    }
+
+    pub fn revision(&self) -> Result<i64> {
+        let answers = self.statuses()?;
+        let revisions =
+            answers.iter().filter_map(|answer| answer["Status"]["header"]["revision"].as_i64());
+        revisions.max().ok_or_else(|| LabError::Machine("no member of etcd says a revision".into()))
+    }
+
+    fn statuses(&self) -> Result<Vec<Value>> {
+        // It answers for those it reaches and fails for the others.
+        let said = self.try_etcdctl(&["endpoint", "status", "-w", "json"])?;
+        serde_json::from_str(&said.stdout).map_err(|_| LabError::Machine(said.to_string()))
+    }
+
+    /// A backup as administrators make it; for [`Etcd::restore`].
+    pub fn snapshot(&self, name: &str) -> Result<PathBuf> {
+        let file = self.dir.join(format!("{name}.backup"));
+        let _ = fs::remove_file(&file);
+        let running = self.members.iter().find(|member| member.is_up());
+        let url = running.map_or_else(|| self.url(), Member::url);
+        self.finish(self.client(&url, &["snapshot", "save", &file.to_string_lossy()]), "snapshot")?;
+        Ok(file)
+    }
+
+    /// Puts a backup in place of all data; [`Etcd::start`] then begins with it.
+    pub fn restore(&self, backup: &Path) -> Result<()> {
+        self.wipe()?;
+        let cluster = self.cluster();
+        self.members.iter().try_for_each(|member| {
+            let (data, peer) = (member.data_dir(), member.peer_url());
+            let mut command = Command::new("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(backup).args([
+                format!("--name={}", member.name()),
+                format!("--data-dir={}", data.display()),
+                format!("--initial-cluster={cluster}"),
+                format!("--initial-advertise-peer-urls={peer}"),
+            ]);
+            self.finish(command, "restore").map(drop)
+        })
+    }
+
+    /// Sets the data aside under a name, as another cluster's, and takes up what is aside under another.
+    pub fn exchange(&self, aside: &str, instead: &str) -> Result<()> {
+        self.must_be_down("exchanging its data")?;
+        self.members.iter().try_for_each(|member| {
+            let place = |name: &str| member.dir.join(format!("data-{name}"));
+            let mv = |from: PathBuf, to: PathBuf| {
+                if !from.exists() {
+                    return Ok(());
+                }
+                fs::rename(&from, &to).map_err(LabError::io("rename", &from))
+            };
+            mv(member.data_dir(), place(aside))?;
+            mv(place(instead), member.data_dir())
+        })
+    }
+
+    /// Forgets the history before the current revision.
+    pub fn compact(&self) -> Result<()> {
+        self.etcdctl(&["compact", &self.revision()?.to_string()]).map(drop)
+    }
+
+    /// Keeps these hosts from etcd, and nothing else from them; ended by [`Etcd::admit`].
+    pub fn refuse(&self, hosts: &[&Host]) -> Result<()> {
+        self.members.iter().try_for_each(|it| hosts.iter().try_for_each(|host| it.refuse(host)))
+    }
+
+    pub fn admit(&self) -> Result<()> {
+        self.members.iter().try_for_each(Member::admit)
+    }
+
+    /// Debian's client against this cluster; its trimmed output.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
         self.try_etcdctl(args)?.text()
     }
 
     pub fn try_etcdctl(&self, args: &[&str]) -> Result<Output> {
-        Running::start(self.client(args), label("etcdctl", args), None)?.finish(USUAL_DEADLINE)
+        let client = self.client(&self.urls().join(","), args);
+        Running::start(client, label("etcdctl", args), None)?.finish(USUAL_DEADLINE)
     }
 
-    fn client(&self, args: &[&str]) -> Command {
-        let netns = format!("--net={}", pin(&self.station.netns).display());
+    fn client(&self, urls: &str, args: &[&str]) -> Command {
+        let netns = format!("--net={}", pin(&self.members[0].station.netns).display());
         let mut command = Command::new("nsenter");
+        command.args([&netns, "etcdctl", "--endpoints", urls]).args(args).env("ETCDCTL_API", "3");
         command
-            .args([&netns, "etcdctl", "--endpoints", "http://127.0.0.1:2379"])
-            .args(args)
-            .env("ETCDCTL_API", "3");
-        command
+    }
+
+    fn finish(&self, command: Command, what: &str) -> Result<String> {
+        Running::start(command, format!("etcdctl {what}"), None)?.finish(USUAL_DEADLINE)?.text()
     }
 
     /// Writes any bytes, as a client that knows nothing of wgnet could.
@@ -152,8 +203,8 @@ impl Etcd {
         let file = self.dir.join("value");
         fs::write(&file, value).map_err(LabError::io("write", &file))?;
         let input = fs::File::open(&file).map_err(LabError::io("open", &file))?;
-        let args = ["put", key];
-        Running::start(self.client(&args), label("etcdctl", &args), Some(input))?
+        let client = self.client(&self.urls().join(","), &["put", key]);
+        Running::start(client, label("etcdctl", &["put", key]), Some(input))?
             .finish(USUAL_DEADLINE)?
             .text()
             .map(drop)
@@ -174,22 +225,41 @@ impl Etcd {
         Ok(listed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 
-    fn enter(&self, then: &str, args: &[&str]) -> Command {
-        let mut script = String::from("set -e; command -v etcd >/dev/null; ");
-        for file in self.group.entrances() {
-            script.push_str(&format!("echo 0 > {}; ", file.display()));
+    /// Fills the quota until etcd raises its alarm and takes nothing more; the keys are `/fill/...`.
+    pub fn fill(&self) -> Result<()> {
+        let netns = format!("--net={}", pin(&self.members[0].station.netns).display());
+        let script = "head -c 700000 /dev/zero | base64 -w0 > \"$1\"; i=0; \
+                      while etcdctl --endpoints \"$2\" put /fill/$i < \"$1\" 2>&1; do \
+                      i=$((i+1)); [ $i -lt 500 ] || exit 1; done";
+        let file = self.dir.join("fill");
+        let (file, url) = (file.to_string_lossy(), self.url());
+        let said = run(
+            "nsenter",
+            &[&netns, "env", "ETCDCTL_API=3", "sh", "-c", script, "sh", &file, &url],
+        )?;
+        if said.stdout.contains("database space exceeded") {
+            return Ok(());
         }
-        script.push_str(then);
-        let netns = format!("--net={}", pin(&self.station.netns).display());
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", &script, "sh", "nsenter", &netns]).args(args);
-        command
+        Err(LabError::Machine(format!("etcd did not become full: {said}")))
     }
 
-    fn end(&self, signal: Signal) -> Result<()> {
-        for pid in self.group.pids() {
-            let _ = kill(Pid::from_raw(pid), signal);
+    /// What an administrator does about a full etcd: away with what fills it, compact, defragment, disarm.
+    pub fn unfill(&self) -> Result<()> {
+        self.etcdctl(&["del", "/fill/", "--prefix"])?;
+        self.compact()?;
+        self.etcdctl(&["defrag"])?;
+        self.etcdctl(&["alarm", "disarm"]).map(drop)
+    }
+
+    fn cluster(&self) -> String {
+        let members = self.members.iter().map(|it| format!("{}={}", it.name(), it.peer_url()));
+        members.collect::<Vec<_>>().join(",")
+    }
+
+    fn must_be_down(&self, before: &str) -> Result<()> {
+        if self.is_up() {
+            return Err(LabError::Machine(format!("etcd runs: stop it before {before}")));
         }
-        wait_until("the end of etcd", STOP, || !self.is_up()).map(drop)
+        Ok(())
     }
 }
