@@ -14,6 +14,7 @@ pub mod record;
 pub mod seal;
 pub mod secret;
 pub mod status;
+pub mod text;
 
 pub use id::{ClusterId, DockerNetworkId, EndpointId, HostId, IdError, Incarnation, NetworkKey};
 pub use ifname::{BadIfName, IfName};

@@ -60,17 +60,21 @@ impl Driver {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.set_read_timeout(Some(left))?;
         stream.set_write_timeout(Some(left))?;
-        let head = format!(
-            "{} {} HTTP/1.1\r\nHost: wgnet-driver\r\nConnection: close\r\n{REQUEST_ID}: {id}\r\n{EXPIRES}: {}\r\nContent-Length: {}\r\n\r\n",
-            request.method,
-            request.path,
-            left.as_millis(),
-            request.body.len()
-        );
-        stream.write_all(head.as_bytes())?;
+        stream.write_all(head(request, id, left).as_bytes())?;
         stream.write_all(&request.body)?;
         read_response(&mut BufReader::new(stream))
     }
+}
+
+/// What precedes the body of a forwarded request.
+pub fn head(request: &Request, id: &str, left: Duration) -> String {
+    format!(
+        "{} {} HTTP/1.1\r\nHost: wgnet-driver\r\nConnection: close\r\n{REQUEST_ID}: {id}\r\n{EXPIRES}: {}\r\nContent-Length: {}\r\n\r\n",
+        request.method,
+        request.path,
+        left.as_millis(),
+        request.body.len()
+    )
 }
 
 /// Whether Docker needs the driver's answer to this call. The others are hints, and dockerd's own
@@ -89,7 +93,9 @@ fn give_up(path: &str, error: &io::Error) -> Response {
         "/NetworkDriver.EndpointOperInfo" => r#"{"Value":{}}"#.to_owned(),
         path if !waits(path) => "{}".to_owned(),
         path => {
-            println!("{path}: wgnet-driver gave no answer: {error}");
+            // In dockerd's log, where nothing a caller wrote may pass for a line of its own.
+            let shown: String = path.chars().take(80).flat_map(char::escape_debug).collect();
+            println!("{shown}: wgnet-driver gave no answer: {error}");
             format!(
                 r#"{{"Err":"wgnet-driver does not answer on this host ({}); look at it with: systemctl status wgnet-driver"}}"#,
                 json_text(&error.to_string())

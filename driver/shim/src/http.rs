@@ -33,7 +33,8 @@ pub fn read_request(stream: &mut impl BufRead) -> io::Result<Option<Request>> {
     let Some(head) = read_head(stream)? else { return Ok(None) };
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
-    parsed.parse(&head).map_err(invalid)?;
+    let parsed_to = parsed.parse(&head).map_err(invalid)?;
+    whole(parsed_to, &head)?;
     let close =
         header(parsed.headers, "connection").is_some_and(|v| v.eq_ignore_ascii_case(b"close"));
     let (method, path) =
@@ -51,7 +52,8 @@ pub fn read_response(stream: &mut impl BufRead) -> io::Result<Response> {
     let head = read_head(stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut headers);
-    parsed.parse(&head).map_err(invalid)?;
+    let parsed_to = parsed.parse(&head).map_err(invalid)?;
+    whole(parsed_to, &head)?;
     let status = parsed.code.unwrap_or_default();
     let length = content_length(parsed.headers)?;
     Ok(Response { status, body: read_body(stream, length)? })
@@ -92,6 +94,15 @@ fn read_head(stream: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// Nothing but empty lines is no head, and one that ends before its empty line (bare line feeds) hides
+/// what follows in it.
+fn whole(parsed_to: httparse::Status<usize>, head: &[u8]) -> io::Result<()> {
+    match parsed_to {
+        httparse::Status::Complete(length) if length == head.len() => Ok(()),
+        _ => Err(invalid("the head does not end with its first empty line")),
+    }
+}
+
 fn read_body(stream: &mut impl BufRead, length: usize) -> io::Result<Vec<u8>> {
     if length > MAX_BODY {
         return Err(invalid("the body is longer than 4 MiB"));
@@ -105,9 +116,13 @@ fn content_length(headers: &[httparse::Header<'_>]) -> io::Result<usize> {
     if header(headers, "transfer-encoding").is_some() {
         return Err(invalid("a chunked body is not expected here"));
     }
-    let Some(value) = header(headers, "content-length") else { return Ok(0) };
-    let text = std::str::from_utf8(value).map_err(invalid)?;
-    text.trim().parse().map_err(invalid)
+    let mut lengths = headers.iter().filter(|h| h.name.eq_ignore_ascii_case("content-length"));
+    let Some(first) = lengths.next() else { return Ok(0) };
+    // Two lengths, or a signed one: whoever else reads this may see another body than we do.
+    if lengths.next().is_some() || !first.value.iter().all(u8::is_ascii_digit) {
+        return Err(invalid("the head does not say one length of its body"));
+    }
+    std::str::from_utf8(first.value).map_err(invalid)?.parse().map_err(invalid)
 }
 
 fn header<'h>(headers: &[httparse::Header<'h>], name: &str) -> Option<&'h [u8]> {

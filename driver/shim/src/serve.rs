@@ -1,6 +1,6 @@
 //! Docker's side: one thread a connection, which is never dropped while Docker holds it.
 
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
@@ -37,9 +37,21 @@ fn connection(stream: UnixStream, driver: &Driver) {
 
 fn exchange(stream: UnixStream, driver: &Driver) -> io::Result<()> {
     let mut writer = stream.try_clone()?;
-    let mut reader = BufReader::new(stream);
+    converse(&mut BufReader::new(stream), &mut writer, |request| driver.call(request))
+}
+
+/// Answers request after request, those the driver must see with `call`, until the other side ends.
+///
+/// # Errors
+///
+/// Whatever the streams say, and `InvalidData` for what is no request, after it was answered.
+pub fn converse(
+    reader: &mut impl BufRead,
+    writer: &mut impl Write,
+    call: impl Fn(&Request) -> Response,
+) -> io::Result<()> {
     loop {
-        let request = match read_request(&mut reader) {
+        let request = match read_request(reader) {
             Ok(Some(request)) => request,
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -49,7 +61,7 @@ fn exchange(stream: UnixStream, driver: &Driver) -> io::Result<()> {
             }
             Err(error) => return Err(error),
         };
-        let response = constant(&request).unwrap_or_else(|| driver.call(&request));
+        let response = constant(&request).unwrap_or_else(|| call(&request));
         writer.write_all(&response_bytes(&response))?;
         if request.close {
             return Ok(());

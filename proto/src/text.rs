@@ -1,0 +1,120 @@
+//! Text that others chose, made fit for a terminal, a log or a sentence.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+/// The text with what could steer a terminal, begin another line or hide other text written out, as
+/// in `\u{1b}`; quotes and backslashes stay as they are.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().all(is_printable) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_printable(c) {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_debug());
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// The same for every text in a JSON value, keys included.
+pub fn printable_value(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(shown) = printable(text) {
+                *text = shown;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(printable_value),
+        Value::Object(fields) => {
+            let fields_as_they_were = std::mem::take(fields);
+            fields.extend(fields_as_they_were.into_iter().map(|(key, mut value)| {
+                printable_value(&mut value);
+                (printable(&key).into_owned(), value)
+            }));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// JSON with what is not printable written as JSON escapes: the same value, safe to look at.
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    let stays = |c: char| is_printable(c) || c == '\n';
+    if json.chars().all(stays) {
+        return Cow::Borrowed(json);
+    }
+    let mut shown = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        if stays(c) {
+            shown.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            shown.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// At most so many characters of a text, printable, with a sign that there was more.
+pub fn clipped(text: &str, most: usize) -> String {
+    let mut clipped: String = text.chars().take(most).collect();
+    if clipped.len() < text.len() {
+        clipped.push('…');
+    }
+    printable(&clipped).into_owned()
+}
+
+/// What Rust's own `Debug` of text leaves as it is, and quotes and backslashes.
+fn is_printable(c: char) -> bool {
+    matches!(c, ' '..='~') || c.escape_debug().len() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_or_forges_a_line_is_written_out() {
+        assert_eq!(printable("a\u{1b}[2Jb"), "a\\u{1b}[2Jb");
+        assert_eq!(printable("a\nNov 21 root: b\r"), "a\\nNov 21 root: b\\r");
+        // A control sequence in one character, and text that runs backwards.
+        assert_eq!(printable("\u{9b}2J\u{202e}"), "\\u{9b}2J\\u{202e}");
+        assert!(matches!(printable("Zürich \"1\" C:\\"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn json_keeps_its_value() {
+        let value = json!({"name": "a\u{9b}\u{1b}\u{e0001}\n\"", "k\u{7f}": [1]});
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        let shown = printable_json(&text);
+        assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), value);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        assert_eq!(clipped("äöü", 2), "äö…");
+        assert_eq!(clipped("äöü", 3), "äöü");
+        assert_eq!(clipped("\nx", 1), "\\n…");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_printable_comes_out_changed_and_nothing_else_comes_out(text: String) {
+            let shown = printable(&text);
+            prop_assert!(!shown.chars().any(char::is_control));
+            prop_assert_eq!(printable(&shown), shown.as_ref());
+            let mut value = json!({"text": [&text]});
+            printable_value(&mut value);
+            prop_assert_eq!(&value["text"][0], shown.as_ref());
+        }
+    }
+}
