@@ -2,6 +2,7 @@
 //! behind it, the [`follower`] that keeps a picture of the store current, and the [`publisher`] that
 //! keeps a host's own records in it.
 
+pub mod admin;
 mod backoff;
 pub mod follower;
 pub mod publisher;

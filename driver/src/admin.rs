@@ -1,25 +1,37 @@
-//! What operators ask: the status as JSON on a unix socket that only root may use.
+//! What operators ask and order: JSON over HTTP on a unix socket that only root may use.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
+use wgnet_control_plane::admin::HeldListing;
 use wgnet_proto::status::DriverStatus;
 
-/// Where the status comes from.
+use crate::cluster::Orderer;
+
+/// Where the answers come from, and the orders go.
 pub trait Source: Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = DriverStatus> + Send;
+
+    fn held(&self) -> Vec<HeldListing>;
+
+    fn orderer(&self) -> &Orderer;
 }
+
+/// Far above what an order needs.
+const LARGEST_BODY: usize = 1 << 16;
 
 /// Answers until cancelled.
 pub async fn serve<S: Source>(listener: UnixListener, source: Arc<S>, cancel: CancellationToken) {
@@ -60,17 +72,46 @@ async fn answer<S: Source>(
     request: Request<Incoming>,
     source: Arc<S>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let response = match (request.method(), request.uri().path()) {
+    let (head, body) = request.into_parts();
+    let response = match (&head.method, head.uri.path()) {
         (&Method::GET, "/status") => json(&source.status().await),
-        (_, path) => {
-            plain(StatusCode::NOT_FOUND, format!("{path} is not known here; GET /status is\n"))
-        }
+        (&Method::GET, "/held") => json(&source.held()),
+        (&Method::POST, "/release") => match order(body).await {
+            Ok(order) => done(source.orderer().release(order).await),
+            Err(refused) => refused,
+        },
+        (&Method::POST, "/forget-host") => match order(body).await {
+            Ok(order) => done(source.orderer().forget_host(order).await),
+            Err(refused) => refused,
+        },
+        (method, path) => plain(
+            StatusCode::NOT_FOUND,
+            format!(
+                "{method} {path} is not known here; GET /status, GET /held, POST /release and POST /forget-host are\n"
+            ),
+        ),
     };
     Ok(response)
 }
 
-fn json(status: &DriverStatus) -> Response<Full<Bytes>> {
-    match serde_json::to_vec(status) {
+async fn order<T: DeserializeOwned>(body: Incoming) -> Result<T, Response<Full<Bytes>>> {
+    let wrong = |reason: String| {
+        plain(StatusCode::BAD_REQUEST, format!("cannot understand the order: {reason}\n"))
+    };
+    let body = Limited::new(body, LARGEST_BODY).collect().await;
+    let body = body.map_err(|error| wrong(error.to_string()))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| wrong(error.to_string()))
+}
+
+fn done<T: Serialize>(outcome: Result<T, String>) -> Response<Full<Bytes>> {
+    match outcome {
+        Ok(answer) => json(&answer),
+        Err(sentence) => plain(StatusCode::CONFLICT, format!("{sentence}\n")),
+    }
+}
+
+fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(answer) {
         Ok(body) => {
             let mut response = Response::new(Full::from(body));
             response.headers_mut().insert(
@@ -81,7 +122,7 @@ fn json(status: &DriverStatus) -> Response<Full<Bytes>> {
         }
         Err(error) => plain(
             StatusCode::INTERNAL_SERVER_ERROR,
-            format!("cannot write the status as JSON: {error}\n"),
+            format!("cannot write the answer as JSON: {error}\n"),
         ),
     }
 }

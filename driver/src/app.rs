@@ -190,6 +190,7 @@ impl Parts {
         let (cluster_status, cluster_statuses) = watch::channel(ClusterStatus::default());
         let (underlay, underlays) = watch::channel(underlay::find(&config.underlay, &[]));
         let (remembered, remembering) = tokio::sync::oneshot::channel();
+        let (orderer, orders) = cluster::orders();
         let keyring = Arc::new(Keyring::new(secrets.clone(), me));
         let ports = Ports::new(config.ports.clone(), dataplane.clone());
         let (applied, runtimes) = (Applied::default(), Runtimes::default());
@@ -210,6 +211,8 @@ impl Parts {
             underlay: underlays.clone(),
             random: random(),
             problems: problems.clone(),
+            dead_host_grace: config.dead_host_grace,
+            orders,
         };
         let outputs = cluster::Outputs { view, status: cluster_status, remembered };
         spawn(&mut tasks, "the cluster task", cluster::run(inputs, outputs, cancel.clone()));
@@ -257,6 +260,7 @@ impl Parts {
             runtimes,
             problems,
             underlay: underlays,
+            orderer,
         };
         Self { tasks, api: Api::new(api), admin: Some(Arc::new(status)) }
     }

@@ -5,12 +5,15 @@
 
 mod history;
 mod leave;
+mod orders;
 mod publish;
 mod report;
 mod sealing;
 mod settle;
+mod sweep;
 mod wanted;
 
+pub use orders::{Order, Orderer, Orders, orders};
 pub use wanted::HostFacts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +23,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use wgnet_control_plane::admin::HeldListing;
 use wgnet_control_plane::follower::{Followed, Follower, FollowerOptions, Scopes};
 use wgnet_control_plane::publisher::{Picture, Publisher, WantedRecords};
 use wgnet_control_plane::session::{LEASE_TTL, Session};
@@ -33,6 +37,7 @@ use crate::problems::Problems;
 use crate::underlay::Underlay;
 use history::History;
 use sealing::Sealing;
+use sweep::Sweeper;
 
 /// What the cluster task works with.
 pub struct Inputs<S> {
@@ -44,6 +49,9 @@ pub struct Inputs<S> {
     pub underlay: watch::Receiver<Underlay>,
     pub random: Random,
     pub problems: Problems,
+    /// How long another host must be seen absent before its records are removed.
+    pub dead_host_grace: Duration,
+    pub orders: Orders,
 }
 
 /// What it tells.
@@ -60,6 +68,7 @@ pub struct ClusterStatus {
     pub store: StoreStatus,
     pub refused: BTreeMap<String, u64>,
     pub refusals: Vec<Refusal>,
+    pub held: Vec<HeldListing>,
 }
 
 /// What is looked at even if nobody tells of a change.
@@ -97,23 +106,34 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
     let mut publishing = publisher.publishing();
     let mut journal = task.inputs.journal.watch();
     let mut underlay = task.inputs.underlay.clone();
+    let mut orders = std::mem::take(&mut task.inputs.orders);
     loop {
         task.settle().await;
         task.tell(&publishing.borrow().clone());
         // All arms are cancel-safe; what an event leads to is awaited after the select.
         let event = tokio::select! {
             () = cancel.cancelled() => break,
-            event = follower.next() => event,
-            _ = journal.changed() => None,
-            _ = underlay.changed() => None,
-            _ = publishing.changed() => None,
-            () = tokio::time::sleep(LOOK_EVERY) => None,
+            event = follower.next() => event.map_or(Woken::Look, Woken::Event),
+            order = orders.next() => Woken::Order(order),
+            _ = journal.changed() => Woken::Look,
+            _ = underlay.changed() => Woken::Look,
+            _ = publishing.changed() => Woken::Look,
+            () = tokio::time::sleep(LOOK_EVERY) => Woken::Look,
         };
-        if let Some(event) = event {
-            task.followed(event).await;
+        match event {
+            Woken::Event(event) => task.followed(event).await,
+            Woken::Order(order) => task.obey(order).await,
+            Woken::Look => {}
         }
         task.look_again_if_overtaken(publishing.borrow().is_overtaken);
     }
+}
+
+/// Why the task goes round.
+enum Woken {
+    Event(Followed),
+    Order(Order),
+    Look,
 }
 
 struct Task<S> {
@@ -125,6 +145,7 @@ struct Task<S> {
     judge: Judge,
     sealing: Sealing,
     history: History,
+    sweeper: Sweeper,
     /// Networks followed now.
     followed: BTreeSet<NetworkKey>,
     /// Networks this host has left, until its records are gone from the store.
@@ -144,6 +165,7 @@ impl<S: Store> Task<S> {
         let judge = Judge::new(inputs.secrets.clone(), state.cluster, inputs.facts.me);
         Self {
             history: History::new(state.incarnation),
+            sweeper: Sweeper::new(inputs.dead_host_grace),
             inputs,
             view: outputs.view,
             status: outputs.status,

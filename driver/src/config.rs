@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
@@ -81,6 +82,10 @@ pub struct Settings {
     /// This host's underlay addresses, best first [default: those of the route to etcd].
     #[arg(long, env = "WGNET_UNDERLAY", value_name = "IP", value_delimiter = ',')]
     underlay: Option<Vec<IpAddr>>,
+    /// How long a host must be gone before the others remove its records, as in 90s, 12h or 7d
+    /// [default: 7d].
+    #[arg(long, env = "WGNET_DEAD_HOST_GRACE", value_name = "TIME")]
+    dead_host_grace: Option<String>,
     /// This host's name for people [default: its hostname].
     #[arg(long, env = "WGNET_NAME", value_name = "NAME")]
     name: Option<String>,
@@ -124,6 +129,7 @@ pub struct Config {
     pub engine: PathBuf,
     pub ports: RangeInclusive<u16>,
     pub underlay: Vec<IpAddr>,
+    pub dead_host_grace: Duration,
     pub name: String,
     pub log: String,
     pub log_format: LogFormat,
@@ -201,6 +207,7 @@ impl Settings {
             engine: self.engine.or(file.engine),
             ports: self.ports.or(file.ports),
             underlay: self.underlay.or(file.underlay),
+            dead_host_grace: self.dead_host_grace.or(file.dead_host_grace),
             name: self.name.or(file.name),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
@@ -251,6 +258,10 @@ impl Settings {
             engine: self.engine.unwrap_or_else(engine_beside_us),
             ports: parse_ports(self.ports.as_deref().unwrap_or("51820-52819"))?,
             underlay,
+            dead_host_grace: parse_time(
+                "dead_host_grace",
+                self.dead_host_grace.as_deref().unwrap_or("7d"),
+            )?,
             name,
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
@@ -273,6 +284,22 @@ fn absolute(
     } else {
         Err(bad(key, format!("{} must be an absolute path", path.display())))
     }
+}
+
+/// A number and its unit.
+fn parse_time(key: &'static str, text: &str) -> Result<Duration, ConfigError> {
+    let wrong = || bad(key, format!("{text:?} must be a number and s, m, h or d, as in 7d"));
+    let unit = text.chars().last().filter(char::is_ascii_alphabetic).ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let time = number.checked_mul(seconds).filter(|time| *time > 0).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(time))
 }
 
 fn check_etcd(endpoints: &[String], insecure: bool) -> Result<(), ConfigError> {
@@ -398,6 +425,14 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_a_number_and_its_unit() {
+        let grace = |text: &str| settings(text).check().unwrap().dead_host_grace.as_secs();
+        assert_eq!(grace(""), 604_800);
+        assert_eq!(grace("dead_host_grace = \"90s\""), 90);
+        assert_eq!(grace("dead_host_grace = \"2h\""), 7200);
+    }
+
+    #[test]
     fn plain_http_is_for_loopback_or_wanted() {
         assert!(
             settings("etcd = [\"http://localhost:2379\", \"http://[::1]:2379\"]").check().is_ok()
@@ -411,6 +446,10 @@ mod tests {
     #[test]
     fn each_bad_setting_is_named() {
         assert!(error("ports = \"9-3\"").contains("`ports`"));
+        for time in ["", "7", "d", "0s", "-1h", "7 d", "1w", "9999999999999999999d"] {
+            let setting = format!("dead_host_grace = \"{time}\"");
+            assert!(error(&setting).contains("`dead_host_grace`"), "{time}");
+        }
         assert!(error("etcd = []").contains("`etcd`"));
         assert!(error("etcd = [\"192.0.2.2:2379\"]").contains("https://"));
         assert!(error("etcd = [\"https://e:2379\"]").contains("etcd_ca"));

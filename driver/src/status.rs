@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+use wgnet_control_plane::admin::HeldListing;
 use wgnet_core::{ClusterView, Families, LocalNetwork, NetworkView, Observed, ObservedPeer, Seen};
 use wgnet_proto::status::{
     DriverStatus, EndpointStatus, MemberStatus, NetworkStatus, PeerHost, Problem, SlotStatus,
@@ -12,7 +13,7 @@ use wgnet_proto::status::{
 use wgnet_proto::{HostId, IfName, PublicKey};
 
 use crate::admin;
-use crate::cluster::{ClusterStatus, HostFacts};
+use crate::cluster::{ClusterStatus, HostFacts, Orderer};
 use crate::dataplane::{Dataplane, Joined};
 use crate::journal::Journal;
 use crate::problems::Problems;
@@ -29,9 +30,18 @@ pub struct Status<D> {
     pub runtimes: Runtimes,
     pub problems: Problems,
     pub underlay: watch::Receiver<Underlay>,
+    pub orderer: Orderer,
 }
 
 impl<D: Dataplane> admin::Source for Status<D> {
+    fn held(&self) -> Vec<HeldListing> {
+        self.cluster.borrow().held.clone()
+    }
+
+    fn orderer(&self) -> &Orderer {
+        &self.orderer
+    }
+
     async fn status(&self) -> DriverStatus {
         let view = Arc::clone(&self.view.borrow());
         let cluster = self.cluster.borrow().clone();

@@ -36,7 +36,18 @@ pub(super) struct History {
     heard: BTreeSet<HostId>,
     /// What this host would found the cluster with; the same as long as it tries.
     founding: Option<ClusterRecord>,
-    braked: BTreeMap<String, Instant>,
+    braked: BTreeMap<String, Braked>,
+    /// Scopes whose next listing is believed whatever it lacks.
+    released: BTreeSet<String>,
+    /// Owners that are gone for good: what is kept of theirs is kept no longer.
+    given_up: BTreeSet<HostId>,
+}
+
+/// A listing that is not believed yet.
+struct Braked {
+    since: Instant,
+    vanishing: BTreeSet<HostId>,
+    of: usize,
 }
 
 impl History {
@@ -49,6 +60,8 @@ impl History {
             heard: BTreeSet::new(),
             founding: None,
             braked: BTreeMap::new(),
+            released: BTreeSet::new(),
+            given_up: BTreeSet::new(),
         }
     }
 
@@ -126,6 +139,9 @@ impl History {
     /// A record stands in the store again.
     pub(super) fn is_back(&mut self, key: &str) {
         if let Some(path) = Path::parse(key) {
+            if let Some(host) = path.owner() {
+                self.given_up.remove(&host);
+            }
             self.kept.remove(&path);
         }
     }
@@ -148,9 +164,32 @@ impl History {
         !news.is_empty()
     }
 
+    /// Whether nothing speaks against taking what the store lacks for gone.
+    pub(super) fn is_certain(&self) -> bool {
+        !self.fell && self.incarnation.is_some() && self.braked.is_empty()
+    }
+
+    /// The owners of what is kept without the store.
+    pub(super) fn keeps(&self) -> BTreeSet<HostId> {
+        self.kept.values().copied().collect()
+    }
+
+    /// A host will never speak again; returns whether anything of it is kept, so that the next
+    /// listing will end it.
+    pub(super) fn give_up(&mut self, host: HostId) -> bool {
+        let keeps = self.kept.values().any(|owner| *owner == host);
+        if keeps {
+            self.given_up.insert(host);
+        }
+        keeps
+    }
+
     fn has_spoken(&self, host: HostId, judge: &Judge) -> bool {
         if self.fell {
             return false;
+        }
+        if self.given_up.contains(&host) {
+            return true;
         }
         match judge.entry(&Path::Host(host)).map(|entry| entry.record) {
             Some(Record::Host(record)) => Some(record.incarnation) == self.incarnation,
@@ -172,19 +211,38 @@ impl History {
         let before: BTreeSet<HostId> =
             network.map(|network| network.members.keys().copied().collect()).unwrap_or_default();
         let listing = before.difference(&lost).copied().collect();
-        let Some(held) = brake::holds(&before, &listing) else {
+        let released = self.released.remove(scope);
+        let Some(held) = brake::holds(&before, &listing).filter(|_| !released) else {
             self.braked.remove(scope);
             return None;
         };
-        let since = *self.braked.entry(scope.to_owned()).or_insert_with(Instant::now);
-        (since.elapsed() < BRAKE).then_some(held)
+        let braked = self.braked.entry(scope.to_owned()).or_insert_with(|| Braked {
+            since: Instant::now(),
+            vanishing: BTreeSet::new(),
+            of: held.of,
+        });
+        (braked.vanishing, braked.of) = (lost, held.of);
+        (braked.since.elapsed() < BRAKE).then_some(held)
+    }
+
+    /// The listings that are not believed yet: scope, vanishing members, members before, and how
+    /// long until it is believed.
+    pub(super) fn held(&self) -> impl Iterator<Item = (&str, &BTreeSet<HostId>, usize, Duration)> {
+        let left = |braked: &Braked| BRAKE.saturating_sub(braked.since.elapsed());
+        let held = self.braked.iter().filter(move |(_, braked)| !left(braked).is_zero());
+        held.map(move |(scope, it)| (scope.as_str(), &it.vanishing, it.of, left(it)))
+    }
+
+    /// The next listing of this scope is believed.
+    pub(super) fn release(&mut self, scope: &str) {
+        self.released.insert(scope.to_owned());
     }
 
     /// Whether some held listing is due to be asked for again.
     pub(super) fn brake_is_due(&mut self) -> bool {
-        let due = self.braked.values().any(|since| since.elapsed() >= BRAKE);
+        let due = self.braked.values().any(|braked| braked.since.elapsed() >= BRAKE);
         if due {
-            self.braked.retain(|_, since| since.elapsed() < BRAKE + BRAKE);
+            self.braked.retain(|_, braked| braked.since.elapsed() < BRAKE + BRAKE);
         }
         due
     }

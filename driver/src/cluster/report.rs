@@ -33,7 +33,7 @@ impl<S: Store> Task<S> {
             .map(|(reason, count)| (reason.code().to_owned(), *count))
             .collect();
         let refusals = self.judge.last_refusals().cloned().collect();
-        let status = ClusterStatus { store, refused, refusals };
+        let status = ClusterStatus { store, refused, refusals, held: self.held() };
         self.status.send_if_modified(|old| {
             *old != status && {
                 *old = status;
@@ -83,7 +83,7 @@ impl<S: Store> Task<S> {
             code: "mass-delete-held".to_owned(),
             object: scope.to_owned(),
             cause: format!("etcd lists {vanishing} of {of} members no more, all at once"),
-            next_step: format!("nothing if they were removed on purpose: it is believed after {} s; else look at etcd", history::BRAKE.as_secs()),
+            next_step: format!("look at etcd; if they were removed on purpose, wgnetctl release believes it at once, else it is believed after {} s", history::BRAKE.as_secs()),
         });
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tracing::{debug, info, warn};
 use wgnet_control_plane::store::{Condition, Op, Store, Txn};
+use wgnet_proto::seal::claimed_writer;
 use wgnet_proto::{NetworkKey, Path, Record, Sealer};
 
 use super::{CLUSTER, COMMON, Task, history, scope_of, wanted};
@@ -25,6 +26,7 @@ impl<S: Store> Task<S> {
         self.note_freed().await;
         self.want().await;
         self.remove_left_networks().await;
+        self.sweep().await;
     }
 
     /// Keeps to the first cluster this host meets.
@@ -128,9 +130,13 @@ impl<S: Store> Task<S> {
         match self.inputs.store.list("networks/").await {
             Ok(listing) => {
                 self.searched = true;
+                let me = self.inputs.facts.me;
                 let mine =
                     listing.entries.iter().filter_map(|entry| match Path::parse(&entry.key)? {
-                        Path::Member(key, host) if host == self.inputs.facts.me => Some(key),
+                        Path::Member(key, host) if host == me => Some(key),
+                        Path::Endpoint(key, _) if claimed_writer(&entry.value) == Some(me) => {
+                            Some(key)
+                        }
                         _ => None,
                     });
                 self.leaving.extend(mine.filter(|key| !self.followed.contains(key)));

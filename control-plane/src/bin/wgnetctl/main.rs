@@ -1,5 +1,7 @@
-//! The operator's command: secret, plugin, status.
+//! The operator's command: secret, plugin, status, and orders to the driver.
 
+mod driver;
+mod orders;
 mod plugin;
 mod secret;
 mod status;
@@ -42,6 +44,12 @@ enum Command {
     },
     /// Shows this host's networks, members, endpoints, handshakes and problems.
     Status(status::Options),
+    /// Shows listings of etcd that this host does not believe, because most members of a network
+    /// would go at once; believes them if told which.
+    Release(orders::ReleaseOptions),
+    /// Removes the records of a host that is gone for good, before the grace time is over. Refuses
+    /// while the host is alive.
+    ForgetHost(orders::ForgetOptions),
     /// Prints a completion script: wgnetctl completion bash > /etc/bash_completion.d/wgnetctl
     Completion {
         #[arg(value_enum)]
@@ -89,6 +97,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             block_on(plugin::install(&options))
         }
         Command::Status(options) => block_on(status::show(&options)),
+        Command::Release(options) => block_on(orders::release(&options)),
+        Command::ForgetHost(options) => block_on(orders::forget(&options)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wgnetctl", &mut std::io::stdout());
             Ok(())

@@ -1,70 +1,29 @@
 //! `wgnetctl status`: asks the driver on this host.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use bytes::Bytes;
 use comfy_table::{Cell, Color, Table, presets};
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use wgnet_proto::status::{DriverStatus, MemberStatus, NetworkStatus};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::driver::Driver;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Print the status as JSON.
     #[arg(long)]
     json: bool,
-    /// The driver's admin socket.
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "WGNET_ADMIN_SOCKET",
-        default_value = "/run/wgnet/admin.sock"
-    )]
-    socket: PathBuf,
+    #[command(flatten)]
+    driver: Driver,
 }
 
 pub(crate) async fn show(options: &Options) -> anyhow::Result<()> {
-    let body = tokio::time::timeout(PATIENCE, ask(options)).await.with_context(|| {
-        format!(
-            "the driver at {} did not answer within {} s",
-            options.socket.display(),
-            PATIENCE.as_secs()
-        )
-    })??;
-    let status: DriverStatus = serde_json::from_slice(&body).context(
-        "the driver's answer is not a status; do driver and wgnetctl have the same version?",
-    )?;
+    let status: DriverStatus = options.driver.get("/status").await?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print(&status);
     }
     Ok(())
-}
-
-async fn ask(options: &Options) -> anyhow::Result<Bytes> {
-    let stream = UnixStream::connect(&options.socket).await.with_context(|| {
-        format!("cannot reach the driver at {}; is it running (systemctl status wgnet-driver), and are you root?", options.socket.display())
-    })?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request =
-        hyper::Request::get("/status").header("host", "wgnet-driver").body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let code = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    connection.abort();
-    if !code.is_success() {
-        bail!("the driver answered {code}: {}", String::from_utf8_lossy(&body).trim());
-    }
-    Ok(body)
 }
 
 fn print(status: &DriverStatus) {

@@ -1,0 +1,44 @@
+//! What operators order from the driver on its host: the bodies of the admin socket's POSTs and
+//! their answers, beside the status ([`wgnet_proto::status`]).
+
+use serde::{Deserialize, Serialize};
+use wgnet_proto::HostId;
+
+/// `GET /held`: listings of etcd that are not believed yet, since most members would go at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldListing {
+    /// What was listed: `networks/<NetworkKey>`.
+    pub scope: String,
+    /// Members that are missing from the listing.
+    pub vanishing: usize,
+    /// Members before.
+    pub of: usize,
+    /// Their hosts' names, as far as they are known.
+    pub hosts: Vec<String>,
+    /// Seconds until it is believed without an order.
+    pub believed_in: u64,
+}
+
+/// `POST /release`: believe held listings now. Answered with those that were released.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// The network's key or the scope; `None`: all of them.
+    pub network: Option<String>,
+}
+
+/// `POST /forget-host`: remove every record of a host that is gone for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetHost {
+    /// Its name or its id.
+    pub host: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    pub host_id: HostId,
+    pub name: String,
+    /// Records that were removed from etcd.
+    pub records: usize,
+}
