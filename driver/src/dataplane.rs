@@ -17,6 +17,7 @@ use std::future::Future;
 use std::path::Path;
 
 use wgnet_core::{Namespace, Observed, Seen, Step};
+use wgnet_proto::EndpointId;
 
 /// What the planner's steps are carried out by.
 pub trait Dataplane: Clone + Send + Sync + 'static {
@@ -30,6 +31,28 @@ pub trait Dataplane: Clone + Send + Sync + 'static {
     fn namespaces(
         &self,
     ) -> impl Future<Output = Result<BTreeSet<Namespace>, DataplaneError>> + Send;
+
+    /// Removes what is ours and nobody claims. `claimed` is asked after everything was listed, so
+    /// that what is made meanwhile is not taken for a stray: its claim came before it.
+    ///
+    /// A namespace that a container still uses stays, and is told.
+    fn sweep(
+        &self,
+        claimed: impl Fn() -> Claimed + Send + Sync,
+    ) -> impl Future<Output = Result<Swept, DataplaneError>> + Send {
+        async move {
+            let there = self.namespaces().await?;
+            let claimed = claimed();
+            let mut swept = Swept::default();
+            for namespace in there.into_iter().filter(|of| !claimed.namespaces.contains(of)) {
+                for step in [Step::RemoveGuard, Step::DeleteNamespace] {
+                    self.apply(&namespace, &step).await?;
+                }
+                swept.removed.push(format!("namespace {namespace}"));
+            }
+            Ok(swept)
+        }
+    }
 
     /// What the namespace looks like. `joined` names the veths whose container is to be looked into,
     /// with the path of its namespace.
@@ -68,6 +91,22 @@ pub trait Dataplane: Clone + Send + Sync + 'static {
 
     /// Whether a UDP port can be bound on this host now.
     fn port_is_free(&self, port: u16) -> impl Future<Output = bool> + Send;
+}
+
+/// What the networks of this host claim.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claimed {
+    pub namespaces: BTreeSet<Namespace>,
+    pub endpoints: BTreeSet<EndpointId>,
+}
+
+/// What a sweep found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// In words.
+    pub removed: Vec<String>,
+    /// Unclaimed, and left for the containers that use them.
+    pub in_use: BTreeSet<Namespace>,
 }
 
 /// Where the containers of joined veths are.

@@ -7,18 +7,21 @@
 pub mod runtime;
 mod task;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use wgnet_core::{ClusterView, Namespace};
+use wgnet_proto::status::Problem;
 use wgnet_proto::{DockerNetworkId, HostId};
 
 use crate::applied::Applied;
-use crate::dataplane::{Dataplane, Events as _};
+use crate::dataplane::{Claimed, Dataplane, Events as _};
 use crate::journal::Journal;
 use crate::keyring::Keyring;
 use crate::ports::Ports;
@@ -42,6 +45,11 @@ pub struct Context<D> {
     pub runtimes: Runtimes,
 }
 
+/// How often it is looked for what no network has.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+const UNCLAIMED: &str = "unclaimed-namespace";
+
 /// One running task and how to wake it.
 struct Running {
     looked_at: Arc<Notify>,
@@ -54,7 +62,9 @@ pub async fn run<D: Dataplane>(context: Context<D>, cancel: CancellationToken) {
     let (finished, mut ended) = tokio::sync::mpsc::unbounded_channel();
     let mut events = context.dataplane.events();
     let mut journal = context.journal.watch();
-    remove_strangers(&context).await;
+    sweep(&context, BTreeSet::new()).await;
+    let mut sweeping = tokio::task::JoinSet::new();
+    let mut next_sweep = Instant::now() + SWEEP_EVERY;
     loop {
         for network in context.journal.state().networks.keys() {
             running.entry(network.clone()).or_insert_with(|| {
@@ -76,6 +86,14 @@ pub async fn run<D: Dataplane>(context: Context<D>, cancel: CancellationToken) {
             () = cancel.cancelled() => break,
             changed = journal.changed() => if changed.is_err() { break },
             Some(network) = ended.recv() => { running.remove(&network); }
+            () = tokio::time::sleep_until(next_sweep) => {
+                next_sweep = Instant::now() + SWEEP_EVERY;
+                if sweeping.is_empty() {
+                    let (context, working) = (context.clone(), running.keys().map(Namespace::of).collect());
+                    sweeping.spawn(async move { sweep(&context, working).await });
+                }
+            }
+            Some(_) = sweeping.join_next() => {}
             event = events.next() => match event {
                 Some(namespace) => wake(&running, &namespace),
                 None => { warn!("The data plane tells no more events; the timers go on"); break_off(&mut events).await; }
@@ -98,25 +116,44 @@ fn wake(running: &BTreeMap<DockerNetworkId, Running>, namespace: &Namespace) {
     }
 }
 
-/// Deletes namespaces of ours that the journal does not know: a network that was removed while the
-/// driver was down, or whose journal is gone.
-async fn remove_strangers<D: Dataplane>(context: &Context<D>) {
-    let namespaces = match context.dataplane.namespaces().await {
-        Ok(namespaces) => namespaces,
+/// Removes what is ours and no network has: left by one that was removed while the driver was down,
+/// or by a journal that is gone. `working` is still taken down by its task.
+async fn sweep<D: Dataplane>(context: &Context<D>, working: BTreeSet<Namespace>) {
+    let journal = context.journal.clone();
+    let claimed = move || {
+        let state = journal.state();
+        let namespaces = state.networks.keys().map(Namespace::of);
+        let endpoints = state.networks.values().flat_map(|network| network.endpoints.keys());
+        Claimed {
+            namespaces: namespaces.chain(working.iter().cloned()).collect(),
+            endpoints: endpoints.cloned().collect(),
+        }
+    };
+    let swept = match context.dataplane.sweep(claimed).await {
+        Ok(swept) => swept,
         Err(error) => {
-            warn!(error = crate::chain(&error), "Cannot list this host's namespaces");
+            warn!(error = crate::chain(&error), "Cannot remove what no network has");
             return;
         }
     };
-    let state = context.journal.state();
-    let known: Vec<Namespace> = state.networks.keys().map(Namespace::of).collect();
-    for namespace in namespaces.into_iter().filter(|namespace| !known.contains(namespace)) {
-        let steps = [wgnet_core::Step::RemoveGuard, wgnet_core::Step::DeleteNamespace];
-        for step in steps {
-            if let Err(error) = context.dataplane.apply(&namespace, &step).await {
-                warn!(%namespace, error = crate::chain(&error), "Cannot remove a namespace without a network");
-            }
-        }
-        info!(%namespace, "Removed a namespace that no network has");
+    for removed in &swept.removed {
+        info!(removed, "Removed what no network has");
     }
+    let open = context.problems.list();
+    let open = open.iter().filter(|problem| problem.code == UNCLAIMED);
+    for problem in open.filter(|problem| !is_in(&swept.in_use, &problem.object)) {
+        context.problems.clear(UNCLAIMED, &problem.object);
+    }
+    for namespace in &swept.in_use {
+        context.problems.set(Problem {
+            code: UNCLAIMED.to_owned(),
+            object: format!("namespace {namespace}"),
+            cause: "containers are in a network that this host's journal does not know; their traffic goes on as it was and follows no change".to_owned(),
+            next_step: "restart those containers; the namespace goes with the last of them".to_owned(),
+        });
+    }
+}
+
+fn is_in(namespaces: &BTreeSet<Namespace>, object: &str) -> bool {
+    namespaces.iter().any(|namespace| object == format!("namespace {namespace}"))
 }

@@ -15,6 +15,7 @@ pub mod probe;
 mod route;
 mod rtnl;
 mod space;
+mod strays;
 mod veth;
 mod wireguard;
 
@@ -36,7 +37,7 @@ use self::wireguard::genl::PeerChange;
 use self::wireguard::kernel::{self, Kernel};
 use self::wireguard::userspace::Userspace;
 use super::changes::{Changed, Changes};
-use super::{Dataplane, Joined};
+use super::{Claimed, Dataplane, Joined, Swept};
 
 /// Requests to the kernel that are under way at once.
 const PIPELINED: usize = 64;
@@ -231,6 +232,10 @@ impl Dataplane for Linux {
         self.shared.backend.sweep(&self.shared.host, &held).await?;
         let pinned = netns::list().map_err(failing("list", netns::DIRECTORY))?;
         Ok(pinned.into_iter().chain(self.shared.spaces().keys().cloned()).collect())
+    }
+
+    async fn sweep(&self, claimed: impl Fn() -> Claimed + Send + Sync) -> Result<Swept> {
+        self.remove_strays(claimed).await
     }
 
     async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {

@@ -1,11 +1,16 @@
 //! Namespaces as the data plane holds them: opened, made, pinned, deleted.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rtnetlink::LinkUnspec;
 use wgnet_core::Namespace;
 
 use super::error::{Result, failing, refused};
 use super::events::Watch;
+use super::link::NAMESPACE_ALIAS;
+use super::rtnl::Rtnl;
 use super::space::{Network, Space};
 use super::{Linux, netns, nft, prepare};
 use crate::dataplane::ErrorKind;
@@ -51,6 +56,7 @@ impl Linux {
             Some(network) => network,
             None => {
                 let fd = netns::create().await.map_err(failing(OPERATION, namespace))?;
+                mark(&fd).await.map_err(failing(OPERATION, namespace))?;
                 // The pin comes first: what is not pinned must hold nothing.
                 netns::pin(&fd, &netns::pin_path(namespace))
                     .await
@@ -109,4 +115,12 @@ impl Linux {
         removed
             .map_err(|source| prepare::nft_failed("remove the host's guard of", namespace, source))
     }
+}
+
+/// So that it is known as ours when nothing else says so.
+async fn mark(namespace: &impl AsFd) -> io::Result<()> {
+    let rtnl = Rtnl::open(namespace).await?;
+    let loopback = rtnl.link("lo").await?.ok_or(io::ErrorKind::NotFound)?;
+    let message = LinkUnspec::new_with_index(loopback.index).alias(NAMESPACE_ALIAS.to_owned());
+    rtnl.set_link(message.build()).await
 }

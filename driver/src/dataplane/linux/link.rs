@@ -10,6 +10,8 @@ pub(crate) const GROUP: u32 = u32::from_be_bytes(*b"wgne");
 /// The alias of ours says what a link is for.
 const ALIAS_PREFIX: &str = "wgnet:";
 pub(crate) const WIREGUARD_ALIAS: &str = "wgnet:wg";
+/// On `lo` of a network's namespace: it is ours even when nothing else is in it.
+pub(crate) const NAMESPACE_ALIAS: &str = "wgnet:namespace";
 
 pub(crate) fn veth_alias(endpoint: &EndpointId) -> String {
     format!("{ALIAS_PREFIX}{endpoint}")
@@ -87,6 +89,11 @@ impl Link {
     }
 
     pub(crate) fn is_ours(&self) -> bool {
+        self.kind != Kind::Loopback && self.is_marked()
+    }
+
+    /// Whether it carries our mark: lo does, in a namespace that we made.
+    pub(crate) fn is_marked(&self) -> bool {
         let marked = self.alias.as_deref().is_some_and(|alias| alias.starts_with(ALIAS_PREFIX));
         marked || self.group == GROUP
     }

@@ -28,6 +28,9 @@ const GUARD_PRIORITY: i32 = -10;
 
 pub(crate) const GUARD_PREFIX: &str = "wgnet-guard-";
 
+/// The comment of a guard's rules: a table of ours by more than its name.
+const MARK: &str = "wgnet";
+
 /// One table for each network: networks may overlap.
 fn guard_table(namespace: &Namespace) -> String {
     format!("{GUARD_PREFIX}{}", &namespace.as_str()[Namespace::PREFIX.len()..])
@@ -114,7 +117,9 @@ pub(crate) async fn set_guard(
     }
     let rules = subnets.iter().map(|subnet| {
         let family = if subnet.addr().is_ipv4() { "ip" } else { "ip6" };
-        format!("    meta iifkind \"bridge\" {family} daddr {subnet} counter drop\n")
+        format!(
+            "    meta iifkind \"bridge\" {family} daddr {subnet} counter drop comment \"{MARK}\"\n"
+        )
     });
     let chain = format!(
         "  chain forward {{\n    type filter hook forward priority {GUARD_PRIORITY}; policy accept;\n{LOCAL}{}  }}",
@@ -135,6 +140,42 @@ pub(crate) async fn remove_guard(host: &Space, namespace: &Namespace) -> io::Res
 pub(crate) async fn guard(host: &Space, namespace: &Namespace) -> io::Result<BTreeSet<IpNet>> {
     let listing = table(host, &guard_table(namespace)).await?;
     Ok(listing.map(|listing| guarded(&listing)).unwrap_or_default())
+}
+
+/// The networks that have a guard in the host which is ours by name and mark.
+pub(crate) async fn marked_guards(host: &Space) -> io::Result<BTreeSet<Namespace>> {
+    if host.ruleset.generation().await?.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    let output = match run(host, &["-j", "list", "tables", "inet"], "").await {
+        // Whoever has no nft made no table with it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        other => other?,
+    };
+    if !output.status.success() {
+        return Err(complaint(&output));
+    }
+    let tables: Value = serde_json::from_slice(&output.stdout)?;
+    let mut guards = BTreeSet::new();
+    for namespace in guard_names(&tables) {
+        if table(host, &guard_table(&namespace)).await?.is_some_and(|listing| is_marked(&listing)) {
+            guards.insert(namespace);
+        }
+    }
+    Ok(guards)
+}
+
+fn guard_names(tables: &Value) -> Vec<Namespace> {
+    let tables = tables["nftables"].as_array().into_iter().flatten();
+    let names = tables.filter_map(|object| object["table"]["name"].as_str());
+    let ids = names.filter_map(|name| name.strip_prefix(GUARD_PREFIX));
+    ids.filter_map(|id| Namespace::parse(&format!("{}{id}", Namespace::PREFIX))).collect()
+}
+
+fn is_marked(listing: &Value) -> bool {
+    let objects = listing["nftables"].as_array().into_iter().flatten();
+    let mut comments = objects.filter_map(|object| object["rule"]["comment"].as_str());
+    comments.any(|comment| comment == MARK)
 }
 
 /// TCP connections that leave through WireGuard agree on segments that fit.
@@ -249,6 +290,18 @@ mod tests {
         assert_eq!(guarded(&listing(&prefix, &json!({"drop": null}))), expected);
         let expected = BTreeSet::from(["10.50.0.1/32".parse().unwrap()]);
         assert_eq!(guarded(&listing(&json!("10.50.0.1"), &json!({"drop": null}))), expected);
+    }
+
+    #[test]
+    fn a_guard_is_ours_by_name_and_mark() {
+        let tables = json!({"nftables": [
+            {"table": {"family": "inet", "name": "wgnet-guard-abc"}},
+            {"table": {"family": "inet", "name": "wgnet-guard-NOT"}},
+            {"table": {"family": "inet", "name": "filter"}},
+        ]});
+        assert_eq!(guard_names(&tables), [Namespace::parse("wgnet-abc").unwrap()]);
+        assert!(!is_marked(&listing(&json!("10.50.0.1"), &json!({"drop": null}))));
+        assert!(is_marked(&json!({"nftables": [{"rule": {"comment": "wgnet", "expr": []}}]})));
     }
 
     #[test]
