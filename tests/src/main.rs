@@ -4,10 +4,12 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use wgnet_tests::bench::{BenchOptions, bench};
+use wgnet_tests::faults::{FaultsOptions, faults};
 use wgnet_tests::lab::{
     self, Host, Lab, LabOptions, Suite,
     demo::{DemoOptions, demo},
 };
+use wgnet_tests::stream;
 
 #[derive(Parser)]
 #[command(about = "Hosts with real Docker engines on one machine (needs root)")]
@@ -56,6 +58,11 @@ enum Command {
     },
     /// Measure wgnet beside wireguard-go and Docker's overlay: what tests/bench runs once all is built.
     Bench(BenchOptions),
+    /// Let everything fail in turn and hold what is lost against its bar: what tests/bench faults runs.
+    Faults(FaultsOptions),
+    /// One end of a stream, led through its standard input.
+    #[command(hide = true)]
+    Stream,
     /// List everything of a host that a network could leave behind.
     Inventory { host: usize },
     #[command(hide = true)]
@@ -125,6 +132,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             demo(&DemoOptions { once, suite, network_driver })?
         }
         Command::Bench(options) => bench(&options)?,
+        Command::Faults(options) => return faults(&options).map_err(Into::into),
+        Command::Stream => stream::tool::run()?,
         Command::Inventory { host } => {
             print!("{}", host_of(&Lab::attach(name)?, host)?.inventory()?)
         }

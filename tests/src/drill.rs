@@ -1,0 +1,189 @@
+//! The drills: something fails while a stream runs, and what was lost is held against a bar.
+//!
+//! A group of drills shares one lab. [`Scale::Short`] has seconds for minutes and tens for hundreds;
+//! `tests/run` takes it, `tests/bench faults` takes the other.
+
+pub mod docker;
+pub mod driver;
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::lab::Result;
+use crate::stream::Report;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    Short,
+    Full,
+}
+
+impl Scale {
+    pub fn pick<T>(self, short: T, full: T) -> T {
+        if self == Self::Full { full } else { short }
+    }
+}
+
+/// A group of drills in one lab.
+pub type Group = fn(Scale) -> Result<Vec<Row>>;
+
+/// Every group, by the name that `--only` takes.
+pub fn all() -> Vec<(&'static str, Group)> {
+    vec![
+        ("driver", driver::driver as Group),
+        ("docker", docker::docker),
+    ]
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    pub drill: &'static str,
+    pub measured: Vec<Figure>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    pub name: &'static str,
+    pub value: f64,
+    pub unit: &'static str,
+    /// At most so much.
+    pub bar: Option<f64>,
+    /// Docker's own overlay in the same drill.
+    pub docker: Option<f64>,
+}
+
+impl Row {
+    pub fn new(drill: &'static str) -> Self {
+        Self { drill, measured: Vec::new() }
+    }
+
+    pub fn at_most(self, name: &'static str, value: f64, unit: &'static str, bar: f64) -> Self {
+        self.with(Figure { name, value, unit, bar: Some(bar), docker: None })
+    }
+
+    pub fn info(self, name: &'static str, value: f64, unit: &'static str) -> Self {
+        self.with(Figure { name, value, unit, bar: None, docker: None })
+    }
+
+    /// Docker's own overlay, for the last figure.
+    pub fn beside(mut self, docker: f64) -> Self {
+        self.measured.last_mut().expect("a figure comes before what is beside it").docker =
+            Some(docker);
+        self
+    }
+
+    /// A stream that must not notice.
+    pub fn lost_nothing(self, report: &Report) -> Self {
+        self.at_most("lost", report.lost() as f64, "packets", 0.0)
+            .info("of", report.sent() as f64, "packets")
+            .info("longest gap", milliseconds(report.longest_gap()), "ms")
+    }
+
+    /// What misses its bar, one sentence each.
+    pub fn missed(&self) -> Vec<String> {
+        let over = self.measured.iter().filter(|figure| figure.missed());
+        over.map(|figure| {
+            let bar = Figure { value: figure.bar.unwrap_or_default(), ..figure.clone() };
+            format!("{}: {figure}, at most {}", self.drill, bar.amount())
+        })
+        .collect()
+    }
+
+    /// # Panics
+    ///
+    /// When a bar is missed.
+    pub fn assert_held(&self) {
+        assert_eq!(self.missed(), Vec::<String>::new(), "{self}");
+    }
+
+    fn with(mut self, figure: Figure) -> Self {
+        self.measured.push(figure);
+        self
+    }
+}
+
+/// As a table of Markdown wants it.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let joined = |texts: Vec<String>| texts.join("; ");
+        let figures = &self.measured;
+        let bars = figures.iter().filter_map(|figure| {
+            let value = figure.bar?;
+            Some(format!("{} ≤ {}", figure.name, Figure { value, ..figure.clone() }.amount()))
+        });
+        let beside = figures.iter().filter_map(|figure| {
+            let value = figure.docker?;
+            Some(format!("{}", Figure { value, ..figure.clone() }))
+        });
+        let held = if figures.iter().any(Figure::missed) { "**MISSED**" } else { "held" };
+        write!(
+            f,
+            "| {} | {} | {} | {} | {held} |",
+            self.drill,
+            joined(bars.collect()),
+            joined(figures.iter().map(Figure::to_string).collect()),
+            joined(beside.collect()),
+        )
+    }
+}
+
+impl Figure {
+    fn missed(&self) -> bool {
+        // What is no number at all misses, too.
+        self.bar.is_some_and(|bar| self.value.is_nan() || self.value > bar)
+    }
+
+    fn amount(&self) -> String {
+        let value = self.value;
+        if value.is_infinite() {
+            return "never".into();
+        }
+        let number = match value.abs() {
+            _ if value.fract() == 0.0 => format!("{value:.0}"),
+            large if large >= 100.0 => format!("{value:.0}"),
+            middle if middle >= 10.0 => format!("{value:.1}"),
+            _ => format!("{value:.2}"),
+        };
+        if self.unit.is_empty() { number } else { format!("{number} {}", self.unit) }
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.amount())
+    }
+}
+
+pub(crate) fn milliseconds(length: Duration) -> f64 {
+    length.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_a_line_of_the_table() {
+        let row = Row::new("cable out")
+            .at_most("back after", 0.25, "s", 1.0)
+            .beside(f64::INFINITY)
+            .info("lost", 12.0, "packets");
+        let line = "| cable out | back after ≤ 1 s | back after 0.25 s; lost 12 packets | back after never | held |";
+        assert_eq!(row.to_string(), line);
+        row.assert_held();
+    }
+
+    #[test]
+    fn what_is_over_its_bar_or_no_number_is_missed() {
+        let row = Row::new("driver killed")
+            .at_most("lost", 1.0, "packets", 0.0)
+            .at_most("gap", f64::NAN, "ms", 1.0)
+            .at_most("leaked", 0.0, "objects", 0.0);
+        assert_eq!(row.missed().len(), 2);
+        assert_eq!(row.missed()[0], "driver killed: lost 1 packets, at most 0 packets");
+        assert!(row.to_string().ends_with("**MISSED** |"));
+    }
+}
