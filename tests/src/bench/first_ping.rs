@@ -76,7 +76,7 @@ fn start(
     })?;
 
     // Not a ping: the pings that waited for this container would flood the socket of its own.
-    let first = format!("wget -q -T 1 -O /dev/null http://{waiting}:8000/hosts");
+    let first = format!("nc -w 1 {waiting} 8000 < /dev/null");
     let begin = format!("{first} && echo {REACHED} || echo {LOST}; exec sleep 1000000");
     let run = [
         "run",

@@ -165,6 +165,11 @@ fn end(name: &str, mac: MacAddr, mtu: u16) -> LinkMessageBuilder<LinkUnspec> {
     LinkUnspec::new_with_name(name).mtu(mtu.into()).address(mac.0.to_vec()).link_group(GROUP)
 }
 
+/// A container's first packet from elsewhere comes before its interface is up: who asks for it
+/// once a second, as Linux does, keeps that packet for a second. As long in all (arp(7)).
+const ASKING: [(&str, &str); 3] =
+    [("retrans_time_ms", "20"), ("mcast_solicit", "150"), ("ucast_solicit", "50")];
+
 async fn settle(network: &Network, link: &Link, veth: &DesiredVeth) -> Result<()> {
     let object = network.object(&link.name);
     let message = LinkUnspec::new_with_index(link.index)
@@ -174,12 +179,16 @@ async fn settle(network: &Network, link: &Link, veth: &DesiredVeth) -> Result<()
         .build();
     network.space.rtnl.set_link(message).await.map_err(failing("set up veth", &object))?;
     let name = &link.name;
-    let settings = vec![
+    let settings = [
         (format!("ipv4/conf/{name}/proxy_arp"), "1"),
         (format!("ipv4/neigh/{name}/proxy_delay"), "0"),
         (format!("ipv6/conf/{name}/proxy_ndp"), "1"),
         (format!("ipv6/neigh/{name}/proxy_delay"), "0"),
     ];
+    let asking = ["ipv4", "ipv6"].map(|family| {
+        ASKING.map(|(setting, value)| (format!("{family}/neigh/{name}/{setting}"), value))
+    });
+    let settings = settings.into_iter().chain(asking.into_iter().flatten()).collect();
     prepare::set_sysctls(network, settings).await.map_err(failing("set up veth", &object))?;
     let proxied = proxy_gateways(network, std::slice::from_ref(link)).await;
     proxied.map_err(failing("answer for the gateway on veth", &object))
