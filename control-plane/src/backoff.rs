@@ -1,10 +1,16 @@
-//! How long to wait before the next try: doubling from 100 ms to 5 s, each wait drawn from its
-//! upper half, so that a thousand hosts do not come back in step.
+//! How long to wait before the next try: doubling from 100 ms to 5 s, or to 1 s where nothing but
+//! the way to the store is missing. Each wait is drawn from its upper half, so that a thousand hosts
+//! do not come back in step.
 
 use std::time::Duration;
 
+use crate::store::StoreError;
+
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
+
+/// A store that is back is to be found within two seconds, and one that is away bears it.
+const LONGEST_AWAY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
@@ -21,6 +27,14 @@ impl Backoff {
         let wait = self.next;
         self.next = (wait * 2).min(LONGEST);
         jitter(wait)
+    }
+
+    /// The next wait after this failure.
+    pub(crate) fn wait_after(&mut self, error: &StoreError) -> Duration {
+        if error.is_away() {
+            self.next = self.next.min(LONGEST_AWAY);
+        }
+        self.wait()
     }
 
     /// It worked: begin anew.
@@ -49,5 +63,14 @@ mod tests {
         assert!(waits[11] >= LONGEST / 2);
         backoff.reset();
         assert!(backoff.wait() <= FIRST);
+    }
+
+    #[test]
+    fn a_store_that_is_away_is_tried_every_second() {
+        let mut backoff = Backoff::new();
+        let away = StoreError::NoLeader { endpoints: String::new() };
+        assert!((0..12).all(|_| backoff.wait_after(&away) <= LONGEST_AWAY));
+        let full = StoreError::Full { endpoints: String::new() };
+        assert!((0..12).any(|_| backoff.wait_after(&full) > LONGEST_AWAY));
     }
 }

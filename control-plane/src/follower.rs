@@ -1,6 +1,7 @@
 //! Follows scopes of the store: a complete listing of each, then its changes in order, through
 //! compaction, restarts, missing leaders and other histories. Knows nothing of records.
 
+mod bearings;
 mod scope;
 
 #[cfg(test)]
@@ -8,14 +9,18 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::store::{Change, Entry, Revision, Store};
+use bearings::{Bearings, Gate};
 use scope::{Report, ScopeTask, Told};
+
+/// The scope that names the history. Where it is followed, it is told before any other one is listed
+/// or watched, so that nobody takes what another history lacks for gone.
+pub const FIRST: &str = "cluster";
 
 /// What the follower tells, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +87,8 @@ impl Follower {
             events: telling,
             reporting,
             scopes: BTreeMap::new(),
-            highest: Arc::default(),
+            bearings: Arc::default(),
+            gate: Arc::default(),
             tasks: 0,
             told: None,
         };
@@ -127,8 +133,9 @@ struct Owner<S> {
     events: mpsc::Sender<Followed>,
     reporting: mpsc::Sender<Report>,
     scopes: BTreeMap<String, Following>,
-    /// The highest revision that any answer of this history has shown.
-    highest: Arc<AtomicI64>,
+    /// Of the history that the store is in.
+    bearings: Arc<Bearings>,
+    gate: Arc<Gate>,
     /// Counts the tasks ever started.
     tasks: u64,
     /// What was last said about the connection.
@@ -184,13 +191,15 @@ impl<S: Store> Owner<S> {
     /// Starts a task that lists the scope, in place of one that there may be.
     fn start(&mut self, scope: String) {
         self.tasks += 1;
+        self.bearings.followed(&scope);
         let stop = self.cancel.child_token();
         let task = ScopeTask::new(
             self.tasks,
             scope.clone(),
             self.store.clone(),
             self.options.audit,
-            Arc::clone(&self.highest),
+            Arc::clone(&self.bearings),
+            Arc::clone(&self.gate),
             self.reporting.clone(),
         );
         tokio::spawn(stop.clone().run_until_cancelled_owned(task.run()));
@@ -219,8 +228,8 @@ impl<S: Store> Owner<S> {
                 self.tell(Followed::Changed { scope, revision, changes }).await?;
             }
             Told::Fell { revision, highest } => {
-                // Tasks that still run hold the old history's highest revision.
-                self.highest = Arc::new(AtomicI64::new(revision));
+                // Tasks that still run hold the old history's bearings.
+                self.bearings = Arc::new(Bearings::at(revision));
                 self.start_all();
                 self.tell(Followed::History { revision, highest }).await?;
             }

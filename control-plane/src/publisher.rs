@@ -152,7 +152,7 @@ enum Round {
     Overtaken(Path),
     /// Some record cannot be sealed, or the store would not have it; all others are done.
     Unfit(String),
-    Failed(String),
+    Failed(StoreError),
 }
 
 /// How a transaction ended.
@@ -162,7 +162,7 @@ enum Outcome {
     Overtaken,
     /// The store would not have it, whatever the way there.
     Unfit(String),
-    Failed(String),
+    Failed(StoreError),
 }
 
 /// The picture may tell of nothing but the trouble itself: not a try for each.
@@ -187,9 +187,9 @@ impl<S: Store> Loop<S> {
                     self.due.map(|due| due.saturating_duration_since(Instant::now()))
                 }
                 Round::Overtaken(_) | Round::Unfit(_) => Some(backoff.wait()),
-                Round::Failed(_) => {
+                Round::Failed(error) => {
                     sleep(PAUSE_IN_TROUBLE).await;
-                    Some(backoff.wait())
+                    Some(backoff.wait_after(&error))
                 }
             };
             // All arms are cancel-safe; nothing is awaited inside an arm.
@@ -219,7 +219,8 @@ impl<S: Store> Loop<S> {
             if changes.is_empty() { Round::Idle } else { self.publish(&changes, lease).await };
         self.overtaken = if let Round::Overtaken(_) = round { self.overtaken + 1 } else { 0 };
         let error = match &round {
-            Round::Failed(error) | Round::Unfit(error) => Some(error.clone()),
+            Round::Failed(error) => Some(chain(error)),
+            Round::Unfit(error) => Some(error.clone()),
             Round::Overtaken(path) if self.overtaken >= OFTEN => {
                 Some(format!("somebody else keeps changing {path} in etcd"))
             }
@@ -336,13 +337,13 @@ impl<S: Store> Loop<S> {
             Ok(Committed::Refused { .. }) => Outcome::Overtaken,
             Err(StoreError::LeaseLost(lost)) => {
                 self.session.lost(lost);
-                Outcome::Failed(chain(&StoreError::LeaseLost(lost)))
+                Outcome::Failed(StoreError::LeaseLost(lost))
             }
             Err(error @ (StoreError::Refused { .. } | StoreError::TooManyOps(_))) => {
                 let path = &batch[0].0.path;
                 Outcome::Unfit(format!("{path}: {}", chain(&error)))
             }
-            Err(error) => Outcome::Failed(chain(&error)),
+            Err(error) => Outcome::Failed(error),
         }
     }
 

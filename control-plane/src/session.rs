@@ -57,7 +57,7 @@ async fn keep<S: Store>(
             Ok(lease) => lease,
             Err(error) => {
                 debug!(error = chain(&error), "No lease");
-                sleep(backoff.wait()).await;
+                sleep(backoff.wait_after(&error)).await;
                 continue;
             }
         };
@@ -98,7 +98,7 @@ async fn renew<S: Store>(
                 if renewed.elapsed() > ttl {
                     return;
                 }
-                pause = backoff.wait();
+                pause = backoff.wait_after(&error);
             }
         }
     }

@@ -150,6 +150,11 @@ pub enum StoreError {
         #[source]
         source: Source,
     },
+    /// Its quota is used up (NOSPACE). It still answers readers and watches.
+    #[error(
+        "etcd at {endpoints} is full and takes no changes: compact and defragment it, then `etcdctl alarm disarm`"
+    )]
+    Full { endpoints: String },
     #[error("etcd has no lease {0:x} any more")]
     LeaseLost(LeaseId),
     #[error("a transaction of {0} operations is more than {MAX_OPS}")]
@@ -165,6 +170,23 @@ pub enum StoreError {
         #[source]
         source: Source,
     },
+}
+
+impl StoreError {
+    /// Nothing was said about the request itself: it may succeed as soon as the store can be reached.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::NoLeader { .. }
+            | Self::Deadline { .. }
+            | Self::WatchEnded { .. } => true,
+            Self::Refused { .. }
+            | Self::Full { .. }
+            | Self::LeaseLost(_)
+            | Self::TooManyOps(_)
+            | Self::Config { .. } => false,
+        }
+    }
 }
 
 /// Whether `key` belongs to `scope`.

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::FIRST;
+use super::bearings::{Bearings, Gate};
 use crate::backoff::{Backoff, jitter};
 use crate::store::{Change, Entry, Revision, Store, StoreError, Watch, WatchEvent, chain};
 
@@ -27,6 +28,9 @@ const GOOD: Duration = Duration::from_secs(1);
 /// A watch that ends so often before it tells anything is not resumed: a listing gets past what it
 /// stumbles over.
 const FRUITLESS: u32 = 2;
+
+/// How long the first scope is waited for before it is looked at again.
+const FIRST_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) struct Report {
     pub(super) task: u64,
@@ -57,7 +61,8 @@ pub(super) struct ScopeTask<S> {
     scope: String,
     store: S,
     audit: Duration,
-    highest: Arc<AtomicI64>,
+    bearings: Arc<Bearings>,
+    gate: Arc<Gate>,
     reports: mpsc::Sender<Report>,
     /// Up to where the scope is known; `None`: to be listed.
     known: Option<Revision>,
@@ -85,23 +90,29 @@ impl<S: Store> ScopeTask<S> {
         scope: String,
         store: S,
         audit: Duration,
-        highest: Arc<AtomicI64>,
+        bearings: Arc<Bearings>,
+        gate: Arc<Gate>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
         let (known, keys, fruitless) = (None, BTreeMap::new(), 0);
-        Self { number, scope, store, audit, highest, reports, known, keys, fruitless }
+        Self { number, scope, store, audit, bearings, gate, reports, known, keys, fruitless }
     }
 
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new();
         loop {
-            let told = match self.round(&mut backoff).await {
-                Ok(()) => Ok(()),
-                Err(End::Store(error)) => self.tell(Told::Failing(chain(&error))).await,
+            match self.round(&mut backoff).await {
+                Ok(()) => {}
+                Err(End::Store(error)) => {
+                    if self.tell(Told::Failing(chain(&error))).await.is_err() {
+                        return;
+                    }
+                    if error.is_away() && self.gate.wait(&self.store).await {
+                        backoff.reset();
+                        continue;
+                    }
+                }
                 Err(End::Task) => return,
-            };
-            if told.is_err() {
-                return;
             }
             sleep(backoff.wait()).await;
         }
@@ -109,12 +120,16 @@ impl<S: Store> ScopeTask<S> {
 
     /// Lists or resumes, and watches until that ends.
     async fn round(&mut self, backoff: &mut Backoff) -> Result<(), End> {
+        if self.bearings.waits_for_first(&self.scope) {
+            self.wait_for_first().await?;
+        }
         let (known, first_audit) = match self.known {
-            Some(known) => {
+            // Listed, it costs as much as resumed, and shows another history at once.
+            Some(known) if self.scope != FIRST => {
                 self.check_history().await?;
                 (known, AUDIT_AFTER_RESUMING)
             }
-            None => (self.list().await?, self.audit),
+            Some(_) | None => (self.list().await?, self.audit),
         };
         let watch = self.store.watch(&self.scope, known + 1).await?;
         self.tell(Told::Watching).await?;
@@ -134,21 +149,36 @@ impl<S: Store> ScopeTask<S> {
     }
 
     async fn list(&mut self) -> Result<Revision, End> {
-        let highest = self.highest.load(Ordering::SeqCst);
+        let highest = self.bearings.highest();
         let listing = self.store.list(&self.scope).await?;
         self.reached(listing.revision, highest).await?;
         let hashed = |entry: &Entry| (hash(&entry.key), entry.mod_revision);
         self.keys = listing.entries.iter().map(hashed).collect();
         self.known = Some(listing.revision);
         let (revision, entries) = (listing.revision, listing.entries);
+        let first = entries.iter().find(|entry| entry.key == FIRST).cloned();
         self.tell(Told::Listed { revision, entries }).await?;
+        if self.scope == FIRST {
+            self.bearings.told_first(revision, first.as_ref());
+        }
         Ok(revision)
     }
 
     async fn check_history(&self) -> Result<(), End> {
-        let highest = self.highest.load(Ordering::SeqCst);
+        let highest = self.bearings.highest();
         let revision = self.store.revision().await?;
         self.reached(revision, highest).await
+    }
+
+    /// Returns once whoever follows knows which history this is.
+    async fn wait_for_first(&self) -> Result<(), End> {
+        let highest = self.bearings.highest();
+        let listing = self.store.list(FIRST).await?;
+        self.reached(listing.revision, highest).await?;
+        let entry = listing.entries.iter().find(|entry| entry.key == FIRST);
+        let told = self.bearings.first_is_told(listing.revision, entry);
+        let waited = timeout(FIRST_WITHIN, told).await;
+        waited.map_err(|_| StoreError::Deadline { operation: "the listing of the cluster" }.into())
     }
 
     /// Compares an answer's revision with the highest that was known *before it was asked for*:
@@ -158,7 +188,7 @@ impl<S: Store> ScopeTask<S> {
             self.tell(Told::Fell { revision, highest }).await?;
             return Err(End::Task);
         }
-        self.highest.fetch_max(revision, Ordering::SeqCst);
+        self.bearings.reached(revision);
         Ok(())
     }
 
@@ -175,14 +205,18 @@ impl<S: Store> ScopeTask<S> {
             match event {
                 Some(WatchEvent::Changes { revision, changes }) => {
                     is_quiet = false;
-                    self.highest.fetch_max(revision, Ordering::SeqCst);
+                    self.bearings.reached(revision);
                     self.note(&changes);
                     self.known = Some(revision);
+                    let first = self.first_of(&changes);
                     self.tell(Told::Changed { revision, changes }).await?;
+                    if let Some(first) = first {
+                        self.bearings.told_first(revision, first.as_ref());
+                    }
                 }
                 Some(WatchEvent::Progress { revision }) => {
                     // Either this member is behind, or it is another history.
-                    if revision < self.highest.load(Ordering::SeqCst) {
+                    if revision < self.bearings.highest() {
                         self.check_history().await?;
                     }
                     self.known = self.known.map(|known| known.max(revision));
@@ -206,6 +240,15 @@ impl<S: Store> ScopeTask<S> {
                 }
             }
         }
+    }
+
+    /// What of the first scope's own key is new, if it is followed here and something is.
+    fn first_of(&self, changes: &[Change]) -> Option<Option<Entry>> {
+        let change = changes.iter().rfind(|it| self.scope == FIRST && it.key() == FIRST)?;
+        Some(match change {
+            Change::Put(entry) => Some(entry.clone()),
+            Change::Delete { .. } => None,
+        })
     }
 
     fn note(&mut self, changes: &[Change]) {

@@ -167,6 +167,9 @@ impl Line {
             Fault::Unsent(why) | Fault::Lost(why) => {
                 StoreError::Unreachable { operation, endpoints, source: why.into() }
             }
+            Fault::Answered { message, .. } if message.contains("space exceeded") => {
+                StoreError::Full { endpoints }
+            }
             Fault::Answered { code, message } => {
                 StoreError::Refused { operation, source: Answer { code, message }.into() }
             }
@@ -202,6 +205,9 @@ impl From<Error> for Fault {
                 why = format!("{why}: {more}");
             }
             cause = error.source();
+        }
+        if why.contains("invalid peer certificate") {
+            why.push_str(" (correct the settings, or etcd's certificate)");
         }
         if is_unsent { Self::Unsent(why) } else { Self::Lost(why) }
     }
