@@ -1,0 +1,187 @@
+//! Power: one host off and on again, with etcd and without; the whole cluster off and on again.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::path::probe::Probe;
+use super::{Row, Scale};
+use crate::lab::checks::{self, Container};
+use crate::lab::{Host, LabError, Result, wait_for};
+use crate::swarm::{SOON, Swarm, eventually};
+
+/// A dockerd that starts after a power cut waits for what was there before.
+const BOOT: Duration = Duration::from_secs(180);
+
+/// How much longer Docker's own overlay is waited for.
+const DOCKER_TOO: Duration = Duration::from_secs(60);
+
+const EVERY_TASK: [&str; 9] = [
+    "service",
+    "create",
+    "--quiet",
+    "--detach",
+    "--no-resolve-image",
+    "--mode=global",
+    "--endpoint-mode=dnsrr",
+    "--stop-grace-period=0s",
+    "--network",
+];
+
+/// # Errors
+///
+/// Whatever the lab, a driver or an engine says.
+pub fn host(scale: Scale) -> Result<Vec<Row>> {
+    let swarm = Swarm::start("drill-host", scale.pick(2, 3))?;
+    swarm.network("blue", &["--subnet", "10.81.0.0/24"])?;
+    let overlay = ["-d", "overlay", "--attachable", "--subnet", "10.82.0.0/24", "plain"];
+    swarm.host(1).docker(&[&["network", "create"][..], &overlay].concat())?;
+    let one = [
+        one_host(&swarm, "host power-off and boot", true)?,
+        one_host(&swarm, "host power-off and boot, without etcd", false)?,
+    ];
+    let all = whole_cluster(&swarm)?;
+    Ok(one.into_iter().chain([all]).collect())
+}
+
+/// A container on a host that loses its power, which restarts always with the same address, and
+/// another one that asks for it. Without etcd nobody can be told of another address.
+struct Pair<'s> {
+    far: Container<'s>,
+    probe: Probe,
+}
+
+impl<'s> Pair<'s> {
+    fn start(swarm: &'s Swarm, network: &str, net: [u8; 3]) -> Result<Self> {
+        let target = Ipv4Addr::new(net[0], net[1], net[2], 200);
+        let near = swarm.run(1, &format!("near-{network}"), network, &[])?;
+        let lasting = ["--restart", "always", "--ip", &target.to_string()];
+        let far = swarm.run(2, &format!("far-{network}"), network, &lasting)?;
+        let probe = Probe::start(&near, target)?;
+        probe.wait_since(SystemTime::now(), SOON)?;
+        Ok(Self { far, probe })
+    }
+
+    /// Seconds from the start of the container after the boot until it was reachable, and from the
+    /// boot.
+    fn back_after(&self, booted: SystemTime, within: Duration) -> Result<(f64, f64)> {
+        let whole = self.probe.wait_since(booted, within)?;
+        let (started, _) = wait_for("the container's start", SOON, || {
+            let started = self.started().map_err(|error| error.to_string())?;
+            if started > booted { Ok(started) } else { Err("not started again".to_owned()) }
+        })?;
+        let reached = booted + whole;
+        let after = reached.duration_since(started).unwrap_or_default();
+        Ok((after.as_secs_f64(), whole.as_secs_f64()))
+    }
+
+    fn started(&self) -> Result<SystemTime> {
+        let Container { host, name } = &self.far;
+        parse_time(&host.docker(&["inspect", "-f", "{{.State.StartedAt}}", name])?)
+    }
+}
+
+fn one_host(swarm: &Swarm, drill: &'static str, with_etcd: bool) -> Result<Row> {
+    let ours = Pair::start(swarm, "blue", [10, 81, 0])?;
+    let docker = Pair::start(swarm, "plain", [10, 82, 0])?;
+    let (host, etcd) = (swarm.host(2), swarm.lab.etcd());
+    if !with_etcd {
+        etcd.stop()?;
+    }
+    host.power_off()?;
+    host.boot()?;
+    let booted = SystemTime::now();
+    host.driver_resume()?;
+    host.engine_start()?;
+    let (after, whole) = ours.back_after(booted, BOOT)?;
+    let beside = docker.back_after(booted, DOCKER_TOO);
+    let (docker_after, docker_whole) = beside.unwrap_or((f64::INFINITY, f64::INFINITY));
+    if !with_etcd {
+        etcd.start()?;
+    }
+    drop((ours, docker));
+    for (number, names) in [(1, ["near-blue", "near-plain"]), (2, ["far-blue", "far-plain"])] {
+        swarm.host(number).docker(&[&["rm", "-f"][..], &names].concat())?;
+    }
+    Ok(Row::new(drill)
+        .at_most("reachable after its container's start", after, "s", 1.0)
+        .beside(docker_after)
+        .info("reachable after the boot", whole, "s")
+        .beside(docker_whole))
+}
+
+/// Services on every host, two on our network and one on Docker's overlay; everything off, etcd too.
+fn whole_cluster(swarm: &Swarm) -> Result<Row> {
+    let manager = swarm.host(1);
+    for (service, network) in [("web", "blue"), ("store", "blue"), ("plain-web", "plain")] {
+        let rest = [network, "--name", service, "perf", "sleep", "1000000"];
+        manager.docker(&[&EVERY_TASK[..], &rest].concat())?;
+    }
+    for services in [&["web", "store"][..], &["plain-web"]] {
+        eventually("every name to answer", SOON, || answer_by_name(swarm, services).is_ok())?;
+    }
+
+    swarm.lab.on_all_hosts(Host::power_off)?;
+    swarm.lab.etcd().kill()?;
+    let power = Instant::now();
+    thread::scope(|scope| -> Result<()> {
+        let etcd = scope.spawn(|| swarm.lab.etcd().start());
+        swarm.lab.on_all_hosts(|host| {
+            host.boot()?;
+            host.driver_resume()?;
+            host.engine_launch()
+        })?;
+        swarm.lab.on_all_hosts(|host| host.engine_wait(BOOT))?;
+        etcd.join().expect("it does not panic")
+    })?;
+    let engines = power.elapsed();
+    let all_answer = |services: &'static [&str], within| {
+        wait_for("every name to answer", within, || answer_by_name(swarm, services))
+            .map(|_| power.elapsed().as_secs_f64())
+    };
+    let (ours, docker) = thread::scope(|scope| {
+        let docker = scope.spawn(|| all_answer(&["plain-web"], BOOT + DOCKER_TOO));
+        let ours = all_answer(&["web", "store"], BOOT);
+        (ours, docker.join().expect("it does not panic"))
+    });
+    let row = Row::new("whole cluster power-off and boot")
+        .info("engines answer", engines.as_secs_f64(), "s")
+        .info("all services reachable by name", ours?, "s")
+        .beside(docker.unwrap_or(f64::INFINITY));
+    manager.docker(&["service", "rm", "web", "store", "plain-web"])?;
+    Ok(row)
+}
+
+/// Every task pings every task and every service, by name.
+fn answer_by_name(swarm: &Swarm, services: &[&str]) -> Result<()> {
+    let mut tasks = Vec::new();
+    for service in services {
+        let running = checks::service_containers(&swarm.lab, service)?;
+        if running.len() < swarm.lab.hosts().len() {
+            return Err(LabError::Machine(format!("{service} has only {} tasks", running.len())));
+        }
+        tasks.extend(running);
+    }
+    for ((from, to), answer) in checks::ping_matrix(&tasks) {
+        answer.map_err(|error| LabError::Machine(format!("{from} to {to}: {error}")))?;
+    }
+    for task in &tasks {
+        for service in services {
+            task.ping(service)?;
+        }
+    }
+    Ok(())
+}
+
+/// Docker's times have nanoseconds and a zone; `date` reads them.
+fn parse_time(text: &str) -> Result<SystemTime> {
+    let asked = Command::new("date").args(["+%s.%N", "-d", text]).output();
+    let said = asked.map_err(LabError::io("run", "date"))?.stdout;
+    let seconds = String::from_utf8_lossy(&said).trim().parse::<f64>().ok();
+    let seconds = seconds.filter(|seconds| *seconds > 0.0);
+    let since = seconds.map(Duration::from_secs_f64).ok_or_else(|| {
+        LabError::Machine(format!("\"{text}\" is no time at which a container started"))
+    })?;
+    Ok(SystemTime::UNIX_EPOCH + since)
+}

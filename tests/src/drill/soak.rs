@@ -1,0 +1,302 @@
+//! Containers started and stopped at random on three hosts while something fails every few seconds;
+//! afterwards everything must be as if nothing had happened.
+//!
+//! The order of drills and containers follows from a seed, which is printed; `WGNET_SEED` sets it.
+
+mod chance;
+mod churn;
+mod trouble;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::path::address;
+use super::{Row, Scale};
+use crate::lab::checks::Container;
+use crate::lab::{Host, Inventory, LabError, Result};
+use crate::swarm::{SOON, Swarm, eventually, status};
+use chance::Chance;
+use churn::{Churned, churn};
+use trouble::{Drill, Trouble};
+
+const HOSTS: usize = 3;
+
+/// Where neither driver nor engine is killed, so that their memory is that of the whole time.
+const SPARED: usize = HOSTS;
+
+/// How much memory may grow once everything has run for a while.
+const FLAT: f64 = 1.5;
+
+/// Docker clears what its own killed process left once a minute.
+const CLEARED_WITHIN: Duration = Duration::from_secs(90);
+
+struct Plan {
+    containers: usize,
+    length: Duration,
+    drill_every: Duration,
+    /// How long an outage or a pause takes.
+    outage: Duration,
+}
+
+impl Plan {
+    fn of(scale: Scale) -> Self {
+        let (containers, length, drill_every, outage) =
+            scale.pick((12, 45, 6, 2), (200, 20 * 60, 20, 8));
+        Self {
+            containers,
+            length: Duration::from_secs(length),
+            drill_every: Duration::from_secs(drill_every),
+            outage: Duration::from_secs(outage),
+        }
+    }
+}
+
+/// # Errors
+///
+/// Whatever the lab, a driver or an engine says.
+pub fn soak(scale: Scale) -> Result<Vec<Row>> {
+    let seed = seed();
+    eprintln!("soak: seed {seed}; WGNET_SEED={seed} repeats its choices");
+    let plan = Plan::of(scale);
+    let swarm = Swarm::start("drill-soak", u8::try_from(HOSTS).expect("it is small"))?;
+    swarm.network("blue", &["--subnet", "10.83.0.0/16"])?;
+    let before = Before::take(&swarm)?;
+    lasting(&swarm)?;
+
+    let over = AtomicBool::new(false);
+    let (churned, (trouble, early)) = thread::scope(|scope| {
+        let workers: Vec<_> = (1..=HOSTS)
+            .map(|number| {
+                let (swarm, over, share) = (&swarm, &over, plan.containers / HOSTS);
+                scope.spawn(move || churn(swarm, number, share, Chance::new(seed, number), over))
+            })
+            .collect();
+        let trouble = drills(&swarm, &plan, seed);
+        over.store(true, Ordering::Relaxed);
+        let churned = workers.into_iter().map(|worker| worker.join().expect("it does not panic"));
+        Ok::<(Churned, _), LabError>((churned.sum(), trouble?))
+    })?;
+    let settled = settle(&swarm)?;
+    let containers = churn::running(&swarm)?;
+    let (first_missing, missing) = matrix(&containers)?;
+    let late = Memory::of(swarm.host(SPARED))?;
+    let row = Row::new("containers at random, drills at random")
+        .info("length", plan.length.as_secs_f64(), "s")
+        .info("seed", seed as f64, "")
+        .info("drills", trouble.total() as f64, "")
+        .info("containers started", churned.started as f64, "")
+        .info("docker commands failed meanwhile", churned.failed as f64, "")
+        .info("settled after", settled.as_secs_f64(), "s")
+        .info("containers at the end", containers.len() as f64, "")
+        .info("pairs silent at first", first_missing as f64, "")
+        .at_most("pairs silent", missing as f64, "", 0.0)
+        .info("driver's memory", late.driver, "MiB")
+        .at_most("to that of the first quarter", late.driver / early.driver, "times", FLAT)
+        .info("WireGuard engine's memory", late.engine, "MiB")
+        .at_most("to that of the first quarter", late.engine / early.engine, "times", FLAT);
+    eprintln!("soak: drills {trouble}");
+    churn::remove_all(&swarm)?;
+    Ok(vec![before.compare(&swarm, &trouble, row)?])
+}
+
+/// Something fails every few seconds, each kind once before any comes again. Also tells the memory
+/// after a quarter of the time, when as many containers run as will.
+fn drills(swarm: &Swarm, plan: &Plan, seed: u64) -> Result<(Trouble, Memory)> {
+    let mut chance = Chance::new(seed, 0);
+    let mut trouble = Trouble::default();
+    let mut early = None;
+    let started = Instant::now();
+    let mut deck = Vec::new();
+    let mut next = plan.drill_every;
+    while started.elapsed() + plan.drill_every < plan.length {
+        // The drill is what happens at this time; there is no state to wait for.
+        thread::sleep(next.saturating_sub(started.elapsed()));
+        next += plan.drill_every;
+        if early.is_none() && started.elapsed() >= plan.length / 4 {
+            early = Some(Memory::of(swarm.host(SPARED))?);
+        }
+        if deck.is_empty() {
+            deck = Drill::ALL.to_vec();
+            chance.shuffle(&mut deck);
+        }
+        let drill = deck.pop().expect("it was filled");
+        let number = 1 + chance.below(if drill.resets_memory() { SPARED - 1 } else { HOSTS });
+        eprintln!("soak: {:5.1} s: {} on h{number}", started.elapsed().as_secs_f64(), drill.name());
+        drill.run(swarm, number, plan.outage)?;
+        trouble.note(drill, number);
+    }
+    thread::sleep(plan.length.saturating_sub(started.elapsed()));
+    Ok((trouble, early.expect("drills go on beyond a quarter of the time")))
+}
+
+/// Waits until every engine and driver says that all is well.
+fn settle(swarm: &Swarm) -> Result<Duration> {
+    let started = Instant::now();
+    for host in swarm.lab.hosts() {
+        let mut last = String::new();
+        let settled = eventually("a host in order", 2 * SOON, || {
+            last = match status(host) {
+                Ok(status) => status
+                    .networks
+                    .iter()
+                    .filter(|network| !network.in_sync)
+                    .map(|network| format!("{}: {:?}", network.namespace, network.error))
+                    .collect(),
+                Err(error) => error.to_string(),
+            };
+            last.is_empty() && host.engine_is_up()
+        });
+        settled.map_err(|error| LabError::Machine(format!("{}: {error}; {last}", host.name())))?;
+    }
+    Ok(started.elapsed())
+}
+
+/// Pings every container from every one; the pairs that did not answer at first, and when asked again.
+fn matrix(containers: &[Container<'_>]) -> Result<(u64, u64)> {
+    let addresses: Vec<Ipv4Addr> = containers.iter().map(address).collect::<Result<_>>()?;
+    let ask = |from: &Container<'_>, to: &[Ipv4Addr]| -> Result<Vec<Ipv4Addr>> {
+        let list: Vec<String> = to.iter().map(ToString::to_string).collect();
+        let script = format!(
+            "for a in {}; do ping -q -c1 -W2 $a >/dev/null || echo $a; done",
+            list.join(" ")
+        );
+        let silent = from.exec_within(Duration::from_secs(600), &["sh", "-c", &script])?;
+        Ok(silent.lines().filter_map(|line| line.parse().ok()).collect())
+    };
+    let (mut first, mut again) = (0, 0);
+    for from in containers {
+        let silent = ask(from, &addresses)?;
+        if silent.is_empty() {
+            continue;
+        }
+        first += silent.len() as u64;
+        let mut left = silent;
+        // What was told a moment ago may be on its way.
+        let _ = eventually("an answer", SOON, || {
+            left = ask(from, &left).unwrap_or_else(|_| left.clone());
+            left.is_empty()
+        });
+        for to in &left {
+            eprintln!("soak: {} on {} does not reach {to}", from.name, from.host.name());
+        }
+        again += left.len() as u64;
+    }
+    Ok((first, again))
+}
+
+/// What the hosts had before the containers came: after one came and went on each.
+struct Before {
+    inventories: Vec<Inventory>,
+    driver_starts: Vec<usize>,
+}
+
+impl Before {
+    fn take(swarm: &Swarm) -> Result<Self> {
+        let first = lasting(swarm)?;
+        for container in &first {
+            swarm.remove(container)?;
+        }
+        let hosts = swarm.lab.hosts();
+        for host in hosts {
+            eventually("the network to leave the host", SOON, || {
+                host.sh("ls /run/netns").is_ok_and(|pins| !pins.contains("wgnet-"))
+            })?;
+        }
+        let inventories = hosts.iter().map(Host::inventory).collect::<Result<_>>()?;
+        Ok(Self { inventories, driver_starts: hosts.iter().map(driver_starts).collect() })
+    }
+
+    /// The rest of the row: what is left, and who restarted.
+    fn compare(&self, swarm: &Swarm, trouble: &Trouble, row: Row) -> Result<Row> {
+        let (mut left_over, mut restarts) = (0, 0);
+        for (number, host) in (1..).zip(swarm.lab.hosts()) {
+            let mut left = Vec::new();
+            let _ = eventually("nothing to be left", CLEARED_WITHIN, || {
+                let now = host.inventory();
+                left = now.map_or_else(
+                    |error| vec![error.to_string()],
+                    |now| ours(now.changes_since(&self.inventories[number - 1])),
+                );
+                left.is_empty()
+            });
+            for line in &left {
+                eprintln!("soak: left on {}: {line}", host.name());
+            }
+            left_over += left.len() as u64;
+            let starts = driver_starts(host) - self.driver_starts[number - 1];
+            let ours = trouble.driver_starts(number);
+            if starts != ours {
+                eprintln!("soak: the driver of {} started {starts} times, not {ours}", host.name());
+            }
+            restarts += starts.abs_diff(ours) as u64;
+        }
+        let mut records = Vec::new();
+        let _ = eventually("no endpoint to be left in etcd", SOON, || {
+            records = swarm.lab.etcd().keys().unwrap_or_default();
+            records.retain(|key| key.contains("/endpoints/"));
+            records.is_empty()
+        });
+        for key in &records {
+            eprintln!("soak: left in etcd: {key}");
+        }
+        Ok(row
+            .at_most("left over on the hosts", left_over as f64, "", 0.0)
+            .at_most("left over in etcd", records.len() as f64, "", 0.0)
+            .at_most("restarts of a driver by itself", restarts as f64, "", 0.0))
+    }
+}
+
+/// One container on each host, all reaching each other.
+fn lasting(swarm: &Swarm) -> Result<Vec<Container<'_>>> {
+    let run = |number| {
+        let name = format!("{}{number}-lasting", churn::PREFIX);
+        swarm.run(number, &name, "blue", &["--restart", "always"])
+    };
+    let containers: Vec<Container<'_>> = (1..=HOSTS).map(run).collect::<Result<_>>()?;
+    for from in &containers {
+        for to in &containers {
+            eventually("the first ping", SOON, || from.ping(&to.name).is_ok())?;
+        }
+    }
+    Ok(containers)
+}
+
+/// Docker's own leftovers are its own business.
+fn ours(mut lines: Vec<String>) -> Vec<String> {
+    lines.retain(|line| !line.contains("docker_gwbridge") && !line.contains("docker/"));
+    lines
+}
+
+/// Resident memory in MiB.
+struct Memory {
+    driver: f64,
+    engine: f64,
+}
+
+impl Memory {
+    fn of(host: &Host) -> Result<Self> {
+        let resident = |program: &str| -> Result<f64> {
+            let said = host.sh(&format!("grep VmRSS /proc/$(pgrep -x {program})/status"))?;
+            let kilobytes =
+                said.split_whitespace().nth(1).and_then(|word| word.parse::<f64>().ok());
+            let unread = || LabError::Machine(format!("{}: {program}: {said}", host.name()));
+            Ok(kilobytes.ok_or_else(unread)? / 1024.0)
+        };
+        Ok(Self { driver: resident("wgnet-driver")?, engine: resident("wgnet-engine")? })
+    }
+}
+
+fn driver_starts(host: &Host) -> usize {
+    host.driver_log().matches("wgnet-driver starts").count()
+}
+
+fn seed() -> u64 {
+    let wanted = std::env::var("WGNET_SEED").ok().and_then(|seed| seed.parse().ok());
+    wanted.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // Short enough to be read aloud, and exact as a figure.
+        now.as_micros() as u64 % 1_000_000
+    })
+}
