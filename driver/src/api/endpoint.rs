@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::warn;
-use wgnet_core::{ClusterView, LocalEndpoint, LocalNetwork};
+use wgnet_core::{ClusterView, LocalEndpoint, LocalNetwork, NetworkView};
 use wgnet_proto::{DockerNetworkId, HostId, MacAddr};
 
 use super::error::CallError;
@@ -72,8 +72,8 @@ fn put(
         }
     }
     let hosts: Vec<IpAddr> = addresses.iter().map(|address| address.addr()).collect();
-    if let Some((address, holder)) = foreign_holder(&network, &hosts, view, me) {
-        return Err(CallError::AddressTaken { network: id, address, holder });
+    if let Some(elsewhere) = Elsewhere::of(&network, view, me) {
+        elsewhere.admit(&network, &hosts)?;
     }
     // Docker's address management is right: whoever had the address before is gone.
     let stale = network
@@ -106,28 +106,51 @@ fn put(
     Ok(endpoint)
 }
 
-/// Another host that holds one of the addresses now. Between plain engines nobody coordinates
-/// addresses; in a swarm its leader does, and what it gave last is right.
-fn foreign_holder(
-    network: &LocalNetwork,
-    addresses: &[IpAddr],
-    view: &ClusterView,
+/// What other engines have of a plain engine's network. Between them nobody coordinates addresses;
+/// in a swarm its leader does, and what it gave last is right.
+struct Elsewhere<'a> {
+    view: &'a ClusterView,
+    seen: &'a NetworkView,
     me: HostId,
-) -> Option<(IpAddr, String)> {
-    if network.definition.docker_id.is_swarm() {
-        return None;
+}
+
+impl<'a> Elsewhere<'a> {
+    fn of(network: &LocalNetwork, view: &'a ClusterView, me: HostId) -> Option<Self> {
+        let definition = &network.definition;
+        let seen = view.networks.get(&definition.key).filter(|_| !definition.docker_id.is_swarm());
+        seen.map(|seen| Self { view, seen, me })
     }
-    let seen = view.networks.get(&network.definition.key)?;
-    addresses.iter().find_map(|address| {
-        let host = seen.endpoints.get(address)?.host;
-        let there = host != me
-            && view.alive.contains(&host)
-            && !view.revoked.contains(&host)
-            && seen.members.contains_key(&host);
-        let name =
-            || view.hosts.get(&host).map_or_else(|| host.short(), |record| record.name.clone());
-        there.then(|| (*address, name()))
-    })
+
+    /// Refuses addresses that a live host has, and networks that do not fit together.
+    fn admit(&self, network: &LocalNetwork, addresses: &[IpAddr]) -> Result<(), CallError> {
+        let id = &network.definition.docker_id;
+        for record in self.seen.endpoints.values().filter(|record| self.is_there(record.host)) {
+            let holder = || self.name(record.host);
+            if let Some(address) = addresses.iter().find(|a| record.addresses.contains(a)) {
+                let (network, address, holder) = (id.clone(), *address, holder());
+                return Err(CallError::AddressTaken { network, address, holder });
+            }
+            let fits = |address: &IpAddr| {
+                network.definition.subnets.iter().any(|subnet| subnet.pool.contains(address))
+            };
+            if let Some(address) = record.addresses.first().filter(|address| !fits(address)) {
+                let (network, address, holder) = (id.clone(), *address, holder());
+                return Err(CallError::OtherSubnets { network, address, holder });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_there(&self, host: HostId) -> bool {
+        host != self.me
+            && self.view.alive.contains(&host)
+            && !self.view.revoked.contains(&host)
+            && self.seen.members.contains_key(&host)
+    }
+
+    fn name(&self, host: HostId) -> String {
+        self.view.hosts.get(&host).map_or_else(|| host.short(), |record| record.name.clone())
+    }
 }
 
 fn highest_claim(view: &ClusterView, key: &wgnet_proto::NetworkKey) -> u64 {
@@ -150,6 +173,9 @@ pub(super) async fn join(
         let Some(joined) = found.endpoints.get(&endpoint) else {
             return Err(CallError::NoEndpoint { network, endpoint });
         };
+        if joined.superseded {
+            return Err(CallError::Superseded { network, endpoint });
+        }
         let answer = wgnet_core::join(&found.definition, joined);
         let before = joined.sandbox.clone();
         if before.as_ref().is_some_and(|before| *before != key) {

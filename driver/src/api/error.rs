@@ -30,7 +30,7 @@ pub enum CallError {
     Subnet { network: DockerNetworkId, text: String },
     #[error("network {} has no subnet; create it with --subnet or with Docker's default IPAM driver", .0.short())]
     NoSubnet(DockerNetworkId),
-    #[error("network {}: option id={id:?} names network {} of this host already; take another id", network.short(), other.short())]
+    #[error("network {}: option id={id:?} names network {} of this host already, which has containers; remove them, or take another id", network.short(), other.short())]
     IdTaken { network: DockerNetworkId, id: String, other: DockerNetworkId },
     #[error("network {} exists with other subnets or options and {endpoints} endpoints; remove its containers first", network.short())]
     Differs { network: DockerNetworkId, endpoints: usize },
@@ -54,6 +54,10 @@ pub enum CallError {
     Deleted(EndpointId),
     #[error("address {address} of network {} is in use on host {holder}; take another with --ip, or give every host its own --ip-range", network.short())]
     AddressTaken { network: DockerNetworkId, address: IpAddr, holder: String },
+    #[error("network {} has {address} on host {holder}, outside of its subnets here; remove it and create it with the same --subnet on every engine, or with another id", network.short())]
+    OtherSubnets { network: DockerNetworkId, address: IpAddr, holder: String },
+    #[error("endpoint {} of network {} lost its address to a newer one on another host; remove the container and create it again", endpoint.short(), network.short())]
+    Superseded { network: DockerNetworkId, endpoint: EndpointId },
     #[error("endpoint {}: Join names no sandbox", .0.short())]
     NoSandbox(EndpointId),
     #[error("{}", .0.sentence())]

@@ -1,5 +1,6 @@
 //! The calls about a network as a whole.
 
+use tracing::warn;
 use wgnet_core::{LocalNetwork, LocalSlot, NetworkDefinition};
 use wgnet_proto::status::Problem;
 use wgnet_proto::{DockerNetworkId, HostId, NetworkKey, PrivateKey};
@@ -102,7 +103,7 @@ pub(super) async fn create(
     };
     // After an error Docker knows no such network and never deletes it.
     let (now, network) = (context.journal.uptime(), id.clone());
-    context.journal.update(move |state| state.linger(&network, now)).await?;
+    context.journal.update(move |state| leave(state, &network, now)).await?;
     Err(CallError::NotApplied { network: id, source })
 }
 
@@ -234,12 +235,14 @@ fn slots_of_namesake(
     };
     let other = namesake.definition.docker_id.clone();
     if !namesake.lingering {
-        let id = definition.options.id.clone().unwrap_or_default();
-        return Err(Refused::Call(CallError::IdTaken {
-            network: definition.docker_id.clone(),
-            id,
-            other,
-        }));
+        if !namesake.endpoints.is_empty() {
+            let id = definition.options.id.clone().unwrap_or_default();
+            let network = definition.docker_id.clone();
+            return Err(Refused::Call(CallError::IdTaken { network, id, other }));
+        }
+        // Docker forgets a network it could not tell its driver to delete.
+        warn!(network = other.short(), "Another network has its id now; it is removed");
+        state.linger(&other, now);
     }
     let slots = kept_slots(&namesake, definition, fresh);
     // Its namespace is still to be taken down; only its slots go over.
@@ -278,6 +281,15 @@ fn port_of(network: &LocalNetwork) -> u16 {
     newest.map_or(0, |slot| slot.port)
 }
 
+/// A plain engine deletes only what its user removes. A swarm deletes and creates the same network
+/// over and over, which shall not be a change of keys each time.
+fn leave(state: &mut State, network: &DockerNetworkId, now: Uptime) {
+    state.linger(network, now);
+    if !network.is_swarm() {
+        state.forget_soon(network, now);
+    }
+}
+
 pub(super) async fn delete(
     context: &Context,
     request: wire::NetworkOnly,
@@ -290,7 +302,7 @@ pub(super) async fn delete(
     let (now, id) = (context.journal.uptime(), network.clone());
     let change = move |state: &mut State| {
         let was_live = state.live(&id).is_some();
-        state.linger(&id, now);
+        leave(state, &id, now);
         was_live
     };
     let (was_live, revision) = context.journal.update(change).await?;

@@ -86,7 +86,11 @@ pub(super) fn cluster_record(record: ClusterRecord) -> WantedRecords {
 pub(super) fn is_complete(wanted: &WantedRecords, judge: &Judge) -> bool {
     wanted.iter().all(|(path, wanted)| {
         let accepted = judge.in_store(path).and_then(|held| held.accepted);
-        accepted.is_some_and(|accepted| accepted.record == wanted.record)
+        accepted.is_some_and(|accepted| match (&accepted.record, &wanted.record) {
+            // Plain engines may differ in options; whoever was first has said it for all.
+            (Record::Network(there), Record::Network(wanted)) => there.freed || !wanted.freed,
+            (there, wanted) => there == wanted,
+        })
     })
 }
 

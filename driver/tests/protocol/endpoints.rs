@@ -288,6 +288,85 @@ async fn on_plain_engines_an_address_in_use_on_a_live_host_is_refused_by_name() 
     driver.call("CreateEndpoint", &create).await.succeeds();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn on_plain_engines_a_network_of_the_same_id_with_other_subnets_is_refused_by_name() {
+    let dir = TempDir::new().unwrap();
+    let driver =
+        Driver::start_with(dir.path(), Options { scope: Scope::Local, ..Options::default() });
+    let network = plain_network(1);
+    let create = create_network(&network, &json!({"id": "blue"}));
+    driver.call("CreateNetwork", &create).await.succeeds();
+    let key = NetworkKey::named("blue").unwrap();
+    let create = create_endpoint(&network, &endpoint(1), "10.0.9.5/24");
+    driver.view.send_replace(view_with(&key, "10.77.0.5", 3, true));
+    let reply = driver.call("CreateEndpoint", &create).await;
+    for word in ["10.77.0.5", "other-host", "--subnet"] {
+        reply.fails_with(word);
+    }
+    // What a dead host left is in nobody's way.
+    driver.view.send_replace(view_with(&key, "10.77.0.5", 3, false));
+    driver.call("CreateEndpoint", &create).await.succeeds();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_lost_its_address_cannot_be_joined_and_a_new_one_gets_the_address_back() {
+    let dir = TempDir::new().unwrap();
+    let driver = with_network(&dir).await;
+    let create = create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24");
+    driver.call("CreateEndpoint", &create).await.succeeds();
+    let lost = endpoint(1).parse().unwrap();
+    let lose = move |state: &mut wgnet_driver::journal::State| {
+        state.supersede(&id(SWARM_NETWORK), &lost);
+    };
+    driver.journal.update(lose).await.unwrap();
+    let key = NetworkKey::swarm(&id(SWARM_NETWORK));
+    driver.view.send_replace(view_with(&key, "10.0.9.5", 7, true));
+    driver.call("CreateEndpoint", &create).await.succeeds();
+    driver
+        .call("Join", &join(SWARM_NETWORK, &endpoint(1)))
+        .await
+        .fails_with("lost its address to a newer one");
+    // Docker moves the address back, before or after it forgets the old endpoint.
+    let again = create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.5/24");
+    driver.call("CreateEndpoint", &again).await.succeeds();
+    driver.call("Leave", &of(SWARM_NETWORK, &endpoint(1))).await.succeeds();
+    driver.call("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(1))).await.succeeds();
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(2))).await.succeeds();
+    let state = driver.state();
+    let claims: Vec<_> = state.networks[&id(SWARM_NETWORK)]
+        .endpoints
+        .values()
+        .map(|endpoint| (endpoint.claim, endpoint.superseded))
+        .collect();
+    assert_eq!(claims, [(8, false)]);
+}
+
+/// Docker may forget a network before it lets go of the endpoints in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_the_networks_end_removes_nothing_of_its_next_life() {
+    let dir = TempDir::new().unwrap();
+    let driver = with_network(&dir).await;
+    let create = create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24");
+    driver.call("CreateEndpoint", &create).await.succeeds();
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(1))).await.succeeds();
+    driver.call("DeleteNetwork", &only(SWARM_NETWORK)).await.succeeds();
+    driver.call("CreateEndpoint", &create).await.fails_with("not known");
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(1))).await.fails_with("not known");
+    let network = create_network(SWARM_NETWORK, &json!({}));
+    driver.call("CreateNetwork", &network).await.succeeds();
+    let next = create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.5/24");
+    driver.call("CreateEndpoint", &next).await.succeeds();
+    driver.call("Join", &join(SWARM_NETWORK, &endpoint(2))).await.succeeds();
+    for late in ["Leave", "DeleteEndpoint", "DeleteEndpoint", "Leave"] {
+        driver.call(late, &of(SWARM_NETWORK, &endpoint(1))).await.succeeds();
+    }
+    driver.call("CreateEndpoint", &create).await.fails_with("deleted already");
+    let state = driver.state();
+    let endpoints = &state.networks[&id(SWARM_NETWORK)].endpoints;
+    assert_eq!(endpoints.len(), 1);
+    assert!(endpoints.values().all(|endpoint| endpoint.sandbox.is_some()));
+}
+
 /// From when the container is known, a missing pair is put right into it, and Docker makes it only
 /// after Join.
 #[tokio::test(flavor = "multi_thread")]

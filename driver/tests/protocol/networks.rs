@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wgnet_driver::api::Scope;
+use wgnet_driver::journal::FREED_LINGER;
 use wgnet_proto::NetworkKey;
 
 use crate::support::*;
@@ -235,19 +236,34 @@ async fn one_network_id_names_one_network_of_a_plain_engine() {
     let driver =
         Driver::start_with(dir.path(), Options { scope: Scope::Local, ..Options::default() });
     let blue = json!({"id": "blue"});
-    driver.call("CreateNetwork", &create_network(&plain_network(1), &blue)).await.succeeds();
-    driver
-        .call("CreateNetwork", &create_network(&plain_network(2), &blue))
-        .await
-        .fails_with("blue");
-    let slots = driver.state().networks[&id(&plain_network(1))].slots.clone();
-    driver.call("DeleteNetwork", &only(&plain_network(1))).await.succeeds();
-    driver.call("CreateNetwork", &create_network(&plain_network(2), &blue)).await.succeeds();
-    assert_eq!(
-        driver.state().networks[&id(&plain_network(2))].slots,
-        slots,
-        "a new Docker id, the same member"
-    );
+    let first = plain_network(1);
+    driver.call("CreateNetwork", &create_network(&first, &blue)).await.succeeds();
+    let container = create_endpoint(&first, &endpoint(1), "10.0.9.5/24");
+    driver.call("CreateEndpoint", &container).await.succeeds();
+    let second = create_network(&plain_network(2), &blue);
+    driver.call("CreateNetwork", &second).await.fails_with("blue");
+    let slots = driver.state().networks[&id(&first)].slots.clone();
+    driver.call("DeleteNetwork", &only(&first)).await.succeeds();
+    driver.call("CreateNetwork", &second).await.succeeds();
+    let state = driver.state();
+    let now = &state.networks[&id(&plain_network(2))].slots;
+    assert_eq!(*now, slots, "a new Docker id, the same member");
+}
+
+/// dockerd forgets a network though its driver was away and never heard of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_docker_removed_in_silence_is_in_nobodys_way() {
+    let dir = TempDir::new().unwrap();
+    let driver =
+        Driver::start_with(dir.path(), Options { scope: Scope::Local, ..Options::default() });
+    let blue = json!({"id": "blue"});
+    for n in 1..=3 {
+        driver.call("CreateNetwork", &create_network(&plain_network(n), &blue)).await.succeeds();
+    }
+    let state = driver.state();
+    let live: Vec<_> = state.networks.values().filter(|network| !network.lingering).collect();
+    assert_eq!(live.len(), 1);
+    assert_eq!(live[0].definition.docker_id, id(&plain_network(3)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,4 +282,18 @@ async fn a_plain_engine_learns_at_once_that_a_network_cannot_be_set_up() {
     );
     driver.kernel.send_replace(Kernel::Follows);
     driver.call("CreateNetwork", &create).await.succeeds();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_engine_means_a_removal_and_a_swarm_may_create_the_network_again() {
+    let dir = TempDir::new().unwrap();
+    let driver = Driver::start(dir.path());
+    let plain = plain_network(1);
+    for (network, options) in [(&*plain, json!({"id": "blue"})), (SWARM_NETWORK, json!({}))] {
+        driver.call("CreateNetwork", &create_network(network, &options)).await.succeeds();
+        driver.call("DeleteNetwork", &only(network)).await.succeeds();
+    }
+    let (state, now) = (driver.state(), driver.journal.uptime());
+    assert!(state.lingers_until[&id(&plain)] <= now + FREED_LINGER);
+    assert!(state.lingers_until[&id(SWARM_NETWORK)] > now + FREED_LINGER * 2);
 }
