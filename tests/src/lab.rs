@@ -95,7 +95,7 @@ impl Default for LabOptions {
     fn default() -> Self {
         Self {
             name: "lab".into(),
-            suite: Suite::Bookworm,
+            suite: Suite::default(),
             hosts: 3,
             etcd: true,
             etcd_members: 1,
@@ -275,8 +275,7 @@ impl Lab {
             })
             .collect();
         let members = (1..=options.etcd_members).map(|number| {
-            let member =
-                if number == 1 { "etcd".to_owned() } else { format!("etcd{number}") };
+            let member = if number == 1 { "etcd".to_owned() } else { format!("etcd{number}") };
             let netns = format!("wgnl-{name}-{member}");
             EtcdMember {
                 station: Station { netns, port: member.clone(), number: 1 + number },

@@ -20,7 +20,7 @@ impl Swarm {
     ///
     /// Whatever the lab, a driver or an engine says.
     pub fn start(name: &str, hosts: u8) -> Result<Self> {
-        Self::of_suite(name, hosts, Suite::Bookworm)
+        Self::of_suite(name, hosts, Suite::default())
     }
 
     /// # Errors

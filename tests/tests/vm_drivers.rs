@@ -27,7 +27,7 @@ fn recorded_life_of_three_hosts_is_carried_by_the_kernels_wireguard() -> Result<
     lab::be_patient(PATIENCE);
     assert_kernel_has_wireguard();
     assert!(
-        lab::is_prepared(Suite::Bookworm)?,
+        lab::is_prepared(Suite::default())?,
         "the hosts' tree is not in the cache, and the virtual machine has no network to fetch it: \
          run `cargo run -p wgnet-tests -- prepare` on the machine first"
     );

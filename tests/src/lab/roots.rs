@@ -53,6 +53,23 @@ pub enum Suite {
     Sid,
 }
 
+/// Names the suite whose engine every lab gets that asks for no other.
+const WANTED: &str = "WGNET_TEST_SUITE";
+
+impl Default for Suite {
+    /// `WGNET_TEST_SUITE`, else the oldest.
+    ///
+    /// # Panics
+    ///
+    /// When it names no suite: tests would prove something else than they were asked to.
+    fn default() -> Self {
+        match env::var(WANTED) {
+            Ok(name) => name.parse().unwrap_or_else(|error| panic!("{WANTED}: {error}")),
+            Err(_) => Self::Bookworm,
+        }
+    }
+}
+
 impl Suite {
     pub fn name(self) -> &'static str {
         match self {
