@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use hyper::Uri;
 use serde::Deserialize;
+use wgnet_proto::text::clipped;
 
 pub const DEFAULT_FILE: &str = "/etc/wgnet/driver.toml";
 
@@ -148,8 +150,8 @@ pub enum ConfigError {
         "cannot read the settings file {path}: {source}; write it, or name another with --config"
     )]
     Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("the settings file {path} is wrong: {source}")]
-    Malformed { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("the settings file {path} is wrong in line {line}: {what}")]
+    Malformed { path: PathBuf, line: usize, what: String },
     #[error("`{key}` is wrong: {why}")]
     Bad { key: &'static str, why: String },
 }
@@ -182,9 +184,13 @@ impl Config {
 fn read(path: &Path) -> Result<Settings, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|source| ConfigError::Malformed {
-        path: path.to_owned(),
-        source: Box::new(source),
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        ConfigError::Malformed {
+            path: path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            what: clipped(error.message(), 400),
+        }
     })
 }
 
@@ -219,11 +225,12 @@ impl Settings {
         check_etcd(&etcd, self.etcd_insecure.unwrap_or(false))?;
         let etcd_tls = tls(&etcd, self.etcd_ca, self.etcd_cert, self.etcd_key)?;
         let etcd_prefix = self.etcd_prefix.unwrap_or_else(|| "/wgnet/v1".to_owned());
-        if !etcd_prefix.starts_with('/') || etcd_prefix.ends_with('/') {
-            return Err(bad(
-                "etcd_prefix",
-                format!("{etcd_prefix:?} must begin with / and not end with it, as in /wgnet/v1"),
-            ));
+        if !etcd_prefix.starts_with('/')
+            || etcd_prefix.ends_with('/')
+            || etcd_prefix.chars().any(char::is_control)
+        {
+            let why = "must begin with / and not end with it, as in /wgnet/v1";
+            return Err(bad("etcd_prefix", format!("{} {why}", shown(&etcd_prefix))));
         }
         let underlay = self.underlay.unwrap_or_default();
         if let Some(address) =
@@ -241,7 +248,7 @@ impl Settings {
         if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_graphic()) {
             return Err(bad(
                 "name",
-                format!("{name:?} must be 1 to 64 printable characters without spaces"),
+                format!("{} must be 1 to 64 printable characters without spaces", shown(&name)),
             ));
         }
         Ok(Config {
@@ -273,6 +280,11 @@ fn bad(key: &'static str, why: String) -> ConfigError {
     ConfigError::Bad { key, why }
 }
 
+/// Enough of a value to recognise it.
+fn shown(value: &str) -> String {
+    format!("\"{}\"", clipped(value, 80))
+}
+
 fn absolute(
     key: &'static str,
     value: Option<PathBuf>,
@@ -282,13 +294,13 @@ fn absolute(
     if path.is_absolute() {
         Ok(path)
     } else {
-        Err(bad(key, format!("{} must be an absolute path", path.display())))
+        Err(bad(key, format!("{} must be an absolute path", shown(&path.to_string_lossy()))))
     }
 }
 
 /// A number and its unit.
 fn parse_time(key: &'static str, text: &str) -> Result<Duration, ConfigError> {
-    let wrong = || bad(key, format!("{text:?} must be a number and s, m, h or d, as in 7d"));
+    let wrong = || bad(key, format!("{} must be a number and s, m, h or d, as in 7d", shown(text)));
     let unit = text.chars().last().filter(char::is_ascii_alphabetic).ok_or_else(wrong)?;
     let seconds = match unit {
         's' => 1,
@@ -310,20 +322,25 @@ fn check_etcd(endpoints: &[String], insecure: bool) -> Result<(), ConfigError> {
         ));
     }
     for endpoint in endpoints {
-        if endpoint.strip_prefix("https://").is_some_and(|rest| !rest.is_empty()) {
-            continue;
-        }
-        let Some(rest) = endpoint.strip_prefix("http://") else {
-            return Err(bad("etcd", format!("{endpoint:?} must begin with https:// (or http://)")));
+        // As the client reads it, lest it connect elsewhere than what was judged here.
+        let uri: Uri = endpoint.parse().unwrap_or_default();
+        let is_https = endpoint.starts_with("https://");
+        let (true, Some(host)) = (is_https || endpoint.starts_with("http://"), uri.host()) else {
+            let why = "must begin with https:// (or http://) and a host";
+            return Err(bad("etcd", format!("{} {why}", shown(endpoint))));
         };
-        let host = rest.split('/').next().unwrap_or_default();
-        let host = host.rsplit_once(':').map_or(host, |(host, _)| host).trim_matches(['[', ']']);
-        let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        if !local && !insecure {
-            let why = format!(
-                "{endpoint} would carry every record in the clear; use https:// with etcd_ca, or set etcd_insecure = true"
-            );
-            return Err(bad("etcd", why));
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(bad(
+                "etcd",
+                format!("{} must not hold a user; use etcd_cert and etcd_key", shown(host)),
+            ));
+        }
+        let address = host.trim_matches(['[', ']']);
+        let local =
+            address == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        if !is_https && !local && !insecure {
+            let why = "would carry every record in the clear; use https:// with etcd_ca, or set etcd_insecure = true";
+            return Err(bad("etcd", format!("{} {why}", shown(endpoint))));
         }
     }
     Ok(())
@@ -364,7 +381,8 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, ConfigError> {
         bad(
             "ports",
             format!(
-                "{text:?} must be FIRST-LAST with 1 <= FIRST <= LAST <= 65535, as in 51820-52819"
+                "{} must be FIRST-LAST with 1 <= FIRST <= LAST <= 65535, as in 51820-52819",
+                shown(text)
             ),
         )
     };
@@ -441,6 +459,10 @@ mod tests {
             settings("etcd = [\"http://192.0.2.2:2379\"]\netcd_insecure = true").check().is_ok()
         );
         assert!(error("etcd = [\"http://192.0.2.2:2379\"]").contains("etcd_insecure"));
+        // The host is what comes after a user.
+        for endpoint in ["http://localhost:1@192.0.2.2:2379", "http://localhost@192.0.2.2"] {
+            assert!(error(&format!("etcd = [\"{endpoint}\"]")).contains("192.0.2.2"));
+        }
     }
 
     #[test]

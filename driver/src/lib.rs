@@ -10,6 +10,7 @@ pub mod config;
 pub mod dataplane;
 pub mod journal;
 pub mod keyring;
+pub mod lines;
 pub mod notify;
 pub mod plugins;
 pub mod ports;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 use wgnet_driver::config::{Cli, Config, LogFormat};
+use wgnet_driver::lines::Lines;
 use wgnet_driver::{app, check};
 
 /// A wrong setting (sysexits.h): systemd must not try again at once what cannot get better.
@@ -67,10 +68,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
 fn log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::builder().parse(&config.log)?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
     match config.log_format {
-        LogFormat::Text => subscriber.with_ansi(false).init(),
-        LogFormat::Json => subscriber.json().init(),
+        LogFormat::Text => {
+            subscriber.with_ansi(false).with_writer(|| Lines(std::io::stderr())).init();
+        }
+        LogFormat::Json => subscriber.json().with_writer(std::io::stderr).init(),
     }
     Ok(())
 }
