@@ -34,6 +34,7 @@ pub const PROTOCOL: u32 = 1;
 
 /// Enough for a peer with a million allowed addresses; a longer frame is not ours.
 const MAX_FRAME: usize = 64 << 20;
+const BEGINNING: usize = 64 << 10;
 
 /// A message that says something no sender of ours says.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -80,8 +81,15 @@ pub async fn read_frame<M: Message + Default>(
             format!("a message of {length} bytes is not of the engine protocol"),
         ));
     }
-    let mut frame = Zeroizing::new(vec![0; length]);
+    // Memory for a long one when some of it has come, not for four bytes that say so.
+    let mut frame = Zeroizing::new(vec![0; length.min(BEGINNING)]);
     stream.read_exact(&mut frame).await?;
+    if length > BEGINNING {
+        let mut whole = Zeroizing::new(vec![0; length]);
+        whole[..BEGINNING].copy_from_slice(&frame);
+        stream.read_exact(&mut whole[BEGINNING..]).await?;
+        frame = whole;
+    }
     let message = M::decode(frame.as_slice())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     Ok(Some(message))
