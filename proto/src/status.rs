@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::text::printable_value;
 use crate::{
     DockerNetworkId, EndpointId, Generation, HostId, IfName, MacAddr, NetworkKey, PublicKey,
 };
@@ -27,19 +26,6 @@ pub struct DriverStatus {
     pub problems: Vec<Problem>,
     /// Records of etcd that were ignored, by reason.
     pub refused: BTreeMap<String, u64>,
-}
-
-impl DriverStatus {
-    /// A driver's answer, made fit to be shown: names and errors in it are other people's text.
-    ///
-    /// # Errors
-    ///
-    /// When it is not the JSON of a status.
-    pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
-        let mut value = serde_json::from_slice(json)?;
-        printable_value(&mut value);
-        serde_json::from_value(value)
-    }
 }
 
 /// How the driver stands with etcd.

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use wgnet_proto::text::{clipped, read_printable};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Above the status of a host with a hundred thousand endpoints in sight.
+const LARGEST_ANSWER: usize = 256 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Driver {
@@ -53,7 +56,7 @@ impl Driver {
                     PATIENCE.as_secs()
                 )
             })??;
-        serde_json::from_slice(&body).with_context(|| {
+        read_printable(&body).with_context(|| {
             format!(
                 "the driver's answer to {path} is not as expected; do driver and wgnetctl have the same version?"
             )
@@ -77,9 +80,10 @@ impl Driver {
             .body(Full::new(body))?;
         let response = sender.send_request(request).await?;
         let code = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER);
+        let body = body.collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
         connection.abort();
-        let text = || String::from_utf8_lossy(&body).trim().to_owned();
+        let text = || clipped(String::from_utf8_lossy(&body).trim(), 2000);
         match code {
             hyper::StatusCode::CONFLICT => bail!("{}", text()),
             code if !code.is_success() => bail!("the driver answered {code}: {}", text()),
