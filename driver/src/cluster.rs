@@ -35,7 +35,7 @@ use wgnet_proto::{ClusterSecrets, HostKey, NetworkKey, Path};
 use crate::journal::{Journal, Random};
 use crate::problems::Problems;
 use crate::underlay::Underlay;
-use history::History;
+use history::{History, Owner};
 use sealing::Sealing;
 use sweep::Sweeper;
 
@@ -213,9 +213,10 @@ impl<S: Store> Task<S> {
                 self.connection = Some(Err(error));
             }
             Followed::History { revision, highest } => {
-                warn!(revision, highest, "The store's revision fell: it was wiped or restored");
-                self.problem_of_history(revision, highest);
-                self.history.fell();
+                if self.history.fell() {
+                    warn!(revision, highest, "The store's revision fell: it was wiped or restored");
+                    self.problem_of_history(revision, highest);
+                }
                 self.seen.clear();
             }
             Followed::Listed { scope, revision, entries } => {
@@ -232,6 +233,9 @@ impl<S: Store> Task<S> {
             let verdict = self.judge.put(&entry.key, &entry.value, entry.mod_revision);
             self.history.is_back(&entry.key);
             self.judged(&entry.key, &verdict);
+        }
+        if scope == CLUSTER {
+            self.look_whose(revision, entries.is_empty());
         }
         let keys = entries.iter().map(|entry| entry.key.as_str()).collect();
         let mut missing = self.judge.missing(scope, &keys);
@@ -257,6 +261,7 @@ impl<S: Store> Task<S> {
                 "Keeping records that are missing from another history"
             );
         }
+        self.history.reached(revision);
         self.seen.insert(scope.to_owned(), revision);
         let kept_keys: Vec<String> = entries.iter().map(|entry| entry.key.clone()).collect();
         self.keep(kept_keys.into_iter().chain(gone.iter().map(ToString::to_string))).await;
@@ -279,8 +284,25 @@ impl<S: Store> Task<S> {
             };
             keys.push(key);
         }
+        if scope == CLUSTER {
+            self.look_whose(revision, false);
+        }
+        self.history.reached(revision);
         self.seen.insert(scope.to_owned(), revision);
         self.keep(keys.into_iter()).await;
+    }
+
+    /// Looks whether the store is this cluster's. Others' is held against nobody: nothing is torn
+    /// down for what it lacks, and its revisions are no history of ours.
+    fn look_whose(&mut self, revision: Revision, is_empty: bool) {
+        let owner = match self.judge.in_store(&Path::Cluster) {
+            Some(held) if !is_empty && held.accepted.is_some() => Owner::Us,
+            Some(_) if !is_empty => Owner::Others,
+            Some(_) | None => Owner::Nobody,
+        };
+        if self.history.seen_to_be(owner, revision) {
+            self.inputs.problems.clear("store-history", "etcd");
+        }
     }
 
     /// Keeps what is in force at these keys for the next boot.

@@ -1,11 +1,12 @@
-//! Histories of the store: whether it is the one this host knows, and what of the old one stands
-//! until its owner has spoken in the new one. Also the brake on listings that lose most members.
+//! Histories of the store: whether it is the one this host knows, or another cluster's altogether,
+//! and what of the old one stands until its owner has spoken in the new one. Also the brake on
+//! listings that lose most members.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wgnet_control_plane::store::covers;
+use wgnet_control_plane::store::{Revision, covers};
 use wgnet_core::brake::{self, Held};
 use wgnet_core::{ClusterView, Judge};
 use wgnet_proto::record::ClusterRecord;
@@ -22,6 +23,18 @@ pub(super) enum Turn {
     Another,
     /// The revision fell and the record still names the old history: announce another.
     Announce,
+    /// Another cluster's store stood in its place, and it is back as it was left.
+    Returned,
+}
+
+/// Whose the store is, by its `cluster` record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    Us,
+    /// Another cluster, or nobody can tell.
+    Others,
+    /// There is no such record.
+    Nobody,
 }
 
 pub(super) struct History {
@@ -30,6 +43,12 @@ pub(super) struct History {
     number: u64,
     /// The revision fell, and no new incarnation was met since.
     fell: bool,
+    /// The same when the store was last seen to be ours, and how far it had come then.
+    fell_as_ours: bool,
+    highest_as_ours: Revision,
+    owner: Owner,
+    /// Ours again after it was others'; not told yet.
+    returned: bool,
     /// Records that are missing from the new history, by path, with their owner.
     kept: BTreeMap<Path, HostId>,
     /// Owners of kept records that have spoken, as far as a new listing was asked for.
@@ -56,6 +75,10 @@ impl History {
             incarnation,
             number: 0,
             fell: false,
+            fell_as_ours: false,
+            highest_as_ours: 0,
+            owner: Owner::Nobody,
+            returned: false,
             kept: BTreeMap::new(),
             heard: BTreeSet::new(),
             founding: None,
@@ -69,17 +92,62 @@ impl History {
         self.number
     }
 
-    /// The store's revision fell.
-    pub(super) fn fell(&mut self) {
-        self.fell = true;
+    /// The store's revision fell. Returns whether that says anything about our store's history.
+    pub(super) fn fell(&mut self) -> bool {
         self.number += 1;
+        if self.owner == Owner::Others {
+            return false;
+        }
+        self.fell = true;
+        true
+    }
+
+    pub(super) fn has_fallen(&self) -> bool {
+        self.fell
+    }
+
+    /// Whose the store was seen to be at a revision. Returns whether others' took the place of ours.
+    pub(super) fn seen_to_be(&mut self, owner: Owner, revision: Revision) -> bool {
+        let before = std::mem::replace(&mut self.owner, owner);
+        match owner {
+            Owner::Us if before == Owner::Others => {
+                self.number += 1;
+                self.returned = true;
+                self.fell |= revision < self.highest_as_ours;
+            }
+            Owner::Others if before != Owner::Others => {
+                // It was not ours that fell.
+                self.fell = self.fell_as_ours;
+                return true;
+            }
+            Owner::Us | Owner::Others | Owner::Nobody => {}
+        }
+        if owner == Owner::Us {
+            self.fell_as_ours = self.fell;
+            self.highest_as_ours = revision;
+        }
+        false
+    }
+
+    /// The store has come so far.
+    pub(super) fn reached(&mut self, revision: Revision) {
+        if self.is_ours() {
+            self.highest_as_ours = self.highest_as_ours.max(revision);
+        }
+    }
+
+    /// Whether the store is this cluster's.
+    pub(super) fn is_ours(&self) -> bool {
+        self.owner == Owner::Us
     }
 
     /// The record that the store holds names this incarnation.
     pub(super) fn meet(&mut self, incarnation: Incarnation) -> Turn {
         self.founding = None;
+        let returned = std::mem::take(&mut self.returned);
         match self.incarnation {
             Some(known) if known == incarnation && self.fell => Turn::Announce,
+            Some(known) if known == incarnation && returned => Turn::Returned,
             Some(known) if known == incarnation => Turn::Same,
             None => {
                 self.incarnation = Some(incarnation);
@@ -166,7 +234,7 @@ impl History {
 
     /// Whether nothing speaks against taking what the store lacks for gone.
     pub(super) fn is_certain(&self) -> bool {
-        !self.fell && self.incarnation.is_some() && self.braked.is_empty()
+        self.is_ours() && !self.fell && self.incarnation.is_some() && self.braked.is_empty()
     }
 
     /// The owners of what is kept without the store.
@@ -185,7 +253,8 @@ impl History {
     }
 
     fn has_spoken(&self, host: HostId, judge: &Judge) -> bool {
-        if self.fell {
+        // What a store lacks that is not ours says nothing.
+        if self.fell || !self.is_ours() {
             return false;
         }
         if self.given_up.contains(&host) {
@@ -251,3 +320,6 @@ impl History {
 fn is_leased(path: &Path) -> bool {
     matches!(path, Path::Alive(_) | Path::Status(_))
 }
+
+#[cfg(test)]
+mod tests;

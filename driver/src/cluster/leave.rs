@@ -9,6 +9,9 @@ use super::{Task, scope_of, wanted};
 impl<S: Store> Task<S> {
     /// The last member to leave deletes the network, in a transaction that requires no members.
     pub(super) async fn remove_left_networks(&mut self) {
+        if !self.history.is_ours() {
+            return;
+        }
         let state = self.inputs.journal.state();
         let candidates: Vec<NetworkKey> =
             self.leaving.iter().chain(&state.freed).cloned().collect();

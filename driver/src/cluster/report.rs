@@ -78,6 +78,18 @@ impl<S: Store> Task<S> {
         });
     }
 
+    /// What a host is told that did not see the revision fall itself.
+    pub(super) fn problem_of_announced_history(&self) {
+        self.inputs.problems.set(Problem {
+            code: "store-history".to_owned(),
+            object: "etcd".to_owned(),
+            cause: "another host saw that etcd was wiped or restored from a backup".to_owned(),
+            next_step:
+                "nothing: every host publishes its records again; look at who restored it and why"
+                    .to_owned(),
+        });
+    }
+
     pub(super) fn problem_of_brake(&self, scope: &str, vanishing: usize, of: usize) {
         self.inputs.problems.set(Problem {
             code: "mass-delete-held".to_owned(),

@@ -52,10 +52,17 @@ impl<S: Store> Task<S> {
 
     /// Another incarnation is another history; after a fall that nobody told of, this host says so.
     pub(super) async fn turn_history(&mut self, record: &wgnet_proto::record::ClusterRecord) {
-        match self.history.meet(record.incarnation) {
+        let has_fallen = self.history.has_fallen();
+        let turn = self.history.meet(record.incarnation);
+        match turn {
             history::Turn::Same => {}
-            history::Turn::Another => {
-                info!(incarnation = %record.incarnation, "Another history of the store: listing and publishing everything again");
+            history::Turn::Another | history::Turn::Returned => {
+                if turn == history::Turn::Another {
+                    info!(incarnation = %record.incarnation, "Another history of the store: listing and publishing everything again");
+                    if !has_fallen {
+                        self.problem_of_announced_history();
+                    }
+                }
                 self.seen.retain(|scope, _| scope == CLUSTER);
                 if let Some(scopes) = &self.scopes {
                     scopes.list_again();
