@@ -5,6 +5,10 @@
 
 pub mod docker;
 pub mod driver;
+pub mod host;
+mod load;
+pub mod path;
+pub mod soak;
 
 use std::fmt;
 use std::time::Duration;
@@ -34,6 +38,9 @@ pub fn all() -> Vec<(&'static str, Group)> {
     vec![
         ("driver", driver::driver as Group),
         ("docker", docker::docker),
+        ("host", host::host),
+        ("path", path::path),
+        ("soak", soak::soak),
     ]
 }
 
@@ -80,6 +87,11 @@ impl Row {
         self.at_most("lost", report.lost() as f64, "packets", 0.0)
             .info("of", report.sent() as f64, "packets")
             .info("longest gap", milliseconds(report.longest_gap()), "ms")
+    }
+
+    /// Progress, for who waits for the table.
+    pub fn tell(&self) {
+        eprintln!("  {self}");
     }
 
     /// What misses its bar, one sentence each.

@@ -203,7 +203,8 @@ fn addresses(a: &Container<'_>, b: &Container<'_>) -> Result<[String; 2]> {
 }
 
 fn networks(container: &Container<'_>) -> Result<BTreeMap<String, String>> {
-    let each = "{{range $name, $one := .NetworkSettings.Networks}}{{$name}} {{$one.IPAddress}}\n{{end}}";
+    let each =
+        "{{range $name, $one := .NetworkSettings.Networks}}{{$name}} {{$one.IPAddress}}\n{{end}}";
     let said = container.host.docker(&["inspect", "-f", each, &container.name])?;
     let pairs = said.lines().filter_map(|line| line.split_once(' '));
     let useful = pairs.filter(|(name, address)| *name != "ingress" && !address.is_empty());

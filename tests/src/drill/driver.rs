@@ -1,8 +1,235 @@
-//! To be filled.
+//! Our own processes end: driver, shim, WireGuard engine; killed, or replaced by others.
 
-use super::{Row, Scale};
-use crate::lab::Result;
+use std::thread;
+use std::time::Duration;
 
-pub fn driver(_: Scale) -> Result<Vec<Row>> {
-    Ok(Vec::new())
+use super::load::{Load, under_load};
+use super::{Row, Scale, milliseconds};
+use crate::lab::checks::Container;
+use crate::lab::{Host, Inventory, Result, wait_for};
+use crate::stream::{Report, Stream};
+use crate::swarm::{SOON, Swarm, eventually, only_network};
+
+const NETWORK: &str = "blue";
+
+/// dockerd disables a plugin for good that ends within half a second.
+const SHIM_LIVES: Duration = Duration::from_secs(2);
+
+const PHASE: Duration = Duration::from_millis(50);
+
+/// What the engine's end does to the traffic is over by then.
+const ENGINE_BACK: Duration = Duration::from_secs(3);
+
+/// # Errors
+///
+/// Whatever the lab, a driver or an engine says.
+pub fn driver(scale: Scale) -> Result<Vec<Row>> {
+    let swarm = Swarm::start("drill-driver", 2)?;
+    swarm.network(NETWORK, &[])?;
+    let run = |host, name| swarm.run(host, name, NETWORK, &[]);
+    let pair = Pair { near: run(1, "near")?, far: run(2, "far")?, swarm: &swarm };
+    eventually("the first ping", SOON, || pair.near.ping("far").is_ok())?;
+    let drills: [&dyn Fn() -> Result<Row>; 6] = [
+        &|| pair.nothing(Duration::from_secs(scale.pick(3, 60))),
+        &|| pair.drivers_killed(scale.pick(10, 100), scale.pick(2, 10)),
+        &|| pair.drivers_replaced(scale.pick(1, 5)),
+        &|| pair.shims_killed(scale.pick(1, 10)),
+        &|| {
+            pair.engines_ended(
+                "WireGuard engine killed (userspace only)",
+                scale.pick(1, 5),
+                |host| host.sh("kill -9 $(pgrep -x wgnet-engine)").map(drop),
+            )
+        },
+        &|| {
+            pair.engines_ended("WireGuard engine upgraded (userspace only)", 1, |host| {
+                replace(host, "wgnet-engine", "upgraded")?;
+                host.sh("kill -s TERM $(pgrep -x wgnet-engine)").map(drop)
+            })
+        },
+    ];
+    drills.into_iter().map(|drill| drill().inspect(Row::tell)).collect()
+}
+
+/// Two containers on two hosts, which nothing of all this may touch.
+struct Pair<'s> {
+    near: Container<'s>,
+    far: Container<'s>,
+    swarm: &'s Swarm,
+}
+
+impl Pair<'_> {
+    /// What the stream itself and this machine lose.
+    fn nothing(&self, length: Duration) -> Result<Row> {
+        let stream = Stream::start(&self.near, &self.far)?;
+        // That nothing happens takes its time.
+        thread::sleep(length);
+        Ok(undisturbed(Row::new("nothing happens"), &stream.finish()?))
+    }
+
+    fn drivers_killed(&self, kills: usize, at_once: usize) -> Result<Row> {
+        let idle = self.inventories()?;
+        let objects = self.kernel_objects()?;
+        let (report, load) = self.under_stream_and_load(|| {
+            for kill in 0..kills {
+                // Each is hit at another moment of its life, from its first steps to its rest.
+                thread::sleep(PHASE * (kill * 7 % 11) as u32);
+                self.swarm.host(1 + kill % 2).driver_crash()?;
+            }
+            (0..at_once).try_for_each(|_| self.swarm.lab.on_all_hosts(Host::driver_crash))
+        })?;
+        let replaced = if self.kernel_objects()? == objects { 0.0 } else { 1.0 };
+        let leaked = self.leaked(&idle);
+        Ok(of_load(undisturbed(Row::new("driver SIGKILL under load"), &report), &load)
+            .info("kills", kills as f64, "")
+            .info("of all drivers at once", at_once as f64, "")
+            .at_most("leaked", leaked as f64, "objects", 0.0)
+            .at_most("interfaces of running containers replaced", replaced, "", 0.0))
+    }
+
+    fn drivers_replaced(&self, times: usize) -> Result<Row> {
+        let (report, load) = self.under_stream_and_load(|| {
+            for time in 0..times {
+                for host in self.swarm.lab.hosts() {
+                    let new = replace(host, "wgnet-driver", &format!("new-{time}"))?;
+                    let old = host.driver_pid();
+                    host.driver_kill("TERM")?;
+                    wait_for("the new driver", SOON, || {
+                        let pid = host.driver_pid().filter(|pid| Some(*pid) != old);
+                        let pid = pid.ok_or_else(|| "it does not run".to_owned())?;
+                        let runs = format!("/proc/{pid}/exe");
+                        if same(host, &runs, &new) { Ok(()) } else { Err("it is old".to_owned()) }
+                    })?;
+                    eventually("the new driver's answer", SOON, || {
+                        host.wgnetctl(&["status", "--json"]).is_ok()
+                    })?;
+                }
+            }
+            Ok(())
+        })?;
+        let row = Row::new("driver upgraded (binary replaced, service restarted)");
+        Ok(of_load(undisturbed(row, &report), &load).info("upgrades", 2.0 * times as f64, ""))
+    }
+
+    fn shims_killed(&self, times: usize) -> Result<Row> {
+        let (report, load) = self.under_stream_and_load(|| {
+            for _ in 0..times {
+                for host in self.swarm.lab.hosts() {
+                    let old = host.exec(&["pgrep", "-x", "wgnet-shim"])?;
+                    host.exec(&["kill", "-9", &old])?;
+                    eventually("the shim's successor", SOON, || {
+                        host.exec(&["pgrep", "-x", "wgnet-shim"]).is_ok_and(|new| new != old)
+                    })?;
+                    // It has to grow old enough to be killed again.
+                    thread::sleep(SHIM_LIVES);
+                }
+            }
+            Ok(())
+        })?;
+        let row = Row::new("shim plugin killed");
+        Ok(of_load(undisturbed(row, &report), &load).info("kills", 2.0 * times as f64, ""))
+    }
+
+    /// Alternately on both hosts; the gap is from the last packet before to the first one after it.
+    fn engines_ended(
+        &self,
+        drill: &'static str,
+        times: usize,
+        end: impl Fn(&Host) -> Result<()>,
+    ) -> Result<Row> {
+        let stream = Stream::start(&self.near, &self.far)?;
+        for _ in 0..times {
+            for host in self.swarm.lab.hosts() {
+                end(host)?;
+                // The gap shows in the stream.
+                thread::sleep(ENGINE_BACK);
+            }
+        }
+        let report = stream.finish()?;
+        for loss in report.there.losses.iter().chain(&report.back.losses) {
+            eprintln!("  lost {} packets in a row", loss.packets);
+        }
+        Ok(Row::new(drill)
+            .at_most("longest gap", milliseconds(report.longest_gap()), "ms", 1000.0)
+            .info("ends", 2.0 * times as f64, "")
+            .info("lost", report.lost() as f64, "packets")
+            .info("of", report.sent() as f64, "packets"))
+    }
+
+    fn under_stream_and_load(&self, work: impl FnOnce() -> Result<()>) -> Result<(Report, Load)> {
+        let hosts: Vec<&Host> = self.swarm.lab.hosts().iter().collect();
+        let stream = Stream::start(&self.near, &self.far)?;
+        let ((), load) = under_load(&hosts, NETWORK, work)?;
+        Ok((stream.finish()?, load))
+    }
+
+    fn inventories(&self) -> Result<Vec<Inventory>> {
+        self.swarm.lab.hosts().iter().map(Host::inventory).collect()
+    }
+
+    /// How much is there that was not, once what is on its way out has gone.
+    fn leaked(&self, idle: &[Inventory]) -> usize {
+        let mut left = Vec::new();
+        let _ = eventually("nothing to be leaked", SOON, || {
+            left.clear();
+            for (host, idle) in self.swarm.lab.hosts().iter().zip(idle) {
+                let now = host.inventory().map(|now| now.changes_since(idle)).unwrap_or_default();
+                left.extend(now.into_iter().filter(|line| {
+                    // Docker clears the names of its own sandboxes once a minute.
+                    !line.contains("docker_gwbridge") && !line.contains("docker/")
+                }));
+            }
+            left.is_empty()
+        });
+        left.iter().for_each(|line| eprintln!("  leaked: {line}"));
+        left.len()
+    }
+
+    fn kernel_objects(&self) -> Result<[String; 2]> {
+        Ok([kernel_objects(&self.near)?, kernel_objects(&self.far)?])
+    }
+}
+
+/// The identity of everything that carries the container's traffic: index and address of its
+/// interface, of the veth's other end, of WireGuard's interface.
+fn kernel_objects(container: &Container<'_>) -> Result<String> {
+    let space = only_network(container.host)?.namespace;
+    let inside = container.exec(&[
+        "sh",
+        "-c",
+        "cat /sys/class/net/eth0/ifindex /sys/class/net/eth0/iflink /sys/class/net/eth0/address",
+    ])?;
+    let peer = inside.split_whitespace().nth(1).unwrap_or_default();
+    let links = container.host.sh(&format!("ip -n {space} -o link"))?;
+    let number = |line: &str| line.split(':').next() == Some(peer);
+    let carrying = links.lines().filter(|line| number(line) || line.contains(" wg0"));
+    let names = carrying.filter_map(|line| line.split('<').next());
+    Ok(format!("{inside}\n{}", names.collect::<Vec<_>>().join("\n")))
+}
+
+/// Another file of other content in a program's place, as an upgrade leaves it.
+fn replace(host: &Host, program: &str, suffix: &str) -> Result<String> {
+    let new = format!("/var/tmp/{program}-{suffix}");
+    let place = format!("/opt/wgnet/{program}");
+    host.sh(&format!("cp {place} {new}; echo {suffix} >> {new}; mount --bind {new} {place}"))?;
+    Ok(new)
+}
+
+fn same(host: &Host, one: &str, other: &str) -> bool {
+    let equal = format!("[ \"$(sha256sum < {one})\" = \"$(sha256sum < {other})\" ]");
+    host.sh(&equal).is_ok()
+}
+
+/// Not a packet may be lost, doubled or late.
+fn undisturbed(row: Row, report: &Report) -> Row {
+    for loss in report.there.losses.iter().chain(&report.back.losses) {
+        eprintln!("  {}: {loss:?}", row.drill);
+    }
+    row.lost_nothing(report).at_most("duplicated", report.duplicated() as f64, "packets", 0.0)
+}
+
+fn of_load(row: Row, load: &Load) -> Row {
+    row.at_most("docker commands failed", load.failed(), "", 0.0)
+        .info("of", load.started as f64, "containers")
+        .info("slowest", load.slowest.as_secs_f64(), "s")
 }

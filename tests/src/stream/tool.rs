@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, bail};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt,
-    sockopt::{ReceiveTimestampns, RcvBufForce},
+    sockopt::{RcvBufForce, ReceiveTimestampns},
 };
 
 use super::tally::{Sent, Tally};
@@ -176,8 +176,8 @@ fn next(socket: &UdpSocket) -> Option<(u64, f64, f64)> {
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
     let descriptor = socket.as_raw_fd();
-    let got =
-        recvmsg::<SockaddrIn>(descriptor, &mut parts, Some(&mut control), MsgFlags::empty()).ok()?;
+    let got = recvmsg::<SockaddrIn>(descriptor, &mut parts, Some(&mut control), MsgFlags::empty())
+        .ok()?;
     let stamped = got.cmsgs().ok()?.find_map(|message| match message {
         ControlMessageOwned::ScmTimestampns(time) => {
             Some(time.tv_sec() as f64 * 1e3 + time.tv_nsec() as f64 / 1e6)
