@@ -2,6 +2,7 @@
 //! the way to the store is missing. Each wait is drawn from its upper half, so that a thousand hosts
 //! do not come back in step.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use crate::store::StoreError;
@@ -46,7 +47,9 @@ impl Backoff {
 /// Between half of `wait` and all of it.
 pub(crate) fn jitter(wait: Duration) -> Duration {
     let half = wait / 2;
-    let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
+    // The standard library's: what is drawn need not be unguessable, and simulations can seed it.
+    let random = (RandomState::new().hash_one(()) >> 32) as u32;
+    let share = f64::from(random) / f64::from(u32::MAX);
     half + half.mul_f64(share)
 }
 

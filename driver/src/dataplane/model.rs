@@ -36,6 +36,13 @@ impl Model {
         self.changes.report(namespace);
     }
 
+    /// What the kernel, or somebody, does that nobody is told of.
+    pub fn quietly(&self, namespace: &Namespace, change: impl FnOnce(&mut Observed)) {
+        if let Some(Seen::Present(kernel)) = self.host().kernels.get_mut(namespace) {
+            change(kernel);
+        }
+    }
+
     pub fn start_container(&self, sandbox: &Path) {
         self.host().containers.insert(sandbox.to_owned());
     }
@@ -88,6 +95,17 @@ impl Model {
         let mut host = self.host();
         let ports = std::mem::take(&mut host.ports);
         *host = Host { ports, ..Host::default() };
+    }
+
+    /// Docker takes a veth's other end back out of its container.
+    pub fn move_out(&self, namespace: &Namespace, name: &IfName) {
+        let mut host = self.host();
+        host.ends.remove(&(namespace.clone(), name.clone()));
+        if let Some(Seen::Present(kernel)) = host.kernels.get_mut(namespace)
+            && let Some(veth) = kernel.veths.get_mut(name)
+        {
+            veth.container = ContainerEnd::InHost;
+        }
     }
 
     /// Makes a UDP port somebody else's, or nobody's.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wgnet_proto::seal::HostKey;
+use wgnet_proto::{HostId, HostKey};
 
 use super::sweep::{DELETED_KEPT, LINGER};
 use super::writer::Storage;
@@ -56,6 +56,11 @@ impl MemoryDisk {
     /// What is durable.
     pub fn state(&self) -> State {
         self.content().state.clone()
+    }
+
+    /// Who was made with this disk, if anybody was.
+    pub fn host_id(&self) -> Option<HostId> {
+        self.content().key.as_ref().map(HostKey::id)
     }
 
     pub(super) fn open(&self, random: &Random) -> (MemoryStorage, HostKey, State) {

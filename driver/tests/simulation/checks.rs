@@ -1,0 +1,200 @@
+//! What must hold after every step: in a kernel after each change of it, in the store after each write.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use wgnet_control_plane::store::{Op, Revision};
+use wgnet_core::{Namespace, Observed, RouteTarget, Seen, Step};
+use wgnet_proto::{
+    Claim, ClusterId, ClusterSecrets, EndpointId, HostId, NetworkKey, Opener, Path, PublicKey,
+    Record,
+};
+
+use super::trace::{note, wrong};
+
+/// Sees every change of a kernel and every write to the store.
+pub(crate) struct Witness {
+    secrets: ClusterSecrets,
+    clusters: Mutex<BTreeSet<ClusterId>>,
+    seen: Mutex<Published>,
+}
+
+/// What was ever published.
+#[derive(Default)]
+struct Published {
+    /// Which record each number of a host sealed.
+    numbers: BTreeMap<(HostId, u64), (Path, Vec<u8>)>,
+    keys: BTreeMap<PublicKey, (NetworkKey, HostId)>,
+    claims: BTreeMap<(NetworkKey, IpAddr), BTreeSet<(Claim, HostId, EndpointId)>>,
+}
+
+impl Witness {
+    pub(crate) fn new(secrets: ClusterSecrets) -> Self {
+        Self { secrets, clusters: Mutex::default(), seen: Mutex::default() }
+    }
+
+    /// Whether an address was ever published with a higher claim than this, by another host.
+    pub(crate) fn was_outclaimed(
+        &self,
+        network: &NetworkKey,
+        address: IpAddr,
+        claim: Claim,
+        host: HostId,
+    ) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let claims = seen.claims.get(&(network.clone(), address));
+        claims.into_iter().flatten().any(|(c, h, _)| *h != host && (*c, *h) > (claim, host))
+    }
+
+    pub(crate) fn committed(&self, ops: &[Op], revision: Revision) {
+        for op in ops {
+            match op {
+                Op::Put { key, value } | Op::PutLeased { key, value, .. } => {
+                    self.published(key, value, revision);
+                }
+                Op::Delete { key } => note(format!("store {revision}: {key} deleted")),
+            }
+        }
+    }
+
+    fn published(&self, key: &str, value: &[u8], revision: Revision) {
+        let Some(path) = Path::parse(key) else {
+            return wrong(format!("a key nobody knows was written: {key}"));
+        };
+        let Some((seq, record)) = self.opened(&path, value) else {
+            return wrong(format!("what was written to {key} does not open"));
+        };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(writer) = wgnet_proto::seal::claimed_writer(value) else {
+            return wrong(format!("{key} has no writer"));
+        };
+        note(format!("store {revision}: {key} by {} {seq}", writer.short()));
+        let content = (path.clone(), record.encode());
+        let before = seen.numbers.entry((writer, seq)).or_insert_with(|| content.clone());
+        if *before != content {
+            let first = before.0.to_string();
+            wrong(format!("number {seq} of {} sealed {first} and {key}", writer.short()));
+        }
+        match (path, record) {
+            (Path::Member(network, host), Record::Member(member)) => {
+                for slot in member.slots {
+                    let owner = (network.clone(), host);
+                    let known = seen.keys.entry(slot.public_key).or_insert_with(|| owner.clone());
+                    if *known != owner {
+                        wrong(format!("one public key was published for {known:?} and {owner:?}"));
+                    }
+                }
+            }
+            (Path::Endpoint(network, address), Record::Endpoint(endpoint)) => {
+                let claim = (endpoint.claim, endpoint.host, endpoint.endpoint);
+                seen.claims.entry((network, address)).or_default().insert(claim);
+            }
+            _ => {}
+        }
+    }
+
+    /// A record under its number. Several clusters may be founded at once; all but one die out.
+    fn opened(&self, path: &Path, value: &[u8]) -> Option<(u64, Record)> {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        if *path == Path::Cluster {
+            let opened = Opener::new(self.secrets.clone(), None).open(path, value).ok()?;
+            clusters.insert(opened.cluster);
+        }
+        let mut openers =
+            clusters.iter().map(|cluster| Opener::new(self.secrets.clone(), Some(*cluster)));
+        let opened = openers.find_map(|opener| opener.open(path, value).ok())?;
+        Some((opened.seq, Record::decode(path, &opened.payload).ok()?))
+    }
+
+    pub(crate) fn stepped(
+        &self,
+        host: usize,
+        namespace: &Namespace,
+        step: &Step,
+        before: &Seen<Observed>,
+        after: &Seen<Observed>,
+    ) {
+        if before != after {
+            note(format!("host {host} {namespace}: {}", brief(step)));
+        }
+        for problem in problems(step, before, after) {
+            wrong(format!("host {host} {namespace} after {}: {problem}", brief(step)));
+        }
+    }
+}
+
+fn problems(step: &Step, before: &Seen<Observed>, after: &Seen<Observed>) -> Vec<String> {
+    let mut found = Vec::new();
+    if let (Step::DeleteNamespace, Seen::Present(before)) = (step, before) {
+        if !before.guard.is_empty() {
+            found.push("the namespace went before its guard".to_owned());
+        }
+        if !before.veths.is_empty() {
+            found.push("the namespace went before its veths".to_owned());
+        }
+    }
+    let Seen::Present(kernel) = after else {
+        return found;
+    };
+    for (destination, target) in &kernel.routes {
+        let RouteTarget::Link(link) = target else {
+            continue;
+        };
+        let there = kernel.wireguards.contains_key(link)
+            || kernel.veths.contains_key(link)
+            || kernel.foreign.contains(link);
+        if !there {
+            found.push(format!("route {destination} leads into {link}, which is not there"));
+        }
+    }
+    for (name, wireguard) in &kernel.wireguards {
+        let owned: Vec<_> = wireguard.peers.values().flat_map(|peer| &peer.allowed).collect();
+        if owned.len() != owned.iter().collect::<BTreeSet<_>>().len() {
+            found.push(format!("an address has two owners on {name}"));
+        }
+    }
+    if let Seen::Present(before) = before {
+        let foreign = |kernel: &Observed| {
+            let through = |target: &RouteTarget| matches!(target, RouteTarget::Link(link) if kernel.foreign.contains(link));
+            let routes = kernel.routes.iter().filter(|(_, target)| through(target));
+            let routes: Vec<_> = routes.map(|(to, target)| (*to, target.clone())).collect();
+            (kernel.foreign.clone(), routes)
+        };
+        if foreign(before) != foreign(kernel) {
+            found.push("something foreign was touched".to_owned());
+        }
+    }
+    found
+}
+
+fn brief(step: &Step) -> String {
+    match step {
+        Step::CreateWireguard { name, port, .. } => format!("create {name} on {port}"),
+        Step::AddPeer { wireguard, peer, config } => {
+            format!("add peer {} to {wireguard} with {:?}", short(peer), config.allowed)
+        }
+        Step::UpdatePeer { wireguard, peer, underlay, keepalive, .. } => format!(
+            "update peer {} of {wireguard}: underlay {underlay:?}, keepalive {keepalive:?}",
+            short(peer)
+        ),
+        Step::RemovePeer { wireguard, peer } => {
+            format!("remove peer {} of {wireguard}", short(peer))
+        }
+        Step::AddAllowed { peer, addresses, .. } => {
+            format!("give {addresses:?} to {}", short(peer))
+        }
+        Step::RemoveAllowed { peer, addresses, .. } => {
+            format!("take {addresses:?} from {}", short(peer))
+        }
+        Step::CreateVeth { name, .. } => format!("create {name}"),
+        Step::FixVeth { name, .. } => format!("fix {name}"),
+        Step::RestoreVeth { name, .. } => format!("restore {name}"),
+        Step::FixContainer { name, .. } => format!("fix the container of {name}"),
+        other => format!("{other:?}"),
+    }
+}
+
+pub(crate) fn short(key: &PublicKey) -> String {
+    key.0[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,282 @@
+//! The seams of one driver's life with faults in them: its line to the store, its kernel, its disk.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use wgnet_control_plane::store::memory::MemoryWatch;
+use wgnet_control_plane::store::{
+    CALL_DEADLINE, Committed, LeaseId, Listing, MemoryStore, Op, Revision, Store, StoreError, Txn,
+    Watch, WatchEvent,
+};
+use wgnet_core::{Namespace, Observed, Seen, Step};
+use wgnet_driver::dataplane::model::Model;
+use wgnet_driver::dataplane::{Dataplane, DataplaneError, ErrorKind, Joined};
+use wgnet_driver::journal::{Gate, MemoryDisk};
+
+use super::checks::Witness;
+use super::dice;
+use super::life::Life;
+use super::trace::note;
+
+/// What goes wrong by itself, in a thousand tries, and how slow things are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Weather {
+    pub(crate) call_fails: u64,
+    pub(crate) answer_lost: u64,
+    /// A write that nobody waits for any more happens all the same, later.
+    pub(crate) late_write: u64,
+    pub(crate) call_ms: u64,
+    pub(crate) event_ms: u64,
+    pub(crate) step_fails: u64,
+    pub(crate) look_fails: u64,
+    pub(crate) disk_fails: u64,
+    pub(crate) disk_ms: u64,
+}
+
+thread_local! {
+    static WEATHER: Cell<Weather> = const { Cell::new(Weather {
+        call_fails: 0, answer_lost: 0, late_write: 0, call_ms: 0, event_ms: 0,
+        step_fails: 0, look_fails: 0, disk_fails: 0, disk_ms: 0,
+    }) };
+}
+
+pub(crate) fn set_weather(weather: Weather) {
+    WEATHER.set(weather);
+}
+
+async fn wait_up_to(ms: u64) {
+    if ms > 0 {
+        sleep(dice::millis(0, ms)).await;
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct SimStore {
+    pub(crate) inner: MemoryStore,
+    pub(crate) life: Life,
+    pub(crate) witness: Arc<Witness>,
+}
+
+impl SimStore {
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.life.seam(operation).await;
+        let weather = WEATHER.get();
+        let there_and_back = async {
+            wait_up_to(weather.call_ms).await;
+            if dice::happens(weather.call_fails) {
+                return Err(unreachable(operation));
+            }
+            let result = work.await;
+            if dice::happens(weather.answer_lost) {
+                note(format!("the answer of {operation} is lost"));
+                return Err(unreachable(operation));
+            }
+            wait_up_to(weather.call_ms).await;
+            result
+        };
+        let result = timeout(CALL_DEADLINE, there_and_back).await;
+        self.life.seam(operation).await;
+        result.unwrap_or(Err(StoreError::Deadline { operation }))
+    }
+}
+
+fn unreachable(operation: &'static str) -> StoreError {
+    StoreError::Unreachable {
+        operation,
+        endpoints: "simulated".to_owned(),
+        source: "the weather".into(),
+    }
+}
+
+async fn witnessed(
+    store: &MemoryStore,
+    witness: &Witness,
+    txn: Txn,
+) -> Result<Committed, StoreError> {
+    let ops: Vec<Op> = txn.ops.clone();
+    let done = store.commit(txn).await;
+    if let Ok(Committed::Done { revision }) = done {
+        witness.committed(&ops, revision);
+    }
+    done
+}
+
+impl Store for SimStore {
+    type Watch = SimWatch;
+
+    async fn list(&self, scope: &str) -> Result<Listing, StoreError> {
+        self.call("list", self.inner.list(scope)).await
+    }
+
+    async fn watch(&self, scope: &str, from: Revision) -> Result<SimWatch, StoreError> {
+        let inner = self.call("watch", self.inner.watch(scope, from)).await?;
+        Ok(SimWatch { inner, life: self.life.clone(), pending: None })
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        if dice::happens(WEATHER.get().late_write) && !self.life.is_dead() {
+            let (store, witness) = (self.inner.clone(), Arc::clone(&self.witness));
+            note("a write is late");
+            tokio::spawn(async move {
+                sleep(dice::millis(0, 20_000)).await;
+                if witnessed(&store, &witness, txn).await.is_ok() {
+                    note("the late write happened");
+                }
+            });
+            return self.call("commit", std::future::pending()).await;
+        }
+        self.call("commit", witnessed(&self.inner, &self.witness, txn)).await
+    }
+
+    async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {
+        self.call("count", self.inner.count(scope)).await
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.call("revision", self.inner.revision()).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.call("grant", self.inner.grant(ttl)).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.call("keep alive", self.inner.keep_alive(lease)).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.call("revoke", self.inner.revoke(lease)).await
+    }
+}
+
+pub(crate) struct SimWatch {
+    inner: MemoryWatch,
+    life: Life,
+    /// On its way, and when it arrives.
+    pending: Option<(WatchEvent, Instant)>,
+}
+
+impl Watch for SimWatch {
+    async fn next(&mut self) -> Result<WatchEvent, StoreError> {
+        if self.pending.is_none() {
+            let event = self.inner.next().await?;
+            let way = Duration::from_millis(dice::below(WEATHER.get().event_ms + 1));
+            self.pending = Some((event, Instant::now() + way));
+        }
+        if let Some((_, due)) = &self.pending {
+            sleep_until(*due).await;
+        }
+        self.life.seam("watch event").await;
+        Ok(self.pending.take().expect("put there above").0)
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct SimPlane {
+    pub(crate) inner: Model,
+    pub(crate) life: Life,
+    pub(crate) host: usize,
+    pub(crate) witness: Arc<Witness>,
+}
+
+impl SimPlane {
+    fn failed(namespace: &Namespace) -> DataplaneError {
+        DataplaneError {
+            operation: "change",
+            object: namespace.to_string(),
+            kind: ErrorKind::Other,
+            source: "the weather".into(),
+        }
+    }
+}
+
+impl Dataplane for SimPlane {
+    type Events = <Model as Dataplane>::Events;
+
+    fn backend(&self) -> &'static str {
+        "model"
+    }
+
+    async fn namespaces(&self) -> Result<std::collections::BTreeSet<Namespace>, DataplaneError> {
+        self.life.seam("list namespaces").await;
+        self.inner.namespaces().await
+    }
+
+    async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {
+        self.life.seam("look").await;
+        tokio::task::yield_now().await;
+        let seen = self.inner.observe(namespace, joined).await;
+        self.life.seam("look").await;
+        if dice::happens(WEATHER.get().look_fails) { Seen::Unknown } else { seen }
+    }
+
+    async fn sandbox(&self, path: &std::path::Path) -> Seen<()> {
+        self.life.seam("look").await;
+        if dice::happens(WEATHER.get().look_fails) {
+            return Seen::Unknown;
+        }
+        self.inner.sandbox(path).await
+    }
+
+    async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<(), DataplaneError> {
+        self.life.seam("kernel step").await;
+        tokio::task::yield_now().await;
+        let weather = WEATHER.get();
+        if dice::happens(weather.step_fails) {
+            return Err(Self::failed(namespace));
+        }
+        let before = self.inner.look(namespace);
+        let done = self.inner.apply(namespace, step).await;
+        if before == Seen::Absent && *step == Step::CreateNamespace {
+            self.inner.quietly(namespace, somebody_elses);
+        }
+        self.witness.stepped(self.host, namespace, step, &before, &self.inner.look(namespace));
+        self.life.seam("kernel step").await;
+        if dice::happens(weather.step_fails) {
+            return Err(Self::failed(namespace));
+        }
+        done
+    }
+
+    fn events(&self) -> Self::Events {
+        self.inner.events()
+    }
+
+    async fn port_is_free(&self, port: u16) -> bool {
+        self.life.seam("probe port").await;
+        self.inner.port_is_free(port).await
+    }
+}
+
+/// What the driver finds in a namespace that is not its own, and must never touch.
+fn somebody_elses(kernel: &mut Observed) {
+    let link: wgnet_proto::IfName = "other0".parse().expect("it is a name");
+    kernel.foreign.insert(link.clone());
+    let target = wgnet_core::RouteTarget::Link(link);
+    kernel.routes.insert("192.0.2.0/24".parse().expect("it is a network"), target);
+}
+
+/// How a disk is reached in one life.
+pub(crate) fn gate(disk: &MemoryDisk, life: &Life) -> Gate {
+    let (disk, life) = (disk.clone(), life.clone());
+    Arc::new(move || {
+        let (disk, life) = (disk.clone(), life.clone());
+        Box::pin(async move {
+            life.seam("disk").await;
+            let weather = WEATHER.get();
+            wait_up_to(weather.disk_ms).await;
+            if dice::happens(weather.disk_fails) {
+                let written = dice::happens(500);
+                note(format!("the next write of a disk fails, written: {written}"));
+                disk.fail_next(written);
+            }
+            life.seam("disk").await;
+        })
+    })
+}
