@@ -66,7 +66,7 @@ impl Requests {
                             .map(|code| i32::from_ne_bytes(*code))
                         {
                             Some(0) => Ok(replies),
-                            Some(code) => Err(io::Error::from_raw_os_error(-code)),
+                            Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
                             None => Err(io::ErrorKind::InvalidData.into()),
                         };
                     }
@@ -145,6 +145,8 @@ fn aligned(length: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -169,5 +171,30 @@ mod tests {
         assert!(first(&[1, 2, 3]).is_none());
         assert!(first(&[200, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_none());
         assert!(attribute(&[0, 0, 1, 0], 1).is_none());
+    }
+
+    /// Lengths near the true ones, so that most of what is tried is nearly right.
+    fn nearly_messages() -> impl Strategy<Value = Vec<u8>> {
+        let message = (0..40_u32, any::<[u8; 12]>(), 0..24_u16, any::<(u8, Vec<u8>)>());
+        let bytes = message.prop_map(|(length, header, inner, (kind, value))| {
+            let attribute = [&inner.to_ne_bytes()[..], &[kind % 4, 0], &value].concat();
+            [&length.to_ne_bytes()[..], &header, &attribute].concat()
+        });
+        proptest::collection::vec(bytes, 0..5).prop_map(|messages| messages.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_parsed_within_its_bounds(bytes in nearly_messages(), kind in 0..4_u16) {
+            for message in messages(&bytes) {
+                prop_assert!(message.payload.len() + HEADER <= bytes.len());
+                if let Some(value) = attribute(message.payload, kind) {
+                    prop_assert!(value.len() + 4 <= message.payload.len());
+                }
+            }
+            prop_assert!(messages(&bytes).count() * HEADER <= bytes.len());
+            first(&bytes);
+            is_all_from(&bytes, 1);
+        }
     }
 }
