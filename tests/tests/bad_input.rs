@@ -1,6 +1,8 @@
 //! Bad input and bad surroundings: each a sentence with object, cause and next step, and the driver
 //! stays up where Docker could still need it.
 
+// tests/run: any-engine
+
 use serde_json::{Value, json};
 use wgnet_tests::lab::{DRIVER_LOG, Host, Lab, LabOptions, Result, SECRET};
 use wgnet_tests::plugin::Dockerless;

@@ -1,5 +1,7 @@
 //! The driver is killed over and over while containers start and stop.
 
+// tests/run: long
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The lab itself: what tests that use it rely on. Needs root.
 
+// tests/run: oldest
+
 use std::{
     process::Command,
     time::{Duration, Instant},

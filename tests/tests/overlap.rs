@@ -1,6 +1,8 @@
 //! Two networks of one subnet on the same hosts, through the plugin's socket: swarm's allocator would
 //! refuse, the driver does not mind.
 
+// tests/run: any-engine
+
 use serde_json::json;
 use wgnet_tests::lab::{Lab, LabOptions, Result};
 use wgnet_tests::plugin::Dockerless;

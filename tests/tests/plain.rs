@@ -1,6 +1,8 @@
 //! Engines without a swarm: networks on several of them are one by `-o id=`, and stay through
 //! whatever ends an engine, a driver or a host, though Docker says CreateNetwork only once.
 
+// tests/run: long
+
 use std::time::Duration;
 
 use wgnet_tests::lab::checks::Container;

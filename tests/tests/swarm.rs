@@ -1,6 +1,8 @@
 //! A real swarm of three hosts: names, transfers, what can be read on the underlay, what is in a
 //! namespace, what remains.
 
+// tests/run: long
+
 use std::collections::BTreeSet;
 
 use wgnet_tests::lab::Result;

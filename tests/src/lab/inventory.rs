@@ -87,7 +87,9 @@ impl Host {
                 }),
             );
         }
-        for table in ask(&["nft", "list", "tables"])?.lines() {
+        // Docker 28 makes this one with the first container on a bridge, and leaves it.
+        let tables = ask(&["nft", "list", "tables"])?;
+        for table in tables.lines().filter(|table| *table != "table ip raw") {
             lines.insert(format!("{label} nft {table}"));
             if table.contains("wgnet") {
                 let words: Vec<&str> = table.split_whitespace().collect();
