@@ -86,19 +86,22 @@ pub(crate) enum Answer {
 }
 
 /// One call, delivered as the shim does: again to the next process if one dies under it.
-pub(crate) async fn call(host: usize, method: &str, body: &Value) -> Answer {
-    let epoch = world(|world| world.hosts[host].engine.epoch);
+pub(crate) async fn call(host: usize, epoch: u32, method: &str, body: &Value) -> Answer {
+    if epoch_of(host) != epoch {
+        return Answer::Abandoned;
+    }
     let deadline = Instant::now() + SHIM_WAITS;
     let id = format!("{:016x}", dice::number());
     note(format!("host {host}: {method} {}", told(body)));
     let answer = deliver(host, method, body, &id, deadline).await;
-    let answer = if world(|world| world.hosts[host].engine.epoch) == epoch {
-        answer
-    } else {
-        Answer::Abandoned
-    };
+    let answer = if epoch_of(host) == epoch { answer } else { Answer::Abandoned };
     note(format!("host {host}: {method} {}: {answer:?}", told(body)));
     answer
+}
+
+/// Which process of the engine runs now.
+pub(crate) fn epoch_of(host: usize) -> u32 {
+    world(|world| world.hosts[host].engine.epoch)
 }
 
 async fn deliver(host: usize, method: &str, body: &Value, id: &str, deadline: Instant) -> Answer {
@@ -215,7 +218,7 @@ pub(crate) async fn start(host: usize, endpoint: Endpoint) {
     });
     let locked = lock.lock().await;
     if !world(|world| is_attached(world, host, endpoint.network)) {
-        match call(host, "CreateNetwork", &create_network(&network)).await {
+        match call(host, epoch, "CreateNetwork", &create_network(&network)).await {
             Answer::Done => world(|world| attached(world, host, endpoint.network).is_there = true),
             Answer::Abandoned => return,
             Answer::Refused(_) | Answer::Silence => {
@@ -230,7 +233,7 @@ pub(crate) async fn start(host: usize, endpoint: Endpoint) {
         sleep(dice::millis(0, 3000)).await;
     }
     let create = create_endpoint(&network, endpoint.number, endpoint.address);
-    match call(host, "CreateEndpoint", &create).await {
+    match call(host, epoch, "CreateEndpoint", &create).await {
         Answer::Done => {}
         Answer::Abandoned => return,
         Answer::Refused(_) | Answer::Silence => {
@@ -238,7 +241,7 @@ pub(crate) async fn start(host: usize, endpoint: Endpoint) {
         }
     }
     if dice::happens(150) {
-        match call(host, "CreateEndpoint", &create).await {
+        match call(host, epoch, "CreateEndpoint", &create).await {
             Answer::Refused(why) if still_wanted(host, &endpoint) => {
                 // Another container may have got its address meanwhile.
                 note(format!("host {host}: the same CreateEndpoint again: {why}"));
@@ -247,7 +250,7 @@ pub(crate) async fn start(host: usize, endpoint: Endpoint) {
             _ => {}
         }
     }
-    match call(host, "Join", &join(&network, endpoint.number)).await {
+    match call(host, epoch, "Join", &join(&network, endpoint.number)).await {
         Answer::Done => {}
         Answer::Abandoned => return,
         Answer::Refused(_) | Answer::Silence => {
@@ -335,7 +338,7 @@ async fn give_up(host: usize, network: &Network, endpoint: &Endpoint, epoch: u32
 
 /// Join failed: Docker deletes the endpoint.
 async fn undo(host: usize, network: &Network, endpoint: &Endpoint, epoch: u32) {
-    let deleted = call(host, "DeleteEndpoint", &of(network, endpoint.number)).await;
+    let deleted = call(host, epoch, "DeleteEndpoint", &of(network, endpoint.number)).await;
     if matches!(deleted, Answer::Abandoned) {
         return;
     }
@@ -376,7 +379,7 @@ async fn detach(host: usize, network: &Network, epoch: u32) {
     });
     if is_last {
         // Docker forgets it whatever is answered.
-        let answer = call(host, "DeleteNetwork", &only(network)).await;
+        let answer = call(host, epoch, "DeleteNetwork", &only(network)).await;
         world(|world| {
             if world.hosts[host].engine.epoch == epoch {
                 attached(world, host, network.number).is_there = false;
@@ -406,7 +409,7 @@ pub(crate) async fn stop(host: usize, number: u32) {
     let namespace: Namespace = network.namespace();
     // Leave may never come.
     if dice::happens(900) {
-        match call(host, "Leave", &of(&network, number)).await {
+        match call(host, epoch, "Leave", &of(&network, number)).await {
             Answer::Abandoned => return,
             Answer::Refused(why) if !why.contains("journal") => {
                 wrong(format!("host {host}: Leave was refused: {why}"));
@@ -416,7 +419,7 @@ pub(crate) async fn stop(host: usize, number: u32) {
         let plane = world(|world| world.hosts[host].plane.clone());
         plane.move_out(&namespace, &endpoint.veth());
     }
-    let deleted = call(host, "DeleteEndpoint", &of(&network, number)).await;
+    let deleted = call(host, epoch, "DeleteEndpoint", &of(&network, number)).await;
     match &deleted {
         Answer::Abandoned => return,
         Answer::Refused(why) if !why.contains("journal") => {
@@ -426,16 +429,16 @@ pub(crate) async fn stop(host: usize, number: u32) {
     }
     forget(host, &endpoint, matches!(deleted, Answer::Done));
     if matches!(deleted, Answer::Done) && dice::happens(200) {
-        too_late(host, &network, &endpoint).await;
+        too_late(host, epoch, &network, &endpoint).await;
     }
     detach(host, &network, epoch).await;
 }
 
 /// A CreateEndpoint that was overtaken by its DeleteEndpoint must not bring the endpoint back.
-async fn too_late(host: usize, network: &Network, endpoint: &Endpoint) {
+async fn too_late(host: usize, epoch: u32, network: &Network, endpoint: &Endpoint) {
     let boots = world(|world| world.hosts[host].boots);
     let body = create_endpoint(network, endpoint.number, endpoint.address);
-    if matches!(call(host, "CreateEndpoint", &body).await, Answer::Done)
+    if matches!(call(host, epoch, "CreateEndpoint", &body).await, Answer::Done)
         && world(|world| world.hosts[host].boots) == boots
     {
         wrong(format!("host {host}: endpoint {} came back after its end", endpoint.number));

@@ -332,7 +332,8 @@ fn remove_network(host: usize) {
     if dice::happens(900) {
         tokio::spawn(async move {
             sleep(dice::millis(0, 4000)).await;
-            docker::call(host, "FreeNetwork", &docker::only(&network)).await;
+            docker::call(host, docker::epoch_of(host), "FreeNetwork", &docker::only(&network))
+                .await;
         });
     }
 }
@@ -347,6 +348,7 @@ fn senseless(host: usize) {
         (network, live)
     });
     let unknown = 4_000_000 + u32::try_from(dice::below(1000)).expect("below 1000");
+    let epoch = docker::epoch_of(host);
     tokio::spawn(async move {
         let must_fail = |answer: Answer, what: &str| {
             if matches!(answer, Answer::Done) {
@@ -355,26 +357,26 @@ fn senseless(host: usize) {
         };
         match dice::below(6) {
             0 => {
-                docker::call(host, "DeleteEndpoint", &docker::of(&network, unknown)).await;
+                docker::call(host, epoch, "DeleteEndpoint", &docker::of(&network, unknown)).await;
             }
             1 => {
-                docker::call(host, "Leave", &docker::of(&network, unknown)).await;
+                docker::call(host, epoch, "Leave", &docker::of(&network, unknown)).await;
             }
             2 => must_fail(
-                docker::call(host, "Join", &docker::join(&network, unknown)).await,
+                docker::call(host, epoch, "Join", &docker::join(&network, unknown)).await,
                 "Join of an unknown endpoint",
             ),
             3 => {
                 let nowhere = json!({"NetworkID": "zzzzzzzzzzzzzzzzzzzzzzzzz"});
-                docker::call(host, "DeleteNetwork", &nowhere).await;
+                docker::call(host, epoch, "DeleteNetwork", &nowhere).await;
             }
             4 => must_fail(
-                docker::call(host, "CreateEndpoint", &json!({})).await,
+                docker::call(host, epoch, "CreateEndpoint", &json!({})).await,
                 "CreateEndpoint without arguments",
             ),
             _ => {
                 if let Some(number) = dice::pick(&engine) {
-                    docker::call(host, "Join", &docker::join(&network, number)).await;
+                    docker::call(host, epoch, "Join", &docker::join(&network, number)).await;
                 }
             }
         }

@@ -90,6 +90,8 @@ pub(crate) struct Host {
     pub(crate) boots: u32,
     pub(crate) lives: u32,
     pub(crate) running: Option<Running>,
+    /// Somebody tries to start its driver.
+    pub(crate) is_starting: bool,
     /// Counts lives, to wait for the next one.
     pub(crate) lived: watch::Sender<u32>,
     pub(crate) engine: Engine,
@@ -126,6 +128,7 @@ pub(crate) fn create(hosts: usize, networks: usize) {
         boots: 1,
         lives: 0,
         running: None,
+        is_starting: false,
         lived: watch::Sender::new(0),
         engine: Engine::default(),
         has_power: true,
@@ -157,6 +160,10 @@ fn random() -> Random {
 
 /// Starts a host's driver, again and again until its journal opens, unless one runs.
 pub(crate) async fn start_driver(number: usize) {
+    let others = world(|world| std::mem::replace(&mut world.hosts[number].is_starting, true));
+    if others {
+        return;
+    }
     loop {
         let started = world(|world| {
             let host = &mut world.hosts[number];
@@ -180,7 +187,7 @@ pub(crate) async fn start_driver(number: usize) {
             true
         });
         if started {
-            return;
+            return world(|world| world.hosts[number].is_starting = false);
         }
         sleep(Duration::from_secs(2)).await;
     }
