@@ -1,8 +1,276 @@
-//! To be filled.
+//! Docker itself is in trouble: an engine killed, a leader lost, a plugin disabled, a node drained or
+//! gone from the swarm, an address that comes back on another host.
+//!
+//! All of it happens to h1 (the plugin's to h3) while a stream runs between h2 and h3. Docker's own
+//! overlay has the same services beside ours.
 
-use super::{Row, Scale};
-use crate::lab::Result;
+mod leftovers;
+mod moves;
 
-pub fn docker(_: Scale) -> Result<Vec<Row>> {
-    Ok(Vec::new())
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Row, Scale, milliseconds};
+use crate::lab::checks::Container;
+use crate::lab::{Host, LabError, Result, wait_for};
+use crate::stream::{Report, Stream};
+use crate::swarm::{SOON, Swarm, eventually};
+use leftovers::Leftovers;
+
+const OURS: &str = "blue";
+const DOCKERS: &str = "plain";
+
+/// Each host has a task of each.
+const SERVICES: [(&str, &str); 2] = [("web", OURS), ("plain-web", DOCKERS)];
+
+/// Docker's own part may take longer than ours.
+const BACK_WITHIN: Duration = Duration::from_secs(120);
+
+/// The bar of what is to be gone.
+const GONE_WITHIN: f64 = 60.0;
+
+/// # Errors
+///
+/// Whatever the lab, a driver or an engine says.
+pub fn docker(scale: Scale) -> Result<Vec<Row>> {
+    let swarm = Swarm::start("drill-docker", 3)?;
+    swarm.network(OURS, &["--subnet", "10.84.0.0/24"])?;
+    let overlay = ["-d", "overlay", "--attachable", "--subnet", "10.85.0.0/24", DOCKERS];
+    swarm.host(1).docker(&[&["network", "create"][..], &overlay].concat())?;
+    swarm.host(1).docker(&["node", "promote", "h2", "h3"])?;
+    let drills = Drills {
+        near: swarm.run(2, "near", OURS, &[])?,
+        far: swarm.run(3, "far", OURS, &[])?,
+        plain: swarm.run(2, "plain-near", DOCKERS, &[])?,
+        swarm: &swarm,
+    };
+    drills.start_services()?;
+    let full = scale == Scale::Full;
+    let mut rows = Vec::new();
+    let mut did = |row: Row| {
+        row.tell();
+        rows.push(row);
+    };
+    drills.address_moves(false)?.into_iter().for_each(&mut did);
+    if full {
+        drills.address_moves(true)?.into_iter().for_each(&mut did);
+    }
+    did(drills.plugin_disabled()?);
+    for _ in 0..scale.pick(1, 3) {
+        did(drills.leader_killed()?);
+    }
+    did(drills.node_drained()?);
+    did(drills.node_leaves()?);
+    Ok(rows)
+}
+
+struct Drills<'s> {
+    swarm: &'s Swarm,
+    near: Container<'s>,
+    far: Container<'s>,
+    /// On Docker's overlay, beside `near`.
+    plain: Container<'s>,
+}
+
+impl Drills<'_> {
+    fn start_services(&self) -> Result<()> {
+        for (service, network) in SERVICES {
+            let create = ["service", "create", "--quiet", "--detach", "--no-resolve-image"];
+            let how = ["--mode=global", "--endpoint-mode=dnsrr", "--stop-grace-period=0s"];
+            let what = ["--network", network, "--name", service, "perf", "sleep", "1000000"];
+            self.swarm.host(2).docker(&[&create[..], &how, &what].concat())?;
+        }
+        for host in self.swarm.lab.hosts() {
+            for (service, network) in SERVICES {
+                self.task_back(host, service, network, None, BACK_WITHIN)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine of a swarm's leader is killed; another leader takes over, and the engine is started
+    /// again after a while.
+    fn leader_killed(&self) -> Result<Row> {
+        let host = self.leader()?;
+        let old = SERVICES.map(|(service, _)| task(host, service));
+        let other = self.swarm.lab.hosts().iter().find(|one| one.name() != host.name());
+        let other = other.expect("the lab has three hosts");
+        self.swarm_row("dockerd of the swarm's leader SIGKILL and start", host, |row| {
+            host.engine_kill("KILL")?;
+            let killed = Instant::now();
+            let run = ["run", "--rm", "--network", OURS, "bb", "true"];
+            wait_for("a container under the new leader", BACK_WITHIN, || {
+                other.docker_within(BACK_WITHIN, &run)
+            })?;
+            let led = killed.elapsed();
+            host.engine_start()?;
+            let started = Instant::now();
+            let [ours, dockers] = self.both_back(host, &old, started)?;
+            Ok(row
+                .info("containers start under the new leader after", led.as_secs_f64(), "s")
+                .at_most("its tasks reachable after the start", ours, "s", 60.0)
+                .beside(dockers))
+        })
+    }
+
+    fn node_drained(&self) -> Result<Row> {
+        let host = self.swarm.host(1);
+        let old = SERVICES.map(|(service, _)| task(host, service));
+        self.swarm_row("node drained and active again", host, |row| {
+            let update =
+                |to| self.swarm.host(2).docker(&["node", "update", "--availability", to, "h1"]);
+            update("drain")?;
+            eventually("the drained node's tasks to end", BACK_WITHIN, || {
+                SERVICES.iter().all(|(service, _)| task(host, service).is_none())
+            })?;
+            update("active")?;
+            let [ours, dockers] = self.both_back(host, &old, Instant::now())?;
+            Ok(row.at_most("its tasks reachable again after", ours, "s", 60.0).beside(dockers))
+        })
+    }
+
+    /// It joins again at the end.
+    fn node_leaves(&self) -> Result<Row> {
+        let (host, manager) = (self.swarm.host(1), self.swarm.host(2));
+        let old = SERVICES.map(|(service, _)| task(host, service));
+        wait_for("the node's demotion", BACK_WITHIN, || manager.docker(&["node", "demote", "h1"]))?;
+        self.swarm_row("swarm leave --force and join", host, |row| {
+            host.docker(&["swarm", "leave", "--force"])?;
+            let left = Instant::now();
+            eventually("nothing of the network on the host", BACK_WITHIN, || {
+                host.sh("! ls /run/netns | grep ^wgnet-").is_ok()
+            })?;
+            let clean = left.elapsed();
+            let token = manager.docker(&["swarm", "join-token", "-q", "worker"])?;
+            let meeting = format!("{}:2377", manager.address());
+            let address = host.address();
+            let join = ["swarm", "join", "--token", &token, "--advertise-addr", &address, &meeting];
+            host.docker(&join)?;
+            let joined = Instant::now();
+            let [ours, dockers] = self.both_back(host, &old, joined)?;
+            Ok(row
+                .at_most("nothing of it on the host after", clean.as_secs_f64(), "s", GONE_WITHIN)
+                .info("tasks reachable after it joined", ours, "s")
+                .beside(dockers))
+        })
+    }
+
+    /// Running containers keep their network without the plugin; new ones wait for it.
+    fn plugin_disabled(&self) -> Result<Row> {
+        let host = self.far.host;
+        let stream = Stream::start(&self.near, &self.far)?;
+        host.docker(&["plugin", "disable", "-f", "wgnet"])?;
+        // Docker does nothing about it by itself; what would break breaks at once.
+        thread::sleep(Duration::from_secs(2));
+        host.docker(&["plugin", "enable", "wgnet"])?;
+        let enabled = Instant::now();
+        let run = ["run", "--rm", "--network", OURS, "bb", "ping", "-c1", "-W1", "near"];
+        wait_for("a new container with network", BACK_WITHIN, || {
+            host.docker_within(BACK_WITHIN, &run)
+        })?;
+        let again = enabled.elapsed();
+        let row = Row::new("plugin disabled by force and enabled").lost_nothing(&stream.finish()?);
+        Ok(row.info("containers start again after", again.as_secs_f64(), "s"))
+    }
+
+    /// What happens to one host must not touch the others, and must leave nothing of what was there.
+    fn swarm_row(
+        &self,
+        drill: &'static str,
+        host: &Host,
+        work: impl FnOnce(Row) -> Result<Row>,
+    ) -> Result<Row> {
+        let others = self.near.host.name() != host.name() && self.far.host.name() != host.name();
+        let stream = if others { Some(Stream::start(&self.near, &self.far)?) } else { None };
+        let row = work(Row::new(drill))?;
+        let ended = Instant::now();
+        let mut left = Leftovers::default();
+        let cleared = eventually("the old endpoints to be gone", Duration::from_secs(90), || {
+            Leftovers::of(self.swarm, host, OURS).is_ok_and(|now| {
+                left = now;
+                left.none()
+            })
+        });
+        let cleared = cleared.map_or(f64::INFINITY, |()| ended.elapsed().as_secs_f64());
+        if cleared.is_infinite() {
+            eprintln!("  {drill}: left {left:?}");
+        }
+        let row = row.at_most("nothing of old endpoints after", cleared, "s", GONE_WITHIN);
+        match stream {
+            Some(stream) => Ok(between_others(row, &stream.finish()?)),
+            None => Ok(row),
+        }
+    }
+
+    /// Seconds until the host has new tasks, ours and that of Docker's overlay, that can be reached.
+    fn both_back(
+        &self,
+        host: &Host,
+        old: &[Option<String>; 2],
+        since: Instant,
+    ) -> Result<[f64; 2]> {
+        thread::scope(|scope| {
+            let [(ours, blue), (dockers, plain)] = SERVICES;
+            let dockers = scope.spawn(move || {
+                self.task_back(host, dockers, plain, old[1].as_deref(), BACK_WITHIN)
+                    .map_or(f64::INFINITY, |at| at.duration_since(since).as_secs_f64())
+            });
+            let ours = self.task_back(host, ours, blue, old[0].as_deref(), BACK_WITHIN)?;
+            let dockers = dockers.join().expect("it does not panic");
+            Ok([ours.duration_since(since).as_secs_f64(), dockers])
+        })
+    }
+
+    /// Waits until the host has another task of a service than it had, and until it can be reached.
+    fn task_back(
+        &self,
+        host: &Host,
+        service: &str,
+        network: &str,
+        old: Option<&str>,
+        within: Duration,
+    ) -> Result<Instant> {
+        let asking = if network == OURS { &self.near } else { &self.plain };
+        let what = format!("a reachable task of {service} on {}", host.name());
+        let reach = || {
+            let new = task(host, service).filter(|new| Some(new.as_str()) != old);
+            let new = new.ok_or_else(|| LabError::Machine("there is none".to_owned()))?;
+            let each = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+            let address = host.docker(&["inspect", "-f", &each, &new])?;
+            asking.ping(&address)
+        };
+        wait_for(&what, within, reach).map(|_| Instant::now())
+    }
+
+    fn leader(&self) -> Result<&Host> {
+        let list = ["node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}"];
+        let hosts = self.swarm.lab.hosts();
+        let (leader, _) = wait_for("a leader of the swarm", BACK_WITHIN, || {
+            let said = self.swarm.host(2).docker(&list)?;
+            let leader = said.lines().find_map(|line| line.strip_suffix(" Leader"));
+            let leader = hosts.iter().find(|host| leader == Some(host.name()));
+            leader.ok_or_else(|| LabError::Machine(said.clone()))
+        })?;
+        Ok(leader)
+    }
+}
+
+/// The running container of a service on a host.
+fn task(host: &Host, service: &str) -> Option<String> {
+    let label = format!("label=com.docker.swarm.service.name={service}");
+    let ids = host.docker(&["ps", "-q", "--no-trunc", "--filter", &label]).ok()?;
+    ids.lines().next().map(str::to_owned)
+}
+
+fn between_others(row: Row, report: &Report) -> Row {
+    for loss in report.there.losses.iter().chain(&report.back.losses) {
+        eprintln!("  {}: {loss:?}", row.drill);
+    }
+    row.at_most("lost between other hosts", report.lost() as f64, "packets", 0.0)
+        .info("of", report.sent() as f64, "packets")
+        .info("longest gap there", milliseconds(report.longest_gap()), "ms")
+}
+
+fn reached_soon(container: &Container<'_>, address: &str) -> Result<()> {
+    eventually("the first answer", SOON, || container.ping(address).is_ok())
 }

@@ -63,6 +63,12 @@ impl Probe {
         answers.get(next).copied()
     }
 
+    pub(crate) fn last_before(&self, at: SystemTime) -> Option<SystemTime> {
+        let answers = lock(&self.answers);
+        let next = answers.partition_point(|answer| *answer < at);
+        answers.get(next.checked_sub(1)?).copied()
+    }
+
     /// Waits for an answer at or after a point in time; how long after it came.
     pub(crate) fn wait_since(&self, at: SystemTime, within: Duration) -> Result<Duration> {
         let what = format!("an answer of {}", self.target);

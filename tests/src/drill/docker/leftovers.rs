@@ -1,0 +1,66 @@
+//! What a host has, or others believe it has, beyond the containers that run there.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::lab::{Host, Result};
+use crate::swarm::{Swarm, status};
+
+#[derive(Debug, Default)]
+pub(super) struct Leftovers {
+    /// Addresses that its own driver still counts as its own.
+    local: BTreeSet<IpAddr>,
+    /// The same in other hosts' eyes.
+    elsewhere: BTreeSet<IpAddr>,
+    /// Interfaces in the network's namespace that no container has the other end of.
+    interfaces: BTreeSet<String>,
+}
+
+impl Leftovers {
+    pub(super) fn none(&self) -> bool {
+        self.local.is_empty() && self.elsewhere.is_empty() && self.interfaces.is_empty()
+    }
+
+    pub(super) fn of(swarm: &Swarm, host: &Host, network: &str) -> Result<Self> {
+        let running = addresses(host, network)?;
+        let surplus = |of: BTreeSet<IpAddr>| of.difference(&running).copied().collect();
+        let mut elsewhere = BTreeSet::new();
+        for other in swarm.lab.hosts().iter().filter(|other| other.name() != host.name()) {
+            elsewhere.extend(known(other, host)?);
+        }
+        Ok(Self {
+            local: surplus(known(host, host)?),
+            elsewhere: surplus(elsewhere),
+            interfaces: interfaces(host, running.len())?,
+        })
+    }
+}
+
+/// Of the containers that run.
+fn addresses(host: &Host, network: &str) -> Result<BTreeSet<IpAddr>> {
+    let filter = format!("network={network}");
+    let ids = host.docker(&["ps", "-q", "--filter", &filter])?;
+    let each = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+    let mut addresses = BTreeSet::new();
+    for id in ids.lines() {
+        addresses.extend(host.docker(&["inspect", "-f", &each, id])?.parse::<IpAddr>());
+    }
+    Ok(addresses)
+}
+
+/// Whatever one host's driver knows of another's endpoints.
+fn known(by: &Host, of: &Host) -> Result<BTreeSet<IpAddr>> {
+    let endpoints = status(by)?.networks.into_iter().flat_map(|network| network.endpoints);
+    let theirs = endpoints.filter(|endpoint| endpoint.host_name == of.name());
+    Ok(theirs.flat_map(|endpoint| endpoint.addresses).collect())
+}
+
+/// All of them, where there are more than containers.
+fn interfaces(host: &Host, containers: usize) -> Result<BTreeSet<String>> {
+    let list = "for n in $(ls /run/netns | grep ^wgnet- || true); do ip -n $n -o link; done";
+    let links = host.sh(list)?;
+    let names = links.lines().filter_map(|line| line.split(": ").nth(1));
+    let veths: BTreeSet<_> =
+        names.filter(|name| name.starts_with("wgv")).map(str::to_owned).collect();
+    Ok(if veths.len() > containers { veths } else { BTreeSet::new() })
+}
