@@ -85,7 +85,7 @@ impl Driver {
         Self { runtime, address, journal, empty, _view: view }
     }
 
-    async fn connect(&self) -> UnixStream {
+    fn connect(&self) -> UnixStream {
         let stream = std::os::unix::net::UnixStream::connect_addr(&self.address);
         let stream = stream.expect("the driver accepts");
         stream.set_nonblocking(true).expect("a socket can be set so");
@@ -178,7 +178,7 @@ fn with_driver(run: impl AsyncFnOnce(&Driver)) {
 /// changes nothing; the same call again has the same answer.
 pub(crate) fn calls(bytes: &[u8]) {
     with_driver(async |driver| {
-        let mut stream = driver.connect().await;
+        let mut stream = driver.connect();
         for line in bytes.split(|b| *b == b'\n').take(MOST_CALLS) {
             let name = line.split(|b| *b == b' ').next().unwrap_or_default();
             let body = line.get(name.len() + 1..).unwrap_or_default();
@@ -229,7 +229,7 @@ async fn call(driver: &Driver, stream: &mut UnixStream, name: &str, body: &[u8])
 /// Any bytes on the socket; afterwards the driver still answers.
 pub(crate) fn http(bytes: &[u8]) {
     with_driver(async |driver| {
-        let (mut reader, mut writer) = driver.connect().await.into_split();
+        let (mut reader, mut writer) = driver.connect().into_split();
         let talk = async {
             let write = async {
                 // It may hang up on what is no HTTP.
@@ -244,7 +244,7 @@ pub(crate) fn http(bytes: &[u8]) {
         if let Ok(answers) = answers {
             assert!(answers.is_empty() || answers.starts_with(b"HTTP/1."));
         }
-        let mut stream = driver.connect().await;
+        let mut stream = driver.connect();
         let answer = call(driver, &mut stream, "GetCapabilities", b"").await;
         assert_eq!(answer.body, br#"{"Scope":"local","ConnectivityScope":"global"}"#);
     });
