@@ -6,13 +6,18 @@
 mod follower;
 #[path = "store_etcd/server.rs"]
 mod server;
+#[path = "store_etcd/slow.rs"]
+mod slow;
 
 use std::time::{Duration, Instant};
 
 use server::{Etcd, Pki};
+use slow::Slow;
+use tokio_util::sync::CancellationToken;
+use wgnet_control_plane::follower::{Followed, Follower, FollowerOptions};
 use wgnet_control_plane::store::conformance;
 use wgnet_control_plane::store::etcd::{EtcdOptions, EtcdStore};
-use wgnet_control_plane::store::{Op, Store, StoreError, Txn, chain};
+use wgnet_control_plane::store::{Op, Store, StoreError, Txn, Watch, WatchEvent, chain};
 
 #[tokio::test]
 async fn etcd_passes_the_conformance_suite() {
@@ -29,19 +34,77 @@ async fn a_client_certificate_opens_etcd_and_nothing_else_does() {
 
     let mut options = etcd.options("/tls");
     options.tls.as_mut().unwrap().client = None;
-    assert_refused(options).await;
+    assert_refused(options, "connection").await;
 
     let other = tempfile::tempdir().unwrap();
     let mut options = etcd.options("/tls");
     options.tls.as_mut().unwrap().ca = Some(Pki::make(other.path()).read("ca.pem"));
-    assert_refused(options).await;
+    assert_refused(options, "invalid peer certificate").await;
 }
 
-async fn assert_refused(options: EtcdOptions) {
+async fn assert_refused(options: EtcdOptions, told: &str) {
     let endpoint = options.endpoints[0].clone();
     let error = EtcdStore::new(options).unwrap().list("").await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
-    assert!(chain(&error).contains(&endpoint), "{}", chain(&error));
+    let said = chain(&error);
+    assert!(said.contains(&endpoint) && said.contains(told), "{said}");
+}
+
+#[tokio::test]
+async fn a_full_etcd_says_so_is_still_read_and_takes_changes_again_once_there_is_room() {
+    let etcd = Etcd::start_small(4 << 20).await;
+    let store = etcd.store("/full");
+    let put = |key: &str, size: usize| {
+        let ops = vec![Op::Put { key: key.into(), value: vec![7; size] }];
+        store.commit(Txn { conditions: vec![], ops })
+    };
+    put("a", 1).await.unwrap();
+    let mut watch = store.watch("", store.revision().await.unwrap() + 1).await.unwrap();
+    let error = loop {
+        if let Err(error) = put("fill", 500_000).await {
+            break error;
+        }
+    };
+    assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+    assert!(chain(&error).contains("etcdctl alarm disarm"), "{}", chain(&error));
+    let error = store.grant(Duration::from_secs(60)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+    assert_eq!(store.list("").await.unwrap().entries.len(), 2);
+    assert!(matches!(watch.next().await, Ok(WatchEvent::Changes { .. })));
+
+    etcd.delete("/full/fill").await;
+    etcd.compact_now().await;
+    etcd.defragment_and_disarm().await;
+    put("b", 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_etcd_that_takes_two_seconds_for_each_answer_is_used_as_any_other() {
+    let etcd = Etcd::start(3).await;
+    let mut options = etcd.options("/slow");
+    for endpoint in &mut options.endpoints {
+        let server = endpoint.trim_start_matches("http://").parse().unwrap();
+        *endpoint = format!("http://{}", Slow::start(server, Duration::from_secs(2)).await);
+    }
+    let store = EtcdStore::new(options).unwrap();
+    let cancel = CancellationToken::new();
+    let mut follower = Follower::start(store.clone(), FollowerOptions::default(), &cancel);
+    ["cluster", "hosts/"].iter().for_each(|scope| follower.scopes().follow(*scope));
+    let mut told = Vec::new();
+    while told.last() != Some(&Followed::Connected) {
+        told.push(within(30, follower.next()).await.unwrap());
+    }
+    let ops = vec![Op::Put { key: "hosts/1".into(), value: vec![1] }];
+    store.commit(Txn { conditions: vec![], ops }).await.unwrap();
+    let change = within(10, follower.next()).await.unwrap();
+    assert!(matches!(change, Followed::Changed { .. }), "{change:?}");
+    // Longer than a line is tried for.
+    let quiet = tokio::time::timeout(Duration::from_secs(17), follower.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+}
+
+async fn within<T>(seconds: u64, what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(seconds), what).await.expect("it happens in time")
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -35,15 +36,20 @@ struct Member {
 impl Etcd {
     /// Starts a cluster and waits until it answers.
     pub(crate) async fn start(size: usize) -> Self {
-        Self::start_with(size, false).await
+        Self::start_with(size, false, &[]).await
     }
 
     /// The same with TLS, for clients with a certificate only.
     pub(crate) async fn start_with_tls() -> Self {
-        Self::start_with(1, true).await
+        Self::start_with(1, true, &[]).await
     }
 
-    async fn start_with(size: usize, is_tls: bool) -> Self {
+    /// One member that is full after so many bytes.
+    pub(crate) async fn start_small(quota: usize) -> Self {
+        Self::start_with(1, false, &[("quota-backend-bytes", &quota.to_string())]).await
+    }
+
+    async fn start_with(size: usize, is_tls: bool, more: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("wgnett-etcd-").tempdir().unwrap();
         let pki = is_tls.then(|| Pki::make(dir.path()));
         let scheme = if is_tls { "https" } else { "http" };
@@ -66,6 +72,7 @@ impl Etcd {
             arg("initial-advertise-peer-urls", peer);
             arg("initial-cluster", &all.join(","));
             arg("initial-cluster-token", "wgnett");
+            more.iter().for_each(|(name, value)| arg(name, value));
             if let Some(pki) = &pki {
                 arg("trusted-ca-file", &pki.path("ca.pem"));
                 arg("cert-file", &pki.path("server.pem"));
@@ -136,9 +143,31 @@ impl Etcd {
     /// Forgets the history before the current revision.
     pub(crate) async fn compact_now(&self) {
         let revision = self.store("/wgnett").revision().await.unwrap();
+        let wholly = CompactionOptions::new().with_physical();
+        self.client().await.compact(revision, Some(wholly)).await.unwrap();
+    }
+
+    /// Deletes a key as an administrator does.
+    pub(crate) async fn delete(&self, key: &str) {
+        self.client().await.delete(key, None).await.unwrap();
+    }
+
+    /// Makes the room of what is compacted free, and says that there is room again.
+    pub(crate) async fn defragment_and_disarm(&self) {
+        let mut client = self.client().await;
+        client.defragment().await.unwrap();
+        let raised = client.alarm(AlarmAction::Get, AlarmType::Nospace, None).await.unwrap();
+        for alarm in raised.alarms() {
+            let mut of_member = AlarmOptions::new();
+            of_member.with_member(alarm.member_id());
+            let disarm = (AlarmAction::Deactivate, AlarmType::Nospace);
+            client.alarm(disarm.0, disarm.1, Some(of_member)).await.unwrap();
+        }
+    }
+
+    async fn client(&self) -> Client {
         let url = [self.members[0].client_url.clone()];
-        let mut client = etcd_client::Client::connect(url, None).await.unwrap();
-        client.compact(revision, None).await.unwrap();
+        Client::connect(url, None).await.unwrap()
     }
 
     async fn answers(&mut self) {
