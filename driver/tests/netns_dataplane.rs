@@ -1,5 +1,7 @@
 //! The data plane of Linux with userspace WireGuard, in namespaces of its own. Wants root.
 
+#[path = "dataplane/adoption.rs"]
+mod adoption;
 #[path = "dataplane/bench.rs"]
 mod bench;
 #[path = "dataplane/engine.rs"]
@@ -10,6 +12,8 @@ mod guard;
 mod host;
 #[path = "dataplane/probe.rs"]
 mod probe;
+#[path = "dataplane/strays.rs"]
+mod strays;
 #[path = "dataplane/traffic.rs"]
 mod traffic;
 
@@ -56,4 +60,22 @@ fn a_guarded_subnet_is_not_reached_through_the_bridge() {
 #[test]
 fn a_dead_engine_is_replaced() {
     engine::a_dead_engine_is_replaced();
+}
+
+#[test]
+fn a_driver_without_a_journal_removes_only_what_is_marked() {
+    let engine = Engine::new();
+    strays::only_what_is_marked_goes(engine.choice());
+}
+
+#[test]
+fn what_a_container_uses_stays_until_it_ends() {
+    let engine = Engine::new();
+    strays::what_a_container_uses_stays_until_it_ends(engine.choice());
+}
+
+#[test]
+fn a_start_over_what_is_there_writes_nothing() {
+    let engine = Engine::new();
+    adoption::a_start_over_what_is_there_writes_nothing(&engine.choice());
 }

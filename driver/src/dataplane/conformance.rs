@@ -3,6 +3,7 @@
 //! Each claim works in a namespace of its own and leaves it deleted. What a claim needs beyond the
 //! data plane itself, somebody's hand and Docker's, is a [`Bench`].
 
+mod adoption;
 mod container;
 mod namespace;
 mod peers;
@@ -126,6 +127,10 @@ pub async fn suite(bench: &mut impl Bench) {
         container::a_lost_pair_comes_back_into_its_container,
         container::a_dead_container_is_told_apart,
         container::removing_can_be_repeated,
+        adoption::what_was_carried_out_needs_no_step,
+        adoption::a_restarted_driver_has_nothing_to_do,
+        adoption::an_option_for_keepalives_is_all_that_changes,
+        adoption::a_sweep_takes_the_networks_that_nobody_claims,
     ];
 }
 

@@ -60,7 +60,7 @@ fn key(number: u8) -> PrivateKey {
     PrivateKey::from_random([number; 32])
 }
 
-fn veth(number: u8) -> (IfName, DesiredVeth) {
+pub(crate) fn veth(number: u8) -> (IfName, DesiredVeth) {
     let endpoint: EndpointId = format!("{number:02x}").repeat(32).parse().unwrap();
     let veth = DesiredVeth {
         container_end: IfName::veth_container(&endpoint),
