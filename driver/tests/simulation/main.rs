@@ -107,12 +107,8 @@ fn tell(report: &Report) {
 }
 
 fn one(seed: u64) -> ExitCode {
-    let quiet = std::env::var("SIM_LOG").is_ok();
     let mut held = false;
     pool::run(vec![seed], run, |report| {
-        if !quiet {
-            report.lines.iter().for_each(|line| println!("{line}"));
-        }
         println!("trace {:016x}", report.hash);
         held = report.outcome == Outcome::Held;
         if !held {
@@ -126,14 +122,13 @@ fn one(seed: u64) -> ExitCode {
 /// Runs a seed in this process, to its end.
 fn run(seed: u64) -> trace::Told {
     dice::seed(seed);
-    log();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime can be made");
     runtime.block_on(async {
-        trace::begin();
+        trace::begin(number("SIM_SEED").is_some());
         let history = schedule::eventful().await;
         schedule::heal().await;
         rest::settle(history, seed.is_multiple_of(4)).await;

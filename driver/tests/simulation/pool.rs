@@ -30,7 +30,6 @@ pub(crate) struct Report {
     pub(crate) outcome: Outcome,
     pub(crate) hash: u64,
     pub(crate) wrong: Vec<String>,
-    pub(crate) lines: Vec<String>,
 }
 
 struct Child {
@@ -97,16 +96,15 @@ fn start(seed: u64, with: fn(u64) -> Told) -> Child {
 #[allow(clippy::exit, reason = "it is a forked process, and this its end")]
 fn work(seed: u64, with: fn(u64) -> Told, mut to: File) -> ! {
     std::panic::set_hook(Box::new(|panic| trace::wrong(format!("panic: {panic}"))));
-    let told = catch_unwind(AssertUnwindSafe(|| with(seed))).unwrap_or_else(|_| trace::take());
+    super::log();
+    // On a thread of its own, which draws its own chance: logging must not change what is drawn.
+    let run =
+        move || catch_unwind(AssertUnwindSafe(|| with(seed))).unwrap_or_else(|_| trace::take());
+    let told = std::thread::spawn(run).join().expect("its panics are caught");
     let mut text = format!("hash {:016x}\n", told.hash);
     let one_line = |line: &String| line.replace('\n', "\u{1}");
     for line in &told.wrong {
         text += &format!("wrong {}\n", one_line(line));
-    }
-    if std::env::var("SIM_SEED").is_ok() {
-        for line in &told.lines {
-            text += &format!("line {}\n", one_line(line));
-        }
     }
     text += "end\n";
     let _ = to.write_all(text.as_bytes());
@@ -127,5 +125,5 @@ fn end(child: Child) -> Report {
         (true, true) => Outcome::Held,
         (true, false) => Outcome::Wrong,
     };
-    Report { seed: child.seed, outcome, hash: hash.unwrap_or(0), wrong, lines: after("line ") }
+    Report { seed: child.seed, outcome, hash: hash.unwrap_or(0), wrong }
 }

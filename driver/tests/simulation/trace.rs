@@ -8,9 +8,10 @@ use tokio::time::Instant;
 #[derive(Default)]
 struct Trace {
     begun: Option<Instant>,
-    lines: Vec<String>,
     hash: u64,
     wrong: Vec<String>,
+    /// Whether somebody reads along.
+    aloud: bool,
 }
 
 thread_local! {
@@ -19,13 +20,15 @@ thread_local! {
 
 /// What a run leaves.
 pub(crate) struct Told {
-    pub(crate) lines: Vec<String>,
     pub(crate) hash: u64,
     pub(crate) wrong: Vec<String>,
 }
 
-pub(crate) fn begin() {
-    TRACE.with_borrow_mut(|trace| trace.begun = Some(Instant::now()));
+pub(crate) fn begin(aloud: bool) {
+    TRACE.with_borrow_mut(|trace| {
+        trace.begun = Some(Instant::now());
+        trace.aloud = aloud;
+    });
 }
 
 pub(crate) fn since_begin() -> std::time::Duration {
@@ -39,7 +42,9 @@ pub(crate) fn note(what: impl AsRef<str>) {
         let mut hasher = Fnv(trace.hash);
         hasher.write(line.as_bytes());
         trace.hash = hasher.0;
-        trace.lines.push(line);
+        if trace.aloud {
+            println!("{line}");
+        }
     });
 }
 
@@ -54,8 +59,8 @@ pub(crate) fn is_wrong() -> bool {
 }
 
 pub(crate) fn take() -> Told {
-    let Trace { lines, hash, wrong, .. } = TRACE.take();
-    Told { lines, hash, wrong }
+    let Trace { hash, wrong, .. } = TRACE.take();
+    Told { hash, wrong }
 }
 
 struct Fnv(u64);
