@@ -67,6 +67,8 @@ struct Braked {
     since: Instant,
     vanishing: BTreeSet<HostId>,
     of: usize,
+    /// Another listing was asked for since it is due.
+    asked: bool,
 }
 
 impl History {
@@ -190,7 +192,9 @@ impl History {
             let owner = judge.entry(&path).map(|entry| entry.writer);
             match owner {
                 Some(owner)
-                    if owner != me && !is_leased(&path) && !self.has_spoken(owner, judge) =>
+                    if (owner != me || self.owner == Owner::Others)
+                        && !is_leased(&path)
+                        && !self.has_spoken(owner, judge) =>
                 {
                     self.kept.insert(path.clone(), owner);
                     kept.push(path);
@@ -289,9 +293,14 @@ impl History {
             since: Instant::now(),
             vanishing: BTreeSet::new(),
             of: held.of,
+            asked: false,
         });
         (braked.vanishing, braked.of) = (lost, held.of);
-        (braked.since.elapsed() < BRAKE).then_some(held)
+        if braked.since.elapsed() >= BRAKE {
+            self.braked.remove(scope);
+            return None;
+        }
+        Some(held)
     }
 
     /// The listings that are not believed yet: scope, vanishing members, members before, and how
@@ -307,13 +316,13 @@ impl History {
         self.released.insert(scope.to_owned());
     }
 
-    /// Whether some held listing is due to be asked for again.
+    /// Whether some held listing is due to be asked for again. Once for each: of a scope that is
+    /// followed no longer no listing will come.
     pub(super) fn brake_is_due(&mut self) -> bool {
-        let due = self.braked.values().any(|braked| braked.since.elapsed() >= BRAKE);
-        if due {
-            self.braked.retain(|_, braked| braked.since.elapsed() < BRAKE + BRAKE);
-        }
-        due
+        self.braked.retain(|_, braked| braked.since.elapsed() < BRAKE + BRAKE);
+        let is_due = |braked: &&mut Braked| !braked.asked && braked.since.elapsed() >= BRAKE;
+        let due = self.braked.values_mut().filter(is_due).map(|braked| braked.asked = true);
+        due.count() > 0
     }
 }
 
