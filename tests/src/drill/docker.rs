@@ -56,11 +56,18 @@ pub fn docker(scale: Scale) -> Result<Vec<Row>> {
         drills.address_moves(true)?.into_iter().for_each(&mut did);
     }
     did(drills.plugin_disabled()?);
-    for _ in 0..scale.pick(1, 3) {
-        did(drills.leader_killed()?);
+    did(drills.engine_ends("dockerd SIGKILL and start on a swarm node", "KILL", None)?);
+    if full {
+        let pause = Duration::from_secs(30);
+        did(drills.engine_ends(
+            "dockerd stopped, started half a minute later",
+            "TERM",
+            Some(pause),
+        )?);
+        did(drills.leader_lost()?);
     }
     did(drills.node_drained()?);
-    did(drills.node_leaves()?);
+    did(drills.node_leaves(full)?);
     Ok(rows)
 }
 
@@ -88,24 +95,39 @@ impl Drills<'_> {
         Ok(())
     }
 
-    /// The engine of a swarm's leader is killed; another leader takes over, and the engine is started
-    /// again after a while.
-    fn leader_killed(&self) -> Result<Row> {
-        let host = self.leader()?;
+    fn engine_ends(
+        &self,
+        drill: &'static str,
+        signal: &str,
+        pause: Option<Duration>,
+    ) -> Result<Row> {
+        let host = self.swarm.host(1);
         let old = SERVICES.map(|(service, _)| task(host, service));
-        let other = self.swarm.lab.hosts().iter().find(|one| one.name() != host.name());
-        let other = other.expect("the lab has three hosts");
-        self.swarm_row("dockerd of the swarm's leader SIGKILL and start", host, |row| {
+        self.swarm_row(drill, host, |row| {
+            host.engine_kill(signal)?;
+            // For others it is a node that is down.
+            thread::sleep(pause.unwrap_or_default());
+            host.engine_start()?;
+            let [ours, dockers] = self.both_back(host, &old, Instant::now())?;
+            Ok(row.at_most("its tasks reachable after the start", ours, "s", 60.0).beside(dockers))
+        })
+    }
+
+    /// Its engine is killed, and started again when another one leads.
+    fn leader_lost(&self) -> Result<Row> {
+        let host = self.swarm.host(1);
+        self.let_lead(host)?;
+        let old = SERVICES.map(|(service, _)| task(host, service));
+        self.swarm_row("swarm leader lost and back", host, |row| {
             host.engine_kill("KILL")?;
             let killed = Instant::now();
             let run = ["run", "--rm", "--network", OURS, "bb", "true"];
             wait_for("a container under the new leader", BACK_WITHIN, || {
-                other.docker_within(BACK_WITHIN, &run)
+                self.near.host.docker_within(BACK_WITHIN, &run)
             })?;
             let led = killed.elapsed();
             host.engine_start()?;
-            let started = Instant::now();
-            let [ours, dockers] = self.both_back(host, &old, started)?;
+            let [ours, dockers] = self.both_back(host, &old, Instant::now())?;
             Ok(row
                 .info("containers start under the new leader after", led.as_secs_f64(), "s")
                 .at_most("its tasks reachable after the start", ours, "s", 60.0)
@@ -129,18 +151,22 @@ impl Drills<'_> {
         })
     }
 
-    /// It joins again at the end.
-    fn node_leaves(&self) -> Result<Row> {
+    /// Docker needs some twenty seconds after the join to see that the node has the plugin.
+    fn node_leaves(&self, join_again: bool) -> Result<Row> {
         let (host, manager) = (self.swarm.host(1), self.swarm.host(2));
         let old = SERVICES.map(|(service, _)| task(host, service));
         wait_for("the node's demotion", BACK_WITHIN, || manager.docker(&["node", "demote", "h1"]))?;
-        self.swarm_row("swarm leave --force and join", host, |row| {
+        self.swarm_row("swarm leave --force", host, |row| {
             host.docker(&["swarm", "leave", "--force"])?;
             let left = Instant::now();
             eventually("nothing of the network on the host", BACK_WITHIN, || {
                 host.sh("! ls /run/netns | grep ^wgnet-").is_ok()
             })?;
-            let clean = left.elapsed();
+            let clean = left.elapsed().as_secs_f64();
+            let row = row.at_most("nothing of it on the host after", clean, "s", GONE_WITHIN);
+            if !join_again {
+                return Ok(row);
+            }
             let token = manager.docker(&["swarm", "join-token", "-q", "worker"])?;
             let meeting = format!("{}:2377", manager.address());
             let address = host.address();
@@ -148,10 +174,7 @@ impl Drills<'_> {
             host.docker(&join)?;
             let joined = Instant::now();
             let [ours, dockers] = self.both_back(host, &old, joined)?;
-            Ok(row
-                .at_most("nothing of it on the host after", clean.as_secs_f64(), "s", GONE_WITHIN)
-                .info("tasks reachable after it joined", ours, "s")
-                .beside(dockers))
+            Ok(row.info("tasks reachable after it joined again", ours, "s").beside(dockers))
         })
     }
 
@@ -242,16 +265,21 @@ impl Drills<'_> {
         wait_for(&what, within, reach).map(|_| Instant::now())
     }
 
-    fn leader(&self) -> Result<&Host> {
+    /// Swarm has no word for this: whoever leads is demoted for a moment, until the right one does.
+    fn let_lead(&self, host: &Host) -> Result<()> {
         let list = ["node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}"];
-        let hosts = self.swarm.lab.hosts();
-        let (leader, _) = wait_for("a leader of the swarm", BACK_WITHIN, || {
-            let said = self.swarm.host(2).docker(&list)?;
+        wait_for("the right leader of the swarm", BACK_WITHIN, || {
+            let said = host.docker(&list)?;
             let leader = said.lines().find_map(|line| line.strip_suffix(" Leader"));
-            let leader = hosts.iter().find(|host| leader == Some(host.name()));
-            leader.ok_or_else(|| LabError::Machine(said.clone()))
-        })?;
-        Ok(leader)
+            let leader = leader.ok_or_else(|| LabError::Machine(said.clone()))?.trim();
+            if leader == host.name() {
+                return Ok(());
+            }
+            host.docker(&["node", "demote", leader])?;
+            wait_for("its promotion", SOON, || host.docker(&["node", "promote", leader]))?;
+            Err(LabError::Machine(format!("{leader} led")))
+        })
+        .map(drop)
     }
 }
 

@@ -225,7 +225,9 @@ fn undisturbed(row: Row, report: &Report) -> Row {
     for loss in report.there.losses.iter().chain(&report.back.losses) {
         eprintln!("  {}: {loss:?}", row.drill);
     }
-    row.lost_nothing(report).at_most("duplicated", report.duplicated() as f64, "packets", 0.0)
+    row.lost_nothing(report)
+        .at_most("duplicated", report.duplicated() as f64, "packets", 0.0)
+        .info("reordered", report.reordered() as f64, "packets")
 }
 
 fn of_load(row: Row, load: &Load) -> Row {
