@@ -5,9 +5,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::path::probe::Probe;
+use super::path::{address, probe::Probe};
 use super::{Row, Scale};
-use crate::lab::checks::{self, Container};
+use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
 use crate::swarm::{SOON, Swarm, eventually};
 
@@ -16,6 +16,8 @@ const BOOT: Duration = Duration::from_secs(180);
 
 /// How much longer Docker's own overlay is waited for.
 const DOCKER_TOO: Duration = Duration::from_secs(60);
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const EVERY_TASK: [&str; 9] = [
     "service",
@@ -66,14 +68,32 @@ impl<'s> Pair<'s> {
     /// Seconds from the start of the container after the boot until it was reachable, and from the
     /// boot.
     fn back_after(&self, booted: SystemTime, within: Duration) -> Result<(f64, f64)> {
-        let whole = self.probe.wait_since(booted, within)?;
+        let mut look = Instant::now() + LOOK_EVERY;
+        let (reached, _) = wait_for("an answer after the boot", within, || {
+            if Instant::now() >= look {
+                look = Instant::now() + LOOK_EVERY;
+                self.start_if_given_up().map_err(|error| error.to_string())?;
+            }
+            self.probe.first_since(booted).ok_or_else(String::new)
+        })?;
         let (started, _) = wait_for("the container's start", SOON, || {
             let started = self.started().map_err(|error| error.to_string())?;
             if started > booted { Ok(started) } else { Err("not started again".to_owned()) }
         })?;
-        let reached = booted + whole;
         let after = reached.duration_since(started).unwrap_or_default();
+        let whole = reached.duration_since(booted).unwrap_or_default();
         Ok((after.as_secs_f64(), whole.as_secs_f64()))
+    }
+
+    /// A booting engine waits 20 s for the swarm to give a container its address, and does not try
+    /// again if it was not free by then.
+    fn start_if_given_up(&self) -> Result<()> {
+        let Container { host, name } = &self.far;
+        if host.docker(&["inspect", "-f", "{{.State.Running}}", name])? == "false" {
+            // If the address is still not free, it is tried again.
+            let _ = host.try_docker(&["start", name])?;
+        }
+        Ok(())
     }
 
     fn started(&self) -> Result<SystemTime> {
@@ -119,7 +139,7 @@ fn whole_cluster(swarm: &Swarm) -> Result<Row> {
         manager.docker(&[&EVERY_TASK[..], &rest].concat())?;
     }
     for services in [&["web", "store"][..], &["plain-web"]] {
-        eventually("every name to answer", SOON, || answer_by_name(swarm, services).is_ok())?;
+        eventually("every name to answer", SOON, || answer(swarm, services, By::Name).is_ok())?;
     }
 
     swarm.lab.on_all_hosts(Host::power_off)?;
@@ -136,42 +156,63 @@ fn whole_cluster(swarm: &Swarm) -> Result<Row> {
         etcd.join().expect("it does not panic")
     })?;
     let engines = power.elapsed();
-    let all_answer = |services: &'static [&str], within| {
-        wait_for("every name to answer", within, || answer_by_name(swarm, services))
+    let all_answer = |services: &'static [&str], by: By, within| {
+        wait_for("every task to answer", within, || answer(swarm, services, by))
             .map(|_| power.elapsed().as_secs_f64())
     };
     let (ours, docker) = thread::scope(|scope| {
-        let docker = scope.spawn(|| all_answer(&["plain-web"], BOOT + DOCKER_TOO));
-        let ours = all_answer(&["web", "store"], BOOT);
+        let docker = scope.spawn(|| {
+            let reached = all_answer(&["plain-web"], By::Address, BOOT + DOCKER_TOO)?;
+            Ok::<_, LabError>((reached, all_answer(&["plain-web"], By::Name, DOCKER_TOO * 2)?))
+        });
+        let reached = all_answer(&["web", "store"], By::Address, BOOT);
+        let ours = reached.and_then(|at| Ok((at, all_answer(&["web", "store"], By::Name, BOOT)?)));
         (ours, docker.join().expect("it does not panic"))
     });
-    let row = Row::new("whole cluster power-off and boot")
-        .info("engines answer", engines.as_secs_f64(), "s")
-        .info("all services reachable by name", ours?, "s")
-        .beside(docker.unwrap_or(f64::INFINITY));
+    let (reached, named) = ours?;
+    let (docker_reached, docker_named) = docker.unwrap_or((f64::INFINITY, f64::INFINITY));
     manager.docker(&["service", "rm", "web", "store", "plain-web"])?;
-    Ok(row)
+    Ok(Row::new("whole cluster power-off and boot")
+        .info("engines answer", engines.as_secs_f64(), "s")
+        .info("all tasks reachable", reached, "s")
+        .beside(docker_reached)
+        .info("all services reachable by name", named, "s")
+        .beside(docker_named))
 }
 
-/// Every task pings every task and every service, by name.
-fn answer_by_name(swarm: &Swarm, services: &[&str]) -> Result<()> {
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    Address,
+    /// Which Docker's gossip has to tell first.
+    Name,
+}
+
+/// Every task pings every task, and by name every service, too.
+fn answer(swarm: &Swarm, services: &[&str], by: By) -> Result<()> {
     let mut tasks = Vec::new();
     for service in services {
-        let running = checks::service_containers(&swarm.lab, service)?;
-        if running.len() < swarm.lab.hosts().len() {
-            return Err(LabError::Machine(format!("{service} has only {} tasks", running.len())));
-        }
-        tasks.extend(running);
-    }
-    for ((from, to), answer) in checks::ping_matrix(&tasks) {
-        answer.map_err(|error| LabError::Machine(format!("{from} to {to}: {error}")))?;
-    }
-    for task in &tasks {
-        for service in services {
-            task.ping(service)?;
+        let label = format!("label=com.docker.swarm.service.name={service}");
+        for host in swarm.lab.hosts() {
+            let names = host.docker(&["ps", "--filter", &label, "--format", "{{.Names}}"])?;
+            if names.is_empty() {
+                return Err(LabError::Machine(format!("no {service} on {}", host.name())));
+            }
+            tasks.extend(names.lines().map(|name| Container { host, name: name.to_owned() }));
         }
     }
-    Ok(())
+    let targets: Vec<String> = if by == By::Name {
+        let names = tasks.iter().map(|task| task.name.as_str());
+        names.chain(services.iter().copied()).map(str::to_owned).collect()
+    } else {
+        let addresses = tasks.iter().map(address);
+        addresses.map(|address| Ok(address?.to_string())).collect::<Result<_>>()?
+    };
+    // A name that nobody knows is asked for outside, for many seconds.
+    let script = format!(
+        "for t in {}; do timeout 3 ping -q -c1 -W1 $t >/dev/null || {{ echo no $t; exit 1; }}; done",
+        targets.join(" ")
+    );
+    tasks.iter().try_for_each(|task| task.exec(&["sh", "-c", &script]).map(drop))
 }
 
 /// Docker's times have nanoseconds and a zone; `date` reads them.
