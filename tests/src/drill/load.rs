@@ -21,6 +21,13 @@ impl Load {
         self.failures.len() as f64
     }
 
+    /// How many failures say this, and the load without them.
+    pub(crate) fn without(mut self, words: &str) -> (f64, Self) {
+        let before = self.failures.len();
+        self.failures.retain(|failure| !failure.contains(words));
+        ((before - self.failures.len()) as f64, self)
+    }
+
     fn add(&mut self, other: Self) {
         self.started += other.started;
         self.failures.extend(other.failures);
