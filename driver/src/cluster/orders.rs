@@ -112,8 +112,8 @@ impl<S: Store> Task<S> {
     }
 
     async fn forget_host(&mut self, wanted: &str) -> Result<Forgotten, String> {
-        if self.connection != Some(Ok(())) {
-            return Err("etcd is not connected, so that nobody can say whether the host lives; try again when it is (wgnetctl status)".to_owned());
+        if !self.is_home() {
+            return Err("this cluster's etcd is not connected, so that nobody can say whether the host lives; try again when it is (wgnetctl status)".to_owned());
         }
         let host_id = self.find_host(wanted)?;
         let name = match self.judge.view().hosts.get(&host_id) {

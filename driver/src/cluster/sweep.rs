@@ -17,8 +17,6 @@ use wgnet_proto::{HostId, Path, seal};
 
 use super::{CLUSTER, COMMON, Task};
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// What could not be removed is tried again, but not at once: it was changed just now.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -55,6 +53,11 @@ impl Sweeper {
 
     fn now(&self) -> u64 {
         self.started.elapsed().as_secs()
+    }
+
+    /// How often it is looked who is there: a look concerns every host of the cluster.
+    fn look_every(&self) -> Duration {
+        Duration::from_secs((self.grace / 20).clamp(1, 30))
     }
 
     /// How often the first host reads all networks to find what has no owner.
@@ -101,7 +104,7 @@ pub(super) enum NotSwept {
 impl<S: Store> Task<S> {
     /// Looks who is there, and removes what is due.
     pub(super) async fn sweep(&mut self) {
-        if self.sweeper.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+        if self.sweeper.looked.is_some_and(|at| at.elapsed() < self.sweeper.look_every()) {
             return;
         }
         self.sweeper.looked = Some(Instant::now());
@@ -145,7 +148,13 @@ impl<S: Store> Task<S> {
     /// Whether the pictures of all hosts are complete, and of this history.
     fn sees_everything(&self) -> bool {
         let is_listed = COMMON.iter().chain([&CLUSTER]).all(|scope| self.seen.contains_key(*scope));
-        self.connection == Some(Ok(())) && is_listed && self.history.is_certain()
+        is_listed && self.is_home() && self.history.is_certain()
+    }
+
+    /// Whether the store that answers is this cluster's.
+    pub(super) fn is_home(&self) -> bool {
+        let cluster = self.judge.in_store(&Path::Cluster);
+        self.connection == Some(Ok(())) && cluster.is_some_and(|held| held.accepted.is_some())
     }
 
     /// Every other host that anything is known of.

@@ -1,0 +1,195 @@
+//! Records that nobody claims.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use wgnet_control_plane::admin::{ForgetHost, Release};
+use wgnet_control_plane::session::LEASE_TTL;
+use wgnet_control_plane::store::{Committed, MemoryStore, Op, Store, Txn};
+use wgnet_proto::record::{NetworkRecord, TombstoneRecord};
+use wgnet_proto::{Path, Record, Sealer};
+
+use crate::world::{GRACE, Host, keys_of, seconds, secrets, until};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// The last turn of three hosts, and a little.
+const TURNS: Duration = Duration::from_secs(60);
+
+async fn three(store: &MemoryStore) -> [Host; 3] {
+    let mut hosts = [Host::new(1).await, Host::new(2).await, Host::new(3).await];
+    for host in &mut hosts {
+        host.plane.start_container(&host.sandbox());
+        host.start(store);
+    }
+    let complete = async || {
+        let mut all = true;
+        for host in &hosts {
+            all &= keys_of(store, host).await.len() == 4 && host.members() == 2;
+        }
+        all
+    };
+    until("three hosts know each other", SOON, complete).await;
+    // Until what they know of each other is durable.
+    seconds(30).await;
+    hosts
+}
+
+async fn put(store: &MemoryStore, key: String, value: Vec<u8>) {
+    let txn = Txn { conditions: vec![], ops: vec![Op::Put { key, value }] };
+    assert!(matches!(store.commit(txn).await, Ok(Committed::Done { .. })));
+}
+
+/// Writes a record as a host would that is gone since.
+async fn put_record(store: &MemoryStore, host: &Host, path: &Path, record: &Record) {
+    let cluster = host.journal.state().cluster.unwrap();
+    let sealer = Sealer::new(host.journal.host_key().clone(), secrets(), cluster);
+    put(store, path.to_string(), sealer.seal_record(path, 1 << 40, record)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_a_dead_host_go_after_the_grace_and_not_before() {
+    let store = MemoryStore::new();
+    let [one, two, mut dead] = three(&store).await;
+    dead.kill().await;
+    tokio::time::sleep(GRACE).await;
+    assert_eq!(keys_of(&store, &dead).await.len(), 3, "only the lease is over");
+    let gone = async || keys_of(&store, &dead).await.is_empty();
+    until("the dead host's records are gone", LEASE_TTL + TURNS, gone).await;
+    until("the others forget it", SOON, async || one.members() == 1 && two.members() == 1).await;
+    assert_eq!(keys_of(&store, &one).await.len(), 4);
+    assert_eq!(keys_of(&store, &two).await.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_comes_back_is_complete_again() {
+    let store = MemoryStore::new();
+    let [one, _two, mut dead] = three(&store).await;
+    dead.kill().await;
+    until("it is forgotten", GRACE * 2, async || one.members() == 1).await;
+    dead.start(&store);
+    until("it is back", SOON, async || {
+        keys_of(&store, &dead).await.len() == 4 && one.members() == 2
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_away_for_less_loses_nothing_however_often() {
+    let store = MemoryStore::new();
+    let [one, _two, mut away] = three(&store).await;
+    for _ in 0..4 {
+        away.kill().await;
+        tokio::time::sleep(GRACE - LEASE_TTL).await;
+        assert_eq!(keys_of(&store, &away).await.len(), 3);
+        away.start(&store);
+        until("it is back", SOON, async || keys_of(&store, &away).await.len() == 4).await;
+        assert_eq!(one.members(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_without_a_store_does_not_count() {
+    let store = MemoryStore::new();
+    let [_one, _two, mut dead] = three(&store).await;
+    dead.kill().await;
+    seconds(60).await;
+    store.stop();
+    tokio::time::sleep(GRACE * 3).await;
+    store.start();
+    seconds(60).await;
+    assert_eq!(keys_of(&store, &dead).await.len(), 3, "nobody saw whether it was there");
+    until("it is gone", GRACE + TURNS, async || keys_of(&store, &dead).await.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_wiped_store_never_had_of_a_dead_host_is_forgotten_everywhere() {
+    let store = MemoryStore::new();
+    let [one, two, mut dead] = three(&store).await;
+    dead.kill().await;
+    seconds(60).await;
+    store.wipe();
+    until("the others are back", SOON, async || keys_of(&store, &two).await.len() == 4).await;
+    assert_eq!((one.members(), two.members()), (2, 2), "it may yet speak in this history");
+    let forgotten = async || one.members() == 1 && two.members() == 1;
+    until("it is forgotten", GRACE + LEASE_TTL + TURNS * 2, forgotten).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_nobody_has_goes_after_the_grace() {
+    let store = MemoryStore::new();
+    let [one, _two, _three] = three(&store).await;
+    let path = Path::Network("n-red".parse().unwrap());
+    let record = NetworkRecord { subnets: vec![], options: BTreeMap::new(), freed: false };
+    put_record(&store, &one, &path, &Record::Network(record)).await;
+    let stands = async || {
+        let listing = store.list("networks/n-red").await.unwrap();
+        !listing.entries.is_empty()
+    };
+    tokio::time::sleep(GRACE - Duration::from_secs(10)).await;
+    assert!(stands().await);
+    until("it is gone", GRACE, async || !stands().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_a_revoked_host_go_at_once() {
+    let store = MemoryStore::new();
+    let [one, _two, mut revoked] = three(&store).await;
+    revoked.kill().await;
+    seconds(60).await;
+    let path = Path::Tombstone(revoked.id());
+    let tombstone = TombstoneRecord { reason: "stolen".to_owned() };
+    put_record(&store, &one, &path, &Record::Tombstone(tombstone)).await;
+    let gone = async || keys_of(&store, &revoked).await == [path.to_string()];
+    until("only the tombstone is left", TURNS, gone).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_can_forget_a_dead_host_and_no_living_one() {
+    let store = MemoryStore::new();
+    let [one, _two, mut dead] = three(&store).await;
+    let order = |host: String| {
+        let orderer = one.orderer();
+        async move { orderer.forget_host(ForgetHost { host }).await }
+    };
+    assert!(order(dead.name()).await.unwrap_err().contains("alive"));
+    assert!(order(one.name()).await.unwrap_err().contains("this very host"));
+    assert!(order("nobody".to_owned()).await.unwrap_err().contains("no host"));
+    dead.kill().await;
+    tokio::time::sleep(LEASE_TTL + SOON).await;
+    let forgotten = order(dead.name()).await.unwrap();
+    assert_eq!((forgotten.host_id, forgotten.records), (dead.id(), 3));
+    assert!(keys_of(&store, &dead).await.is_empty());
+    until("it is out of the network", SOON, async || one.members() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_lost_most_members_waits_for_an_order() {
+    let store = MemoryStore::new();
+    let [mut one, mut two, mut three] = three(&store).await;
+    for host in [&mut one, &mut two, &mut three] {
+        host.kill().await;
+    }
+    for host in [&two, &three] {
+        let members = keys_of(&store, host).await.into_iter().filter(|key| key.contains("members"));
+        let ops = members.map(|key| Op::Delete { key }).collect();
+        store.commit(Txn { conditions: vec![], ops }).await.unwrap();
+    }
+    one.start(&store);
+    until("it is held", SOON, async || !one.status().held.is_empty()).await;
+    let held = one.status().held;
+    assert_eq!((held[0].vanishing, held[0].of, one.members()), (2, 3, 2));
+    let names = [two.name(), three.name()];
+    assert!(held[0].hosts.iter().all(|name| names.contains(name)), "{held:?}");
+
+    let release = |network: Option<&str>| {
+        let order = Release { network: network.map(str::to_owned) };
+        let orderer = one.orderer();
+        async move { orderer.release(order).await }
+    };
+    assert!(release(Some("n-green")).await.is_err());
+    assert_eq!(one.members(), 2);
+    assert_eq!(release(None).await.unwrap().len(), 1);
+    until("it is believed", Duration::from_secs(5), async || one.members() == 0).await;
+    assert!(one.status().held.is_empty());
+}
