@@ -117,10 +117,7 @@ impl MemoryStore {
 
     /// Empty again: another history.
     pub fn wipe(&self) {
-        self.change(|inner| {
-            inner.state = State::new();
-            inner.run += 1;
-        });
+        self.change(|inner| inner.begin_anew(State::new()));
     }
 
     pub fn backup(&self) -> Backup {
@@ -129,10 +126,12 @@ impl MemoryStore {
 
     /// Back to an earlier state: another history.
     pub fn restore(&self, backup: &Backup) {
-        self.change(|inner| {
-            inner.state = State::restored(backup);
-            inner.run += 1;
-        });
+        self.change(|inner| inner.begin_anew(State::restored(backup)));
+    }
+
+    /// Who is told at once of every change that is made, whatever becomes of its answer.
+    pub fn set_witness(&self, witness: impl Fn(&[Change]) + Send + Sync + 'static) {
+        self.change(|inner| inner.state.witness = Some(Arc::new(witness)));
     }
 
     /// The next change is made and never told, as some etcds did (etcd#17529).
@@ -189,6 +188,14 @@ impl MemoryStore {
 
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().expect("nothing panics while it is held")
+    }
+}
+
+impl Inner {
+    fn begin_anew(&mut self, mut state: State) {
+        state.witness = self.state.witness.take();
+        self.state = state;
+        self.run += 1;
     }
 }
 

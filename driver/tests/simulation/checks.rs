@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use wgnet_control_plane::store::{Op, Revision};
+use wgnet_control_plane::store::{Change, Revision};
 use wgnet_core::{Namespace, Observed, RouteTarget, Seen, Step};
 use wgnet_proto::{
     Claim, ClusterId, ClusterSecrets, EndpointId, HostId, NetworkKey, Opener, Path, PublicKey,
@@ -47,13 +47,13 @@ impl Witness {
         claims.into_iter().flatten().any(|(c, h, _)| *h != host && (*c, *h) > (claim, host))
     }
 
-    pub(crate) fn committed(&self, ops: &[Op], revision: Revision) {
-        for op in ops {
-            match op {
-                Op::Put { key, value } | Op::PutLeased { key, value, .. } => {
-                    self.published(key, value, revision);
+    pub(crate) fn changed(&self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Put(entry) => self.published(&entry.key, &entry.value, entry.mod_revision),
+                Change::Delete { key, mod_revision } => {
+                    note(format!("store {mod_revision}: {key} deleted"));
                 }
-                Op::Delete { key } => note(format!("store {revision}: {key} deleted")),
             }
         }
     }

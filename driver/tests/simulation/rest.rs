@@ -119,7 +119,9 @@ fn picture(fresh: Judge) -> Picture {
                 underlay: host.address.borrow().clone(),
                 endpoints: host.engine.endpoints.values().cloned().collect(),
                 limbo: host.engine.limbo.values().map(|e| e.id().to_string()).collect(),
-                is_sure: host.engine.epoch == 0 && host.engine.limbo.is_empty(),
+                is_sure: host.engine.epoch == 0
+                    && host.engine.limbo.is_empty()
+                    && !host.engine.is_unsure,
             })
         });
         Picture {
@@ -180,7 +182,14 @@ impl Picture {
             hosts.map(|(id, record)| (*id, record.clone())).collect::<BTreeMap<_, _>>()
         };
         if hosts(fresh) != hosts(&host.view) {
-            found.push(format!("host {n} sees other hosts than the store has"));
+            let (seen, there) = (hosts(&host.view), hosts(fresh));
+            let differing: Vec<_> = self
+                .hosts
+                .iter()
+                .filter(|of| seen.get(&of.me) != there.get(&of.me))
+                .map(|of| (of.number, seen.get(&of.me), there.get(&of.me)))
+                .collect();
+            found.push(format!("host {n} sees other hosts than the store has: {differing:?}"));
         }
         let alive: BTreeSet<HostId> = self.hosts.iter().map(|host| host.me).collect();
         if host.view.alive != alive {
@@ -196,7 +205,8 @@ impl Picture {
             let there = self.of_the_living(fresh.networks.get(key).unwrap_or(&none));
             if seen != there {
                 found.push(format!(
-                    "host {n} sees {key} as\n  {seen:?}\nthe store has\n  {there:?}"
+                    "host {n} sees {key} otherwise than the store has it: {}",
+                    differing(&seen, &there)
                 ));
             }
         }
@@ -405,6 +415,28 @@ impl Picture {
             }
         }
     }
+}
+
+fn differing(seen: &NetworkView, there: &NetworkView) -> String {
+    let mut found = Vec::new();
+    if seen.record != there.record {
+        found.push(format!("record {:?} for {:?}", seen.record, there.record));
+    }
+    let hosts: BTreeSet<_> = seen.members.keys().chain(there.members.keys()).collect();
+    for host in hosts {
+        let (seen, there) = (seen.members.get(host), there.members.get(host));
+        if seen != there {
+            found.push(format!("member {} {seen:?} for {there:?}", host.short()));
+        }
+    }
+    let addresses: BTreeSet<_> = seen.endpoints.keys().chain(there.endpoints.keys()).collect();
+    for address in addresses {
+        let (seen, there) = (seen.endpoints.get(address), there.endpoints.get(address));
+        if seen != there {
+            found.push(format!("{address} {seen:?} for {there:?}"));
+        }
+    }
+    found.join("; ")
 }
 
 /// Where a packet goes from one kernel, and whether the other takes it.

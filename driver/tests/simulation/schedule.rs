@@ -387,6 +387,7 @@ fn senseless(host: usize) {
 fn tamper(host: usize) {
     let (plane, networks) =
         world(|world| (world.hosts[host].plane.clone(), world.networks.clone()));
+    world(|world| world.hosts[host].is_tampered = true);
     let there: Vec<_> = networks
         .iter()
         .map(Network::namespace)

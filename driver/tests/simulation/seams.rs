@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use wgnet_control_plane::store::memory::MemoryWatch;
 use wgnet_control_plane::store::{
-    CALL_DEADLINE, Committed, LeaseId, Listing, MemoryStore, Op, Revision, Store, StoreError, Txn,
+    CALL_DEADLINE, Committed, LeaseId, Listing, MemoryStore, Revision, Store, StoreError, Txn,
     Watch, WatchEvent,
 };
 use wgnet_core::{Namespace, Observed, Seen, Step};
@@ -56,7 +56,6 @@ async fn wait_up_to(ms: u64) {
 pub(crate) struct SimStore {
     pub(crate) inner: MemoryStore,
     pub(crate) life: Life,
-    pub(crate) witness: Arc<Witness>,
 }
 
 impl SimStore {
@@ -94,19 +93,6 @@ fn unreachable(operation: &'static str) -> StoreError {
     }
 }
 
-async fn witnessed(
-    store: &MemoryStore,
-    witness: &Witness,
-    txn: Txn,
-) -> Result<Committed, StoreError> {
-    let ops: Vec<Op> = txn.ops.clone();
-    let done = store.commit(txn).await;
-    if let Ok(Committed::Done { revision }) = done {
-        witness.committed(&ops, revision);
-    }
-    done
-}
-
 impl Store for SimStore {
     type Watch = SimWatch;
 
@@ -121,17 +107,17 @@ impl Store for SimStore {
 
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
         if dice::happens(WEATHER.get().late_write) && !self.life.is_dead() {
-            let (store, witness) = (self.inner.clone(), Arc::clone(&self.witness));
+            let store = self.inner.clone();
             note("a write is late");
             tokio::spawn(async move {
                 sleep(dice::millis(0, 20_000)).await;
-                if witnessed(&store, &witness, txn).await.is_ok() {
+                if store.commit(txn).await.is_ok() {
                     note("the late write happened");
                 }
             });
             return self.call("commit", std::future::pending()).await;
         }
-        self.call("commit", witnessed(&self.inner, &self.witness, txn)).await
+        self.call("commit", self.inner.commit(txn)).await
     }
 
     async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {

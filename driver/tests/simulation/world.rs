@@ -92,6 +92,8 @@ pub(crate) struct Host {
     pub(crate) running: Option<Running>,
     /// Somebody tries to start its driver.
     pub(crate) is_starting: bool,
+    /// Somebody has removed things from its kernel by hand: what is missing may be on its way back.
+    pub(crate) is_tampered: bool,
     /// Counts lives, to wait for the next one.
     pub(crate) lived: watch::Sender<u32>,
     pub(crate) engine: Engine,
@@ -119,6 +121,9 @@ pub(crate) fn create(hosts: usize, networks: usize) {
     dice::bytes(&mut secret);
     let secrets = ClusterSecrets::generate(secret);
     let store = MemoryStore::new();
+    let witness = Arc::new(Witness::new(secrets.clone()));
+    let seeing = Arc::clone(&witness);
+    store.set_witness(move |changes| seeing.changed(changes));
     let host = |number| Host {
         number,
         address: watch::Sender::new(underlay(number, 0)),
@@ -129,6 +134,7 @@ pub(crate) fn create(hosts: usize, networks: usize) {
         lives: 0,
         running: None,
         is_starting: false,
+        is_tampered: false,
         lived: watch::Sender::new(0),
         engine: Engine::default(),
         has_power: true,
@@ -139,7 +145,7 @@ pub(crate) fn create(hosts: usize, networks: usize) {
         hosts: (0..hosts).map(host).collect(),
         networks: (0..networks).map(Network::new).collect(),
         store,
-        witness: Arc::new(Witness::new(secrets.clone())),
+        witness,
         secrets,
         endpoints: 0,
         busy: 0,
@@ -197,8 +203,7 @@ pub(crate) async fn start_driver(number: usize) {
 fn run(world: &World, number: usize, life: Life, journal: Journal, boot: String) -> Running {
     let host = &world.hosts[number];
     let witness = Arc::clone(&world.witness);
-    let store =
-        SimStore { inner: host.line.clone(), life: life.clone(), witness: Arc::clone(&witness) };
+    let store = SimStore { inner: host.line.clone(), life: life.clone() };
     let dataplane =
         SimPlane { inner: host.plane.clone(), life: life.clone(), host: number, witness };
     let me = journal.host_id();

@@ -1,6 +1,7 @@
 //! The contents and history of a store in memory: what etcd's server does, with the time given.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,7 +20,11 @@ pub(super) struct State {
     leases: BTreeMap<LeaseId, Lease>,
     last_lease: LeaseId,
     lose_next_change: bool,
+    pub(super) witness: Option<Witness>,
 }
+
+/// Sees every change that is made, told or not.
+pub(super) type Witness = Arc<dyn Fn(&[Change]) + Send + Sync>;
 
 #[derive(Clone)]
 struct Stored {
@@ -51,6 +56,7 @@ impl State {
             leases: BTreeMap::new(),
             last_lease: 0,
             lose_next_change: false,
+            witness: None,
         }
     }
 
@@ -190,6 +196,9 @@ impl State {
     fn record(&mut self, revision: Revision, changes: Vec<Change>) {
         if !changes.is_empty() {
             self.revision = revision;
+            if let Some(witness) = &self.witness {
+                witness(&changes);
+            }
             if !std::mem::take(&mut self.lose_next_change) {
                 self.log.insert(revision, changes);
             }
