@@ -2,13 +2,14 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::FIRST;
 use crate::backoff::Backoff;
-use crate::store::{Entry, Revision, Store};
+use crate::store::{CALL_DEADLINE, Entry, Revision, Store, StoreError};
 
 /// Of one history of the store.
 #[derive(Default)]
@@ -73,6 +74,10 @@ fn mark(entry: Option<&Entry>) -> u64 {
     hasher.finish()
 }
 
+/// etcd never answers what it was asked while its leader was lost, but soon what is asked after that;
+/// a slow one is given more time with each try.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Where all scopes wait while the store is away: one of them tries it for all.
 #[derive(Default)]
 pub(super) struct Gate {
@@ -88,9 +93,14 @@ impl Gate {
             return true;
         }
         let mut backoff = Backoff::new();
+        let mut patience = PATIENCE;
         let mut waited = false;
-        while let Err(error) = store.revision().await {
+        loop {
+            let late = || Err(StoreError::Deadline { operation: "a look at the store" });
+            let answer = timeout(patience, store.revision()).await.unwrap_or_else(|_| late());
+            let Err(error) = answer else { break };
             waited = true;
+            patience = (patience * 2).min(CALL_DEADLINE);
             sleep(backoff.wait_after(&error)).await;
         }
         *answered = Some(Instant::now());

@@ -71,15 +71,15 @@ pub(super) fn satisfies(path: &Path, there: &Present, wanted: &Record) -> bool {
 }
 
 /// Whether this host takes a record of its own back that it does not want any more. What all
-/// members share is deleted by whoever leaves last.
+/// members share is deleted by whoever leaves last; and without its own record a host would be cut off.
 pub(super) fn is_withdrawn(path: &Path) -> bool {
     match path {
+        Path::Alive(_) | Path::Status(_) | Path::Member(..) | Path::Endpoint(..) => true,
         Path::Host(_)
-        | Path::Alive(_)
-        | Path::Status(_)
-        | Path::Member(..)
-        | Path::Endpoint(..) => true,
-        Path::Cluster | Path::Tombstone(_) | Path::Network(_) | Path::Generation(_) => false,
+        | Path::Cluster
+        | Path::Tombstone(_)
+        | Path::Network(_)
+        | Path::Generation(_) => false,
     }
 }
 

@@ -4,13 +4,16 @@
 mod line;
 mod watch;
 
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{
     Certificate, Compare, CompareOp, GetOptions, GetResponse, Identity, KeyValue, PutOptions,
     ResponseHeader, SortOrder, SortTarget, TlsOptions, TxnOp, TxnOpResponse,
 };
+use tokio::time::timeout;
 
 use super::{
     Committed, Condition, Entry, LeaseId, Listing, MAX_OPS, Op, Revision, Store, StoreError, Txn,
@@ -27,6 +30,11 @@ const LARGEST_ANSWER: usize = 256 << 20;
 
 /// How often a listing whose revision is compacted under it begins again.
 const LISTINGS: usize = 5;
+
+/// After so long it is looked whether a change is still going to be answered ...
+const PATIENCE: Duration = Duration::from_millis(500);
+/// ... and this long after another leader did answer, it is no more expected.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// Where etcd is and how to speak to it.
 #[derive(Clone)]
@@ -52,6 +60,8 @@ pub struct EtcdTls {
 pub struct EtcdStore {
     line: Arc<Line>,
     prefix: Arc<str>,
+    /// The leader's, as the last reading has shown it.
+    term: Arc<AtomicU64>,
 }
 
 impl EtcdStore {
@@ -67,7 +77,8 @@ impl EtcdStore {
             connect = connect.with_tls(tls_options(tls));
         }
         let prefix = format!("{}/", options.prefix.trim_end_matches('/')).into();
-        Ok(Self { line: Arc::new(Line::new(connect, options.endpoints)), prefix })
+        let line = Arc::new(Line::new(connect, options.endpoints));
+        Ok(Self { line, prefix, term: Arc::default() })
     }
 
     /// Ends the connection, and its watches as lost; the next call makes another. For a host whose
@@ -99,7 +110,8 @@ impl EtcdStore {
     }
 
     async fn get(&self, key: Vec<u8>, options: GetOptions) -> Result<GetResponse, StoreError> {
-        self.line
+        let got = self
+            .line
             .call("a listing", Repeat::Harmless, |connection| {
                 let (key, options) = (key.clone(), options.clone());
                 async move {
@@ -108,7 +120,11 @@ impl EtcdStore {
                     kv.get(key, Some(options)).await.map_err(Fault::from)
                 }
             })
-            .await
+            .await?;
+        if let Some(header) = got.header() {
+            self.term.store(header.raft_term(), Ordering::Relaxed);
+        }
+        Ok(got)
     }
 
     /// All pairs of a scope's range at one revision.
@@ -125,6 +141,32 @@ impl EtcdStore {
             match pairs.last() {
                 Some(last) if page.more() => start = [last.key(), &[0]].concat(),
                 Some(_) | None => return Ok((pairs, at)),
+            }
+        }
+    }
+
+    /// What etcd's members hand on to a leader that has just been lost is never answered. A reading
+    /// under another leader, asked for later and answered sooner, tells so.
+    async fn unless_lost<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let mut call = Box::pin(call);
+        let term = self.term.load(Ordering::Relaxed);
+        loop {
+            if let Ok(answer) = timeout(PATIENCE, &mut call).await {
+                return answer;
+            }
+            let reading = timeout(2 * PATIENCE, Box::pin(self.revision()));
+            let is_answered = tokio::select! {
+                biased;
+                answer = &mut call => return answer,
+                reading = reading => matches!(reading, Ok(Ok(_))),
+            };
+            if is_answered && self.term.load(Ordering::Relaxed) != term {
+                let late = timeout(GRACE, &mut call).await;
+                return late.unwrap_or(Err(StoreError::Deadline { operation }));
             }
         }
     }
@@ -205,7 +247,10 @@ impl Store for EtcdStore {
             let txn = txn.clone();
             async move { connection.client.txn(txn).await.map_err(Fault::from) }
         });
-        let answer = committed.await.map_err(|error| lease_lost(error, lease))?;
+        let answer = self
+            .unless_lost("a transaction", committed)
+            .await
+            .map_err(|error| lease_lost(error, lease))?;
         let revision = revision(answer.header());
         Ok(if answer.succeeded() {
             Committed::Done { revision }
