@@ -9,6 +9,7 @@ pub mod host;
 mod load;
 pub mod path;
 pub mod soak;
+pub mod store;
 
 use std::fmt;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<(&'static str, Group)> {
         ("docker", docker::docker),
         ("host", host::host),
         ("path", path::path),
+        ("store", store::store),
         ("soak", soak::soak),
     ]
 }

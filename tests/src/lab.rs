@@ -60,7 +60,7 @@ pub use self::{
     command::{Output, Running, be_patient, wait_for, wait_until},
     driver::{CONFIG, DRIVER_LOG, SECRET},
     error::{LabError, Result},
-    etcd::{Etcd, Member as EtcdMember},
+    etcd::{Etcd, Member as EtcdMember, Slow},
     host::{Host, binaries},
     inventory::Inventory,
     roots::{Suite, is_prepared, prepare},

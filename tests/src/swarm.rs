@@ -27,8 +27,14 @@ impl Swarm {
     ///
     /// As [`Swarm::start`].
     pub fn of_suite(name: &str, hosts: u8, suite: Suite) -> Result<Self> {
-        let lab =
-            Lab::start(LabOptions { name: name.into(), hosts, suite, ..LabOptions::default() })?;
+        Self::with(LabOptions { name: name.into(), hosts, suite, ..LabOptions::default() })
+    }
+
+    /// # Errors
+    ///
+    /// As [`Swarm::start`].
+    pub fn with(options: LabOptions) -> Result<Self> {
+        let lab = Lab::start(options)?;
         lab.make_secret()?;
         lab.on_all_hosts(|host| {
             host.driver_start(&lab.driver_config())?;

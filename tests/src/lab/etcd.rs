@@ -2,6 +2,7 @@
 //! own on the underlay.
 
 mod member;
+mod slow;
 
 use std::{
     fs,
@@ -12,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-pub use self::member::Member;
+pub use self::{member::Member, slow::Slow};
 use super::{
     command::{Output, Running, USUAL_DEADLINE, label, run, wait_for},
     error::{LabError, Result},
@@ -165,7 +166,7 @@ impl Etcd {
 
     /// Forgets the history before the current revision.
     pub fn compact(&self) -> Result<()> {
-        self.etcdctl(&["compact", &self.revision()?.to_string()]).map(drop)
+        self.etcdctl(&["compact", "--physical", &self.revision()?.to_string()]).map(drop)
     }
 
     /// Keeps these hosts from etcd, and nothing else from them; ended by [`Etcd::admit`].
@@ -175,6 +176,12 @@ impl Etcd {
 
     pub fn admit(&self) -> Result<()> {
         self.members.iter().try_for_each(Member::admit)
+    }
+
+    /// Keeps each answer to these hosts back for so long, on connections made from now on, until the
+    /// returned values are dropped.
+    pub fn slow(&self, hosts: &[&Host], delay: Duration) -> Result<Vec<Slow>> {
+        self.members.iter().map(|member| Slow::start(member, hosts, delay)).collect()
     }
 
     /// Debian's client against this cluster; its trimmed output.
@@ -223,6 +230,15 @@ impl Etcd {
     pub fn keys(&self) -> Result<Vec<String>> {
         let listed = self.etcdctl(&["get", "", "--prefix", "--keys-only"])?;
         Ok(listed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    }
+
+    /// Goes on by so many revisions.
+    pub fn advance(&self, revisions: usize) -> Result<()> {
+        let netns = format!("--net={}", pin(&self.members[0].station.netns).display());
+        let script = "seq \"$1\" | xargs -P4 -I{} etcdctl --endpoints \"$2\" put /advance {}";
+        let count = revisions.to_string();
+        let args = ["env", "ETCDCTL_API=3", "sh", "-c", script, "sh", &count, &self.url()];
+        run("nsenter", &[&[&*netns][..], &args].concat())?.text().map(drop)
     }
 
     /// Fills the quota until etcd raises its alarm and takes nothing more; the keys are `/fill/...`.

@@ -139,7 +139,7 @@ impl Member {
         self.nft(&format!("add table inet {CUTS}; delete table inet {CUTS}"))
     }
 
-    fn nft(&self, rules: &str) -> Result<()> {
+    pub(super) fn nft(&self, rules: &str) -> Result<()> {
         let netns = format!("--net={}", pin(&self.station.netns).display());
         run("nsenter", &[&netns, "nft", rules])?.text().map(drop)
     }

@@ -1,0 +1,168 @@
+//! Trouble with etcd: away, wiped, restored, without a leader, compacted, full, another cluster's.
+//!
+//! One lab with three members of etcd, so that any of them can be lost. Streams run between two hosts
+//! through everything; containers come, go and move; and the third host looks.
+
+mod scene;
+mod trouble;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Row, Scale};
+use crate::lab::{Result, wait_until};
+use crate::stream::Stream;
+use crate::swarm::SOON;
+use scene::Scene;
+
+/// # Errors
+///
+/// Whatever the lab, a driver or an engine says.
+pub fn store(scale: Scale) -> Result<Vec<Row>> {
+    let swarm = scene::swarm()?;
+    let mut scene = Scene::set(&swarm)?;
+    Ok(vec![
+        away(&mut scene, scale)?,
+        wiped(&mut scene)?,
+        trouble::clusters_swapped(&mut scene)?,
+        restored(&mut scene)?,
+        one_member_lost(&mut scene)?,
+        leader_lost(&mut scene)?,
+        compacted(&mut scene)?,
+        trouble::full(&mut scene)?,
+        trouble::slow(&mut scene)?,
+    ])
+}
+
+/// What has changed while etcd could tell nobody is everywhere so soon after its return.
+const EVERYWHERE: f64 = 2.0;
+
+/// Every host has written its records again so soon.
+const COMPLETE: f64 = 5.0;
+
+fn away(scene: &mut Scene<'_>, scale: Scale) -> Result<Row> {
+    let before = scene.starts(1, scale.pick(3, 10))?;
+    scene.run(2, "old", 23)?;
+    scene.run(2, "mover", 24)?;
+    scene.everywhere(Instant::now(), SOON)?;
+    let stream = scene.stream()?;
+    scene.etcd().kill()?;
+    let gone = Instant::now();
+    scene.run(1, "new1", 21)?;
+    scene.run(2, "new2", 22)?;
+    scene.remove("old")?;
+    scene.moved("mover", 3)?;
+    let meanwhile = scene.starts(1, scale.pick(3, 10))?;
+    let length = Duration::from_secs(scale.pick(8, 600));
+    thread::sleep(length.saturating_sub(gone.elapsed()));
+    let out = gone.elapsed();
+    scene.etcd().start()?;
+    let everywhere = scene.everywhere(Instant::now(), SOON)?;
+    scene.reachable(&["new1", "new2", "mover"])?;
+    Ok(Row::new("etcd: all members down")
+        .lost_nothing(&scene::finish(stream)?)
+        .info("for", out.as_secs_f64(), "s")
+        .info("a start before", before, "ms")
+        .at_most("a start meanwhile", meanwhile, "ms", 1.5 * before + 200.0)
+        .at_most("everywhere after its return", everywhere, "s", EVERYWHERE))
+}
+
+fn wiped(scene: &mut Scene<'_>) -> Result<Row> {
+    let records = scene.etcd().keys()?;
+    let stream = scene.stream()?;
+    scene.etcd().kill()?;
+    scene.etcd().wipe()?;
+    scene.etcd().start()?;
+    let row = again(Row::new("etcd wiped"), scene, &records)?;
+    Ok(row.lost_nothing(&scene::finish(stream)?))
+}
+
+fn restored(scene: &mut Scene<'_>) -> Result<Row> {
+    scene.run(1, "forgotten", 31)?;
+    scene.run(2, "moved", 32)?;
+    scene.everywhere(Instant::now(), SOON)?;
+    let backup = scene.etcd().snapshot("old")?;
+    scene.remove("forgotten")?;
+    scene.moved("moved", 3)?;
+    scene.run(1, "young", 33)?;
+    scene.everywhere(Instant::now(), SOON)?;
+    let records = scene.etcd().keys()?;
+    let stream = scene.stream()?;
+    scene.etcd().kill()?;
+    scene.etcd().restore(&backup)?;
+    scene.etcd().start()?;
+    let row = again(Row::new("etcd restored from an old backup"), scene, &records)?;
+    scene.reachable(&["moved", "young"])?;
+    Ok(row.lost_nothing(&scene::finish(stream)?))
+}
+
+/// All hosts write their records into another history, and say that it is one.
+fn again(row: Row, scene: &Scene<'_>, records: &[String]) -> Result<Row> {
+    let back = Instant::now();
+    let mut now = Vec::new();
+    let complete = wait_until("every record to be back", SOON, || {
+        now = scene.etcd().keys().unwrap_or_default();
+        now == records
+    });
+    if let Err(error) = complete {
+        return Err(scene::odd(&format!("{error}: {records:?} became {now:?}")));
+    }
+    let complete = back.elapsed().as_secs_f64();
+    let everywhere = scene.everywhere(back, SOON)?;
+    let silent = scene.hosts_without("store-history", SOON)?;
+    Ok(row
+        .at_most("records complete after", complete, "s", COMPLETE)
+        .at_most("every host content after", everywhere, "s", COMPLETE)
+        .at_most("hosts that do not report it", silent, "", 0.0))
+}
+
+fn one_member_lost(scene: &mut Scene<'_>) -> Result<Row> {
+    let leader = scene.etcd().leader()?.name().to_owned();
+    let stream = scene.stream()?;
+    let mut slowest: f64 = 0.0;
+    let members = scene.etcd().members();
+    for (round, member) in members.iter().filter(|it| it.name() != leader).enumerate() {
+        member.kill()?;
+        scene.run(1 + round, &format!("bystander{round}"), 41 + round)?;
+        slowest = slowest.max(scene.everywhere(Instant::now(), SOON)?);
+        scene.etcd().start()?;
+    }
+    Ok(Row::new("one member of etcd lost").lost_nothing(&scene::finish(stream)?).at_most(
+        "a change everywhere after",
+        slowest,
+        "s",
+        EVERYWHERE,
+    ))
+}
+
+fn leader_lost(scene: &mut Scene<'_>) -> Result<Row> {
+    let stream = scene.stream()?;
+    scene.etcd().leader()?.kill()?;
+    let gone = Instant::now();
+    let elected = scene.while_waiting_for_an_answer(|scene| scene.run(1, "orphan", 51))?;
+    let everywhere = scene.everywhere(elected, SOON)?;
+    let row = Row::new("etcd's leader lost")
+        .lost_nothing(&scene::finish(stream)?)
+        .info("another after", elected.duration_since(gone).as_secs_f64(), "s")
+        .at_most("everywhere after that", everywhere, "s", EVERYWHERE);
+    scene.etcd().start()?;
+    Ok(row)
+}
+
+/// The watcher of one host hears nothing, and when it could, what it missed is compacted.
+fn compacted(scene: &mut Scene<'_>) -> Result<Row> {
+    scene.run(2, "unheard", 61)?;
+    scene.everywhere(Instant::now(), SOON)?;
+    let stream = Stream::start(&scene.eye, &scene.far)?;
+    scene.etcd().refuse(&[scene.host(3)])?;
+    scene.until_connected(3, false)?;
+    scene.remove("unheard")?;
+    scene.run(1, "unseen", 62)?;
+    scene.everywhere_on(&[1, 2], Instant::now(), SOON)?;
+    scene.etcd().compact()?;
+    scene.etcd().admit()?;
+    let everywhere = scene.everywhere(Instant::now(), SOON)?;
+    Ok(Row::new("etcd compacted under a stopped watcher")
+        .lost_nothing(&scene::finish(stream)?)
+        .at_most("converged after", everywhere, "s", EVERYWHERE))
+}
