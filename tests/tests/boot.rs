@@ -1,6 +1,8 @@
 //! The riskiest part, first: the plugin with a driver that is absent when it is enabled, when the
 //! engine starts, when the host boots, or comes ten seconds late.
 
+// tests/run: long
+
 use std::thread;
 use std::time::{Duration, Instant};
 

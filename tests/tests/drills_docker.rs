@@ -1,5 +1,7 @@
 //! The drills of `tests/src/drill/docker.rs`, short.
 
+// tests/run: alone
+
 use wgnet_tests::drill::{Scale, docker::docker};
 use wgnet_tests::lab::Result;
 

@@ -1,5 +1,7 @@
 //! The drills of `tests/src/drill/driver.rs`, short.
 
+// tests/run: alone oldest
+
 use wgnet_tests::drill::{Scale, driver::driver};
 use wgnet_tests::lab::Result;
 

@@ -1,5 +1,7 @@
 //! A host, and then the whole cluster, loses its power and boots.
 
+// tests/run: long oldest
+
 use wgnet_tests::drill::{Scale, host::host};
 use wgnet_tests::lab::Result;
 

@@ -1,5 +1,7 @@
 //! The way between two hosts fails and comes back.
 
+// tests/run: alone oldest
+
 use wgnet_tests::drill::{Scale, path::path};
 use wgnet_tests::lab::Result;
 

@@ -1,5 +1,7 @@
 //! Containers come and go while one thing after the other fails.
 
+// tests/run: long oldest
+
 use wgnet_tests::drill::{Scale, soak::soak};
 use wgnet_tests::lab::Result;
 

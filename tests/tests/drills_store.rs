@@ -1,5 +1,7 @@
 //! etcd is away, wiped, restored, without a leader, compacted, full, slow, or another cluster's.
 
+// tests/run: long oldest
+
 use wgnet_tests::drill::{Scale, store::store};
 use wgnet_tests::lab::Result;
 

@@ -1,5 +1,7 @@
 //! Whatever is deleted under traffic, and while the driver is stopped: nothing readable leaves a host.
 
+// tests/run: long
+
 use std::thread;
 use std::time::Duration;
 
