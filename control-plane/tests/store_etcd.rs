@@ -108,6 +108,21 @@ async fn within<T>(seconds: u64, what: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
+async fn a_store_that_hung_up_loses_its_watches_and_goes_on_with_the_next_call() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store("/moved");
+    let mut watch = store.watch("", store.revision().await.unwrap() + 1).await.unwrap();
+    store.hang_up().await;
+    let ended = within(5, watch.next()).await;
+    assert!(matches!(ended, Err(StoreError::WatchEnded { .. })), "{ended:?}");
+    let next = store.revision().await.unwrap() + 1;
+    let mut watch = store.watch("", next).await.unwrap();
+    let ops = vec![Op::Put { key: "a".into(), value: vec![1] }];
+    store.commit(Txn { conditions: vec![], ops }).await.unwrap();
+    assert!(matches!(within(5, watch.next()).await, Ok(WatchEvent::Changes { .. })));
+}
+
+#[tokio::test]
 async fn a_client_made_before_etcd_works_once_it_is_there() {
     let mut etcd = Etcd::start(1).await;
     etcd.kill_all();
@@ -138,6 +153,26 @@ async fn one_member_of_three_is_enough_to_be_heard_while_two_agree() {
         while let Err(error) = store.revision().await {
             assert!(Instant::now() < deadline, "{}", chain(&error));
         }
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_is_lost_with_the_leader_is_told_soon() {
+    for round in 0..3 {
+        let mut etcd = Etcd::start(3).await;
+        let leader = etcd.leader().await;
+        let mut options = etcd.options("/leader");
+        options.endpoints.remove(leader);
+        let store = EtcdStore::new(options).unwrap();
+        store.revision().await.unwrap();
+        etcd.kill(leader);
+        let killed = Instant::now();
+        let put = Op::Put { key: "a".into(), value: vec![round] };
+        while store.commit(Txn { conditions: vec![], ops: vec![put.clone()] }).await.is_err() {
+            assert!(killed.elapsed() < Duration::from_secs(20), "etcd finds another leader");
+        }
+        // An election takes up to two seconds, or twice that when votes are split.
+        assert!(killed.elapsed() < Duration::from_millis(4800), "{:?}", killed.elapsed());
     }
 }
 
