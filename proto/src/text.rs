@@ -53,13 +53,17 @@ pub fn read_printable<T: DeserializeOwned>(json: &[u8]) -> Result<T, serde_json:
     serde_json::from_value(value)
 }
 
-/// At most so many characters of a text, printable, with a sign that there was more.
+/// The beginning of a text, printable, in about so many characters, with a sign if there was more.
 pub fn clipped(text: &str, most: usize) -> String {
-    let mut clipped: String = text.chars().take(most).collect();
-    if clipped.len() < text.len() {
-        clipped.push('…');
+    let mut shown = String::new();
+    for c in text.chars() {
+        if shown.len() >= most {
+            shown.push('…');
+            break;
+        }
+        shown.push_str(&printable(c.encode_utf8(&mut [0; 4])));
     }
-    printable(&clipped).into_owned()
+    shown
 }
 
 /// What Rust's own `Debug` of text leaves as it is, and quotes and backslashes.
@@ -93,9 +97,9 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_between_characters() {
-        assert_eq!(clipped("äöü", 2), "äö…");
-        assert_eq!(clipped("äöü", 3), "äöü");
-        assert_eq!(clipped("\nx", 1), "\\n…");
+        assert_eq!(clipped("äöü", 3), "äö…");
+        assert_eq!(clipped("äöü", 6), "äöü");
+        assert_eq!(clipped("\u{202e}".repeat(1000).as_str(), 16), "\\u{202e}\\u{202e}…");
     }
 
     proptest! {

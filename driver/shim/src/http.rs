@@ -55,6 +55,9 @@ pub fn read_response(stream: &mut impl BufRead) -> io::Result<Response> {
     let parsed_to = parsed.parse(&head).map_err(invalid)?;
     whole(parsed_to, &head)?;
     let status = parsed.code.unwrap_or_default();
+    if !(200..600).contains(&status) {
+        return Err(invalid("its status is none of an answer"));
+    }
     let length = content_length(parsed.headers)?;
     Ok(Response { status, body: read_body(stream, length)? })
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use wgnet_proto::text::clipped;
 
 use super::error::CallError;
 use super::turns::Delivery;
@@ -109,7 +110,9 @@ impl Call {
 
 /// The method alone: `CreateEndpoint`.
 pub(super) fn name(path: &str) -> &str {
-    path.rsplit(['.', '/']).next().unwrap_or(path)
+    let name = path.rsplit(['.', '/']).next().unwrap_or(path);
+    // Ours have fewer than 40.
+    name.get(..40).unwrap_or(name)
 }
 
 fn arguments<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, CallError> {
@@ -125,8 +128,11 @@ fn arguments<T: DeserializeOwned>(path: &str, body: &[u8]) -> Result<T, CallErro
             reason: "not a JSON object".to_owned(),
         });
     }
-    serde_json::from_slice(body)
-        .map_err(|error| CallError::Undecodable { call: call(), reason: error.to_string() })
+    // serde quotes what it met, however long.
+    serde_json::from_slice(body).map_err(|error| CallError::Undecodable {
+        call: call(),
+        reason: clipped(&error.to_string(), 200),
+    })
 }
 
 pub(super) fn json(value: &impl Serialize) -> Bytes {

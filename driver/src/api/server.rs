@@ -180,8 +180,8 @@ impl Server {
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         let (head, body) = request.into_parts();
         if head.method != Method::POST {
-            let error =
-                CallError::UnknownCall { path: format!("{} {}", head.method, head.uri.path()) };
+            let path = format!("{} {}", head.method, head.uri.path());
+            let error = CallError::UnknownCall { path: path.chars().take(80).collect() };
             let mut response = Answer::of(Err(error)).into_response();
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             response.headers_mut().insert(ALLOW, "POST".parse().expect("it is a header value"));
