@@ -17,10 +17,12 @@ async fn what_is_wanted_is_put_and_what_is_not_is_withdrawn() {
     host.wants(&[host_record(), network_record(false), one.clone(), two.clone()]);
     holds(&store, &two).await;
     host.is_settled().await;
-    host.wants(&[host_record(), two.clone()]);
+    host.wants(&[two.clone()]);
     lacks(&store, &one.0).await;
     host.is_settled().await;
     holds(&store, &two).await;
+    // It may not be wanted for a moment; others would forget where this host is.
+    holds(&store, &host_record()).await;
     // What all members share is not this host's to delete.
     assert!(held(&store, &Path::Network(network())).await.is_some());
 }

@@ -137,7 +137,23 @@ impl Etcd {
     }
 
     pub(crate) fn kill_one(&mut self) {
-        self.members[0].kill();
+        self.kill(0);
+    }
+
+    pub(crate) fn kill(&mut self, member: usize) {
+        self.members[member].kill();
+    }
+
+    /// Which member leads.
+    pub(crate) async fn leader(&self) -> usize {
+        for (number, member) in self.members.iter().enumerate() {
+            let client = Client::connect([&member.client_url], None).await.unwrap();
+            let status = client.maintenance_client().status().await.unwrap();
+            if status.header().is_some_and(|header| header.member_id() == status.leader()) {
+                return number;
+            }
+        }
+        panic!("nobody leads");
     }
 
     /// Forgets the history before the current revision.
