@@ -1,6 +1,8 @@
 //! The data plane of Linux with the kernel's WireGuard. Wants root and a kernel that has it (the
 //! virtual machine of tests/vm), and fails without.
 
+#[path = "dataplane/adoption.rs"]
+mod adoption;
 #[path = "dataplane/bench.rs"]
 mod bench;
 #[path = "dataplane/guard.rs"]
@@ -11,6 +13,8 @@ mod host;
 mod leftovers;
 #[path = "dataplane/probe.rs"]
 mod probe;
+#[path = "dataplane/strays.rs"]
+mod strays;
 #[path = "dataplane/traffic.rs"]
 mod traffic;
 
@@ -52,4 +56,19 @@ fn a_guarded_subnet_is_not_reached_through_the_bridge() {
 #[test]
 fn an_interface_that_was_never_moved_is_swept_and_a_strangers_is_not() {
     leftovers::an_interface_that_was_never_moved_is_swept_and_a_strangers_is_not();
+}
+
+#[test]
+fn a_driver_without_a_journal_removes_only_what_is_marked() {
+    strays::only_what_is_marked_goes(Choice::Kernel);
+}
+
+#[test]
+fn what_a_container_uses_stays_until_it_ends() {
+    strays::what_a_container_uses_stays_until_it_ends(Choice::Kernel);
+}
+
+#[test]
+fn a_start_over_what_is_there_writes_nothing() {
+    adoption::a_start_over_what_is_there_writes_nothing(&Choice::Kernel);
 }
