@@ -186,10 +186,17 @@ fn read(path: &Path) -> Result<Settings, ConfigError> {
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     toml::from_str(&text).map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count();
+        // The value may be a secret in the wrong place; its key is what a person looks for.
+        let key = text.lines().nth(line).and_then(|text| text.split_once('='));
+        let what = match key {
+            Some((key, _)) => format!("{}: {}", key.trim(), error.message()),
+            None => error.message().to_owned(),
+        };
         ConfigError::Malformed {
             path: path.to_owned(),
-            line: before.matches('\n').count() + 1,
-            what: clipped(error.message(), 400),
+            line: line + 1,
+            what: clipped(&what, 400),
         }
     })
 }
