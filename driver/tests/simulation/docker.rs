@@ -301,7 +301,9 @@ fn move_in(host: usize, network: &Network, endpoint: &Endpoint) -> bool {
     }
     let Some(pair) = kernel.veths.get(&veth) else {
         // Somebody may have taken the pair away by hand, or the address has another owner by now.
-        note(format!("host {host}: {veth} is gone before Docker took it"));
+        if !tampered && is_wanted_by_driver(host, network, endpoint) {
+            wrong(format!("host {host}: Join was answered and there is no {veth}"));
+        }
         return false;
     };
     plane.start_container(&endpoint.sandbox());
@@ -309,6 +311,12 @@ fn move_in(host: usize, network: &Network, endpoint: &Endpoint) -> bool {
         plane.move_into(&namespace, &veth, &endpoint.sandbox(), interface(network, endpoint));
     }
     true
+}
+
+fn is_wanted_by_driver(host: usize, network: &Network, endpoint: &Endpoint) -> bool {
+    let state = world(|world| world.hosts[host].disk.state());
+    let local = state.live(&network.id).and_then(|local| local.endpoints.get(&endpoint.id()));
+    local.is_some_and(|local| !local.superseded)
 }
 
 fn interface(network: &Network, endpoint: &Endpoint) -> ContainerInterface {

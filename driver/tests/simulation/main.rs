@@ -2,7 +2,7 @@
 //! can go wrong between them. The drivers are the real ones; store, kernel, disk and Docker are models.
 //!
 //! - `cargo test --test simulation`: 2000 seeds on all cores.
-//! - `SIM_SEEDS=100000` more of them, `SIM_FROM=5000` others.
+//! - `SIM_SEEDS=100000` more of them, `SIM_FROM=5000` others; `SIM_ENOUGH=1` ends at the first failure.
 //! - `SIM_SEED=n` one, with its trace; `SIM_DEEDS=Wipe,KillDriver` with few faults, `SIM_LOG=debug`
 //!   with what the drivers log.
 //!
@@ -84,14 +84,19 @@ fn the_same_seed_is_the_same_run(from: u64) -> bool {
 
 fn all_seeds_hold(from: u64, seeds: u64) -> bool {
     let begun = Instant::now();
-    let (mut ran, mut failed) = (0, Vec::new());
+    let enough = number("SIM_ENOUGH").map_or(ENOUGH, |enough| enough as usize);
+    let (mut ran, mut failed) = (0u32, Vec::new());
     pool::run((from..from + seeds).collect(), run, |report| {
         ran += 1;
         if report.outcome != Outcome::Held {
             tell(&report);
             failed.push(report.seed);
         }
-        failed.len() < ENOUGH
+        if ran % 500 == 0 {
+            let seconds = begun.elapsed().as_secs_f64();
+            println!("{ran} seeds, {:.1} a second", f64::from(ran) / seconds);
+        }
+        failed.len() < enough
     });
     let seconds = begun.elapsed().as_secs_f64();
     let rate = f64::from(ran) / seconds;
