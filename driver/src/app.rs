@@ -23,9 +23,9 @@ use crate::applied::Applied;
 use crate::cluster::{self, ClusterStatus, HostFacts};
 use crate::config::{BackendSetting, Config};
 use crate::dataplane::Dataplane;
-use crate::dataplane::linux::Linux;
 use crate::dataplane::linux::probe::{self, Wanted};
-use crate::journal::{Journal, Random};
+use crate::dataplane::linux::{Linux, netns};
+use crate::journal::{self, Journal, Random, Spare};
 use crate::keyring::Keyring;
 use crate::plugins::{self, Bound};
 use crate::ports::Ports;
@@ -156,7 +156,14 @@ impl Needs {
             .map_err(|error| format!("cannot read {BOOT_ID}: {error}"))?;
         let boot = boot.trim().to_owned();
         let (dir, id, random) = (config.state_dir.clone(), boot.clone(), random());
-        let opened = tokio::task::spawn_blocking(move || Journal::open(&dir, &id, &random)).await;
+        let mirror = config.run_dir.join("journal.redb");
+        let opened = tokio::task::spawn_blocking(move || {
+            // What cannot be listed may be there.
+            let is_running = netns::list().map_or(true, |found| !found.is_empty());
+            let spare = Spare { path: mirror, boot: id.clone(), is_running };
+            Journal::open_mirrored(&dir, &id, &random, Some(&spare))
+        })
+        .await;
         let journal =
             opened.map_err(|error| error.to_string())?.map_err(|error| error.sentence())?;
         let dataplane = dataplane(config).await?;
@@ -216,6 +223,11 @@ impl Parts {
         };
         let outputs = cluster::Outputs { view, status: cluster_status, remembered };
         spawn(&mut tasks, "the cluster task", cluster::run(inputs, outputs, cancel.clone()));
+        spawn(
+            &mut tasks,
+            "the watch over the journal",
+            journal::watch_over(journal.clone(), problems.clone(), cancel.clone()),
+        );
         spawn(
             &mut tasks,
             "the journal's sweep",

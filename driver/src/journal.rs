@@ -9,18 +9,22 @@
 //!
 //! Updates run on a thread of the journal's own, since a commit blocks.
 
+mod aside;
 mod disk;
 mod error;
+mod identity;
 mod memory;
 mod seq;
 mod state;
 mod sweep;
+mod trouble;
 mod writer;
 
 pub use error::JournalError;
 pub use memory::{Gate, MemoryDisk};
 pub use state::{State, Uptime};
 pub use sweep::{DELETED_KEPT, FREED_LINGER, LINGER, sweep};
+pub use trouble::watch_over;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +41,31 @@ use writer::{Job, Writer};
 /// Where keys come from: fills the bytes with what nobody can guess.
 pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
+/// Where else the journal is kept, in memory of the host.
+#[derive(Debug, Clone)]
+pub struct Spare {
+    pub path: PathBuf,
+    /// The boot that it must be of.
+    pub boot: String,
+    /// Whether the kernel has networks of this driver's.
+    pub is_running: bool,
+}
+
+/// How the journal was found when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// As it was left.
+    Kept,
+    /// The first one of this host.
+    New,
+    /// There was none, though this host had one before.
+    Lost,
+    /// It could not be read; a new one was made.
+    Damaged { aside: PathBuf, what: String },
+    /// Its newest update could not be read; the one before counts.
+    WentBack,
+}
+
 /// The journal of this host. Clones share it; the file is closed when the last one goes.
 #[derive(Clone)]
 pub struct Journal {
@@ -46,6 +75,8 @@ pub struct Journal {
 struct Inner {
     path: PathBuf,
     key: HostKey,
+    origin: Origin,
+    health: watch::Receiver<Option<JournalError>>,
     started: Instant,
     state: watch::Receiver<Arc<State>>,
     seqs: Seqs,
@@ -61,8 +92,23 @@ impl Journal {
     ///
     /// When the directory or the file cannot be made, read or written, or another process has it.
     pub fn open(dir: &Path, boot: &str, random: &Random) -> Result<Self, JournalError> {
+        Self::open_mirrored(dir, boot, random, None)
+    }
+
+    /// Opens it with a mirror, from which it is written anew if it is damaged. A damaged file is set
+    /// aside; with no mirror of this boot, but networks in the kernel, it is left alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::open`]; and when nothing tells what runs on this host.
+    pub fn open_mirrored(
+        dir: &Path,
+        boot: &str,
+        random: &Random,
+        spare: Option<&Spare>,
+    ) -> Result<Self, JournalError> {
         let path = dir.join("journal.redb");
-        let (mut disk, loaded) = Disk::open(&path, random)?;
+        let (mut disk, loaded) = Disk::open(&path, random, spare)?;
         let mut state = loaded.state.clone();
         if state.boot != boot {
             state.enter_boot(boot, loaded.key.id());
@@ -73,6 +119,8 @@ impl Journal {
         let inner = Inner {
             path,
             key: loaded.key,
+            origin: loaded.origin,
+            health: disk.health(),
             started: Instant::now(),
             state: receiver,
             seqs,
@@ -104,6 +152,8 @@ impl Journal {
         let inner = Inner {
             path: memory::path(),
             key,
+            origin: Origin::Kept,
+            health: watch::Sender::default().subscribe(),
             started: Instant::now(),
             state: receiver,
             seqs,
@@ -116,7 +166,22 @@ impl Journal {
         &self.inner.path
     }
 
-    /// This host's identity, made when the journal was.
+    /// How it was found.
+    pub fn origin(&self) -> &Origin {
+        &self.inner.origin
+    }
+
+    /// Damaged journals that were set aside and not removed since.
+    pub fn set_aside(&self) -> Vec<PathBuf> {
+        aside::list(&self.inner.path)
+    }
+
+    /// Why nothing can be written, as long as that is so.
+    pub fn health(&self) -> watch::Receiver<Option<JournalError>> {
+        self.inner.health.clone()
+    }
+
+    /// This host's identity; survives the journal.
     pub fn host_key(&self) -> &HostKey {
         &self.inner.key
     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
+#[path = "journal/damage.rs"]
+mod damage;
 #[path = "journal/disk.rs"]
 mod disk;
 #[path = "journal/kill.rs"]

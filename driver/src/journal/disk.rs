@@ -1,22 +1,25 @@
 //! The journal's file: tables of an embedded store, and what an update changes in them.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
+use tokio::sync::watch;
+use tracing::{error, warn};
 use wgnet_core::{LocalNetwork, LocalSlot};
 use wgnet_proto::seal::HostKey;
 use wgnet_proto::{DockerNetworkId, PrivateKey};
 use zeroize::Zeroizing;
 
-use super::{JournalError, Random, State, sweep};
+use super::{JournalError, Origin, State, aside, sweep};
 
+mod mirror;
+mod open;
 mod rows;
+
+use mirror::Mirror;
 
 const SCHEMA: u32 = 1;
 /// Pages kept in memory. The state itself is in memory anyway.
@@ -40,45 +43,91 @@ const RECORDS: Table<&str, &[u8]> = Table::new("records");
 pub(super) struct Disk {
     path: PathBuf,
     open: Option<Database>,
+    key: HostKey,
+    /// What the file held when it was last read or written: all there is if it turns out damaged.
+    known: State,
+    /// The same once more, where the file's disk does no harm.
+    mirror: Option<Mirror>,
+    health: watch::Sender<Option<JournalError>>,
 }
 
 /// What a file holds.
 pub(super) struct Loaded {
     pub(super) key: HostKey,
     pub(super) state: State,
+    pub(super) origin: Origin,
 }
 
 impl Disk {
-    /// Opens the file, makes it with a new identity if there is none.
-    pub(super) fn open(path: &Path, random: &Random) -> Result<(Self, Loaded), JournalError> {
-        let dir = path.parent().expect("the path was joined from a directory");
-        make_private_directory(dir)?;
-        let database = open_database(path)?;
-        let disk = Self { path: path.to_owned(), open: Some(database) };
-        disk.initialise(random)?;
-        sync_directory(dir)?;
-        let loaded = disk.load()?;
-        Ok((disk, loaded))
-    }
-
     /// The file's content, if the file had to be opened again.
     pub(super) fn reopen_if_closed(&mut self) -> Result<Option<State>, JournalError> {
         if self.open.is_some() {
             return Ok(None);
         }
-        self.open = Some(open_database(&self.path)?);
-        let loaded = self.load();
-        if loaded.is_err() {
-            self.open = None;
+        let read = open::whole(&self.path, |_| Ok(())).and_then(|(database, _)| {
+            let (_, state) = guarded(&self.path, || load(&database, &self.path))?;
+            Ok((database, state))
+        });
+        let found = match read {
+            Ok((database, state)) => {
+                self.open = Some(database);
+                let before = std::mem::replace(&mut self.known, state);
+                self.mirror_write(|mirror, known| mirror.write(&before, known));
+                Ok(())
+            }
+            Err(JournalError::Damaged { what, .. }) => self.replace(&what),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = found {
+            self.health.send_replace(Some(error.clone()));
+            return Err(error);
         }
-        Ok(Some(loaded?.state))
+        Ok(Some(self.known.clone()))
+    }
+
+    /// Why nothing can be written, as long as that is so.
+    pub(super) fn health(&self) -> watch::Receiver<Option<JournalError>> {
+        self.health.subscribe()
+    }
+
+    /// Sets a file aside that turned out damaged, and writes what is known into a new one.
+    fn replace(&mut self, why: &str) -> Result<(), JournalError> {
+        let aside = aside::set_aside(&self.path)?;
+        error!(aside = %aside.display(), why, "The journal is damaged; writing it anew");
+        let records = self.mirror.as_ref().and_then(Mirror::records).unwrap_or_default();
+        self.open = Some(open::create(&self.path, &self.key)?);
+        let known = self.known.clone();
+        self.transact(Durability::Immediate, |transaction| {
+            fill(transaction, &State::default(), &known, &records)
+        })
+    }
+
+    /// What cannot be mirrored is not worth a failure: the file has it.
+    fn mirror_write(&mut self, write: impl FnOnce(&Mirror, &State) -> Result<(), JournalError>) {
+        let Some(mirror) = &self.mirror else {
+            return;
+        };
+        if let Err(error) = write(mirror, &self.known) {
+            warn!("{}", error.sentence());
+            self.mirror = None;
+        }
     }
 
     /// Makes durable what differs between the two.
     pub(super) fn write(&mut self, old: &State, new: &State) -> Result<(), JournalError> {
-        self.transact(Durability::Immediate, |transaction| {
-            rows::write_changes(transaction, old, new)
-        })
+        let change = |transaction: &WriteTransaction| rows::write_changes(transaction, old, new);
+        let mut written = self.transact(Durability::Immediate, change);
+        if let Err(JournalError::Damaged { what, .. }) = &written {
+            let what = what.clone();
+            self.known = old.clone();
+            written = self.replace(&what);
+            written = written.and_then(|()| self.transact(Durability::Immediate, change));
+        }
+        if written.is_ok() {
+            self.known = new.clone();
+            self.mirror_write(|mirror, new| mirror.write(old, new));
+        }
+        written
     }
 
     /// Keeps sealed records; durable with the next write or [`Disk::flush`].
@@ -86,16 +135,12 @@ impl Disk {
         &mut self,
         changes: &[(String, Option<Vec<u8>>)],
     ) -> Result<(), JournalError> {
-        self.transact(Durability::None, |transaction| {
-            let mut table = transaction.open_table(RECORDS)?;
-            for (path, record) in changes {
-                match record {
-                    Some(record) => drop(table.insert(path.as_str(), record.as_slice())?),
-                    None => drop(table.remove(path.as_str())?),
-                }
-            }
-            Ok(())
-        })
+        // While writing fails, every attempt is to find out whether it still does.
+        let broken = self.health.borrow().is_some();
+        let durability = if broken { Durability::Immediate } else { Durability::None };
+        self.transact(durability, |transaction| keep(transaction, changes))?;
+        self.mirror_write(|mirror, _| mirror.keep(changes));
+        Ok(())
     }
 
     pub(super) fn flush(&mut self) -> Result<(), JournalError> {
@@ -103,136 +148,137 @@ impl Disk {
     }
 
     pub(super) fn records(&self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
-        self.read(|transaction| {
-            let table = transaction.open_table(RECORDS)?;
-            let rows = table.range::<&str>(..)?;
-            rows.map(|row| {
-                row.map(|(path, record)| (path.value().to_owned(), record.value().to_vec()))
-            })
-            .collect::<Result<_, _>>()
-            .map_err(redb::Error::from)
-        })
+        let database = self.open.as_ref().ok_or_else(|| self.closed())?;
+        guarded(&self.path, || records(database))
     }
 
     fn transact(
         &mut self,
         durability: Durability,
-        fill: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+        fill: impl Fn(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), JournalError> {
         let database = self.open.as_ref().ok_or_else(|| self.closed())?;
-        let outcome = (|| {
-            let mut transaction = database.begin_write()?;
-            transaction.set_durability(durability)?;
+        let outcome = guarded(&self.path, || {
+            let mut transaction = database.begin_write().map_err(redb::Error::from)?;
+            transaction.set_durability(durability).map_err(redb::Error::from)?;
             fill(&transaction)?;
-            transaction.commit()?;
-            Ok(())
-        })();
-        outcome.map_err(|source: redb::Error| {
-            self.open = None;
-            JournalError::file("write journal", &self.path, source)
-        })
-    }
-
-    fn read<T>(
-        &self,
-        read: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, JournalError> {
-        let database = self.open.as_ref().ok_or_else(|| self.closed())?;
-        let outcome = (|| read(&database.begin_read()?))();
-        outcome.map_err(|source| JournalError::file("read journal", &self.path, source))
+            Ok(transaction.commit().map_err(redb::Error::from)?)
+        });
+        if let Err(error) = &outcome {
+            let database = self.open.take();
+            if matches!(error, JournalError::Damaged { .. }) {
+                // What panicked on its own data would do so again while it is closed.
+                std::mem::forget(database);
+            }
+        }
+        let health = outcome.as_ref().err().cloned();
+        // A batch that is not synced may not have needed the disk at all.
+        if health.is_some() || !matches!(durability, Durability::None) {
+            self.health.send_if_modified(|old| {
+                let changed = old.is_some() != health.is_some();
+                *old = health;
+                changed
+            });
+        }
+        outcome
     }
 
     fn closed(&self) -> JournalError {
         JournalError::Aborted { path: self.path.clone() }
     }
-
-    /// Makes the tables and the identity where they are missing.
-    fn initialise(&self, random: &Random) -> Result<(), JournalError> {
-        let database = self.open.as_ref().expect("just opened");
-        let outcome = (|| {
-            let transaction = database.begin_write()?;
-            {
-                let mut meta = transaction.open_table(META)?;
-                if meta.get("host_key")?.is_some() {
-                    drop(meta);
-                    transaction.abort()?;
-                    return Ok(());
-                }
-                let mut key = Zeroizing::new([0; 32]);
-                random(key.as_mut());
-                meta.insert("host_key", key.as_slice())?;
-                meta.insert("schema", rows::json(&SCHEMA).as_slice())?;
-            }
-            for table in [META, NETWORKS, RECORDS] {
-                transaction.open_table(table)?;
-            }
-            for table in [FREED, DELETED] {
-                transaction.open_table(table)?;
-            }
-            transaction.open_table(SLOTS)?;
-            transaction.open_table(KEYS)?;
-            transaction.open_table(ENDPOINTS)?;
-            transaction.open_table(CLAIMS)?;
-            transaction.open_table(FLOORS)?;
-            transaction.commit()?;
-            Ok(())
-        })();
-        outcome
-            .map_err(|source: redb::Error| JournalError::file("write journal", &self.path, source))
-    }
-
-    fn load(&self) -> Result<Loaded, JournalError> {
-        let loaded = self.read(|transaction| Ok(rows::load(transaction)))?;
-        loaded.map_err(|problem| match problem {
-            rows::Unreadable::Storage(source) => {
-                JournalError::file("read journal", &self.path, source)
-            }
-            rows::Unreadable::Newer(found) => {
-                JournalError::Newer { path: self.path.clone(), found }
-            }
-            rows::Unreadable::Damaged(what) => {
-                JournalError::Damaged { path: self.path.clone(), what }
-            }
-        })
-    }
 }
 
-fn open_database(path: &Path) -> Result<Database, JournalError> {
-    let file = open_private_file(path)
-        .map_err(|source| JournalError::file("open journal", path, source))?;
-    Database::builder().set_cache_size(CACHE).create_file(file).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => JournalError::Busy { path: path.to_owned() },
-        error => JournalError::file("open journal", path, redb::Error::from(error)),
+/// Changes the state and keeps records, all at once.
+fn fill(
+    transaction: &WriteTransaction,
+    old: &State,
+    new: &State,
+    records: &[(String, Vec<u8>)],
+) -> Result<(), redb::Error> {
+    rows::write_changes(transaction, old, new)?;
+    let mut table = transaction.open_table(RECORDS)?;
+    for (path, record) in records {
+        table.insert(path.as_str(), record.as_slice())?;
+    }
+    Ok(())
+}
+
+fn keep(
+    transaction: &WriteTransaction,
+    changes: &[(String, Option<Vec<u8>>)],
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(RECORDS)?;
+    for (path, record) in changes {
+        match record {
+            Some(record) => drop(table.insert(path.as_str(), record.as_slice())?),
+            None => drop(table.remove(path.as_str())?),
+        }
+    }
+    Ok(())
+}
+
+fn records(database: &Database) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let read = || {
+        let table = database.begin_read()?.open_table(RECORDS)?;
+        let rows = table.range::<&str>(..)?;
+        rows.map(|row| row.map(|(path, record)| (path.value().to_owned(), record.value().to_vec())))
+            .collect::<Result<_, _>>()
+            .map_err(redb::Error::from)
+    };
+    read().map_err(Failure::Redb)
+}
+
+fn load(database: &Database, path: &Path) -> Result<(HostKey, State), Failure> {
+    let transaction = database.begin_read().map_err(redb::Error::from)?;
+    rows::load(&transaction).map_err(|problem| match problem {
+        rows::Unreadable::Storage(source) => Failure::Redb(source),
+        rows::Unreadable::Newer(found) => {
+            Failure::Journal(JournalError::Newer { path: path.to_owned(), found })
+        }
+        rows::Unreadable::Damaged(what) => {
+            Failure::Journal(JournalError::Damaged { path: path.to_owned(), what })
+        }
     })
 }
 
-fn open_private_file(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(Permissions::from_mode(0o600))?;
+/// What a piece of work on the file can end with.
+enum Failure {
+    Redb(redb::Error),
+    Journal(JournalError),
+}
+
+impl From<redb::Error> for Failure {
+    fn from(error: redb::Error) -> Self {
+        Self::Redb(error)
     }
-    Ok(file)
 }
 
-fn make_private_directory(dir: &Path) -> Result<(), JournalError> {
-    let make = || {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        if std::fs::metadata(dir)?.permissions().mode() & 0o077 != 0 {
-            std::fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-        }
-        Ok(())
-    };
-    make().map_err(|source: std::io::Error| JournalError::file("make state directory", dir, source))
+/// Does something to the file whose content may be anything: what the embedded store finds wrong
+/// with it, or panics at, is damage.
+fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, JournalError> {
+    let damaged = |what: String| JournalError::Damaged { path: path.to_owned(), what };
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(Failure::Journal(error))) => Err(error),
+        Ok(Err(Failure::Redb(error))) => Err(match error {
+            redb::Error::Io(io)
+                if !matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+            {
+                JournalError::file("write journal", path, io)
+            }
+            redb::Error::DatabaseAlreadyOpen => JournalError::Busy { path: path.to_owned() },
+            error @ (redb::Error::PreviousIo | redb::Error::LockPoisoned(_)) => {
+                JournalError::file("write journal", path, error)
+            }
+            error => damaged(error.to_string()),
+        }),
+        Err(panic) => Err(damaged(text_of(panic.as_ref()))),
+    }
 }
 
-/// So that a new file's name survives a power cut too.
-fn sync_directory(dir: &Path) -> Result<(), JournalError> {
-    let sync = || File::open(dir)?.sync_all();
-    sync().map_err(|source| JournalError::file("sync state directory", dir, source))
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    let line = text.as_deref().and_then(|text| text.lines().next()).unwrap_or("it is inconsistent");
+    line.chars().take(200).collect()
 }

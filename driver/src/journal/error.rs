@@ -21,6 +21,8 @@ pub enum JournalError {
     },
     #[error("cannot read journal {}: {what}", path.display())]
     Damaged { path: PathBuf, what: String },
+    #[error("cannot read journal {}: {what}; and nothing else tells which networks and containers run here", path.display())]
+    Unknown { path: PathBuf, what: String },
     #[error("cannot update journal {}: the update was aborted", path.display())]
     Aborted { path: PathBuf },
 }
@@ -42,7 +44,10 @@ impl JournalError {
                 "stop the other one first, `systemctl status wgnet-driver` shows it"
             }
             Self::Newer { .. } => "install that version again",
-            Self::Damaged { .. } => "move the file away to start anew as another host",
+            Self::Damaged { .. } => "check the disk and its file system",
+            Self::Unknown { .. } => {
+                "running containers go on and are left alone; restart the host, or move the file away to take down what this driver made, and start the containers again"
+            }
             Self::Aborted { .. } => "see wgnet-driver's log",
             Self::File { source, .. } => match io_kind(source.as_ref()) {
                 Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {

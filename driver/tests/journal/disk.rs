@@ -5,19 +5,11 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
-use wgnet_driver::journal::{Journal, State};
+use wgnet_driver::journal::{Journal, State, watch_over};
+use wgnet_driver::problems::Problems;
 
 use crate::support::{self, Driver, create_endpoint, create_network, join};
 use crate::{SWARM_NETWORK, add_endpoint, add_network, block_on, durable, id, open, random};
-
-#[test]
-fn a_damaged_file_is_named_with_what_to_do() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("journal.redb");
-    std::fs::write(&path, vec![b'x'; 100_000]).unwrap();
-    let sentence = Journal::open(dir.path(), "boot-1", &random()).err().unwrap().sentence();
-    assert!(sentence.contains("journal.redb") && sentence.contains(';'), "{sentence}");
-}
 
 /// Runs with a small file system of its own at the path.
 fn with_small_disk(size: &str, run: impl FnOnce(&Path) + Send + 'static) {
@@ -125,10 +117,51 @@ fn a_full_disk_at_the_first_start_is_named() {
         let _ = std::fs::write(dir.join("ballast"), vec![1; 64 << 10]);
         let sentence = Journal::open(dir, "boot-1", &random()).err().unwrap().sentence();
         assert!(
-            sentence.contains("journal.redb") && sentence.contains("free some space"),
+            sentence.contains("host.key") && sentence.contains("free some space"),
             "{sentence}"
         );
     });
+}
+
+#[test]
+fn a_full_disk_is_told_as_long_as_it_is_full_and_no_longer() {
+    with_small_disk("8m", |dir| {
+        let dir = dir.to_owned();
+        block_on(async {
+            let journal = open(&dir);
+            let problems = Problems::default();
+            let stop = tokio_util::sync::CancellationToken::new();
+            let watch = tokio::spawn(watch_over(journal.clone(), problems.clone(), stop.clone()));
+            let codes = || problems.list().into_iter().map(|p| p.code).collect::<Vec<_>>();
+            journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
+            let _ = std::fs::write(dir.join("ballast"), vec![1; 8 << 20]);
+            let mut next = 0;
+            let more = |first| {
+                move |state: &mut State| (first..first + 100).for_each(|n| add_endpoint(state, n))
+            };
+            while journal.update(more(next)).await.is_ok() {
+                next += 100;
+            }
+            until(|| codes() == ["journal-unwritable"]).await;
+            let problem = problems.list().remove(0);
+            assert!(problem.cause.contains("No space left"), "{problem:?}");
+            assert!(problem.next_step.contains("free some space"), "{problem:?}");
+            std::fs::remove_file(dir.join("ballast")).unwrap();
+            // Nobody writes anything: it is found out all the same.
+            until(|| codes().is_empty()).await;
+            stop.cancel();
+            watch.await.unwrap();
+        });
+    });
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap();
 }
 
 #[test]

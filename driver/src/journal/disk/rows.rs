@@ -41,7 +41,7 @@ fn parse<T: DeserializeOwned>(
         .map_err(|error| Unreadable::Damaged(format!("{}: {error}", what())))
 }
 
-pub(super) fn load(transaction: &ReadTransaction) -> Result<Loaded, Unreadable> {
+pub(super) fn load(transaction: &ReadTransaction) -> Result<(HostKey, State), Unreadable> {
     let meta = transaction.open_table(META)?;
     let schema: u32 = match meta.get("schema")? {
         Some(value) => parse(value.value(), || "schema".to_owned())?,
@@ -71,7 +71,7 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<Loaded, Unreadable> 
     }
     load_networks(transaction, &mut state)?;
     load_marks(transaction, &mut state)?;
-    Ok(Loaded { key: HostKey::from_bytes(*key), state })
+    Ok((HostKey::from_bytes(*key), state))
 }
 
 fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(), Unreadable> {
