@@ -17,7 +17,7 @@ async fn what_is_wanted_is_put_and_what_is_not_is_withdrawn() {
     host.wants(&[host_record(), network_record(false), one.clone(), two.clone()]);
     holds(&store, &two).await;
     host.is_settled().await;
-    host.wants(&[two.clone()]);
+    host.wants(std::slice::from_ref(&two));
     lacks(&store, &one.0).await;
     host.is_settled().await;
     holds(&store, &two).await;
