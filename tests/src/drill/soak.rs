@@ -93,9 +93,14 @@ pub fn soak(scale: Scale) -> Result<Vec<Row>> {
         .info("pairs silent at first", first_missing as f64, "")
         .at_most("pairs silent", missing as f64, "", 0.0)
         .info("driver's memory", late.driver, "MiB")
-        .at_most("to that of the first quarter", late.driver / early.driver, "times", FLAT)
-        .info("WireGuard engine's memory", late.engine, "MiB")
-        .at_most("to that of the first quarter", late.engine / early.engine, "times", FLAT);
+        .at_most("driver's to that of the first quarter", late.driver / early.driver, "times", FLAT)
+        .info("engine's memory", late.engine, "MiB")
+        .at_most(
+            "engine's to that of the first quarter",
+            late.engine / early.engine,
+            "times",
+            FLAT,
+        );
     eprintln!("soak: drills {trouble}");
     churn::remove_all(&swarm)?;
     Ok(vec![before.compare(&swarm, &trouble, row)?])
