@@ -1,5 +1,7 @@
 //! The data plane of Linux with userspace WireGuard, in namespaces of its own. Wants root.
 
+// tests/run: long
+
 #[path = "dataplane/adoption.rs"]
 mod adoption;
 #[path = "dataplane/bench.rs"]

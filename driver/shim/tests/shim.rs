@@ -1,5 +1,7 @@
 //! The shim against a driver that is there, absent, late, dying in the middle.
 
+// tests/run: long
+
 use std::io::{BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
