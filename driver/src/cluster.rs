@@ -6,6 +6,7 @@
 mod history;
 mod leave;
 mod orders;
+mod outclaimed;
 mod publish;
 mod report;
 mod sealing;
@@ -36,6 +37,7 @@ use crate::journal::{Journal, Random};
 use crate::problems::Problems;
 use crate::underlay::Underlay;
 use history::{History, Owner};
+use outclaimed::Outclaimed;
 use sealing::Sealing;
 use sweep::Sweeper;
 
@@ -146,6 +148,7 @@ struct Task<S> {
     sealing: Sealing,
     history: History,
     sweeper: Sweeper,
+    outclaimed: Outclaimed,
     /// Networks followed now.
     followed: BTreeSet<NetworkKey>,
     /// Networks this host has left, until its records are gone from the store.
@@ -166,6 +169,7 @@ impl<S: Store> Task<S> {
         Self {
             history: History::new(state.incarnation),
             sweeper: Sweeper::new(inputs.dead_host_grace),
+            outclaimed: Outclaimed::default(),
             inputs,
             view: outputs.view,
             status: outputs.status,

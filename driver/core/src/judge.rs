@@ -156,6 +156,29 @@ impl Judge {
         }
     }
 
+    /// The record in force at a path gives way to the one that the store holds: its owner, who would
+    /// have put it back, took it back instead, and this judge missed that. It cannot be replayed.
+    /// Whether there was such a record.
+    pub fn yield_to_store(&mut self, path: &Path) -> bool {
+        let Some(place) = self.places.get_mut(path).filter(|_| self.clobbered.contains(path))
+        else {
+            return false;
+        };
+        let Some(holder) = place.held_record().map(|held| held.writer) else {
+            return false;
+        };
+        let (held, gone) = place.records.drain(..).partition(|valid| valid.writer == holder);
+        place.records = held;
+        let gone: Vec<Valid> = gone;
+        for valid in gone {
+            let graves = self.graves.entry(path.clone()).or_default();
+            let seq = graves.entry(valid.writer).or_default();
+            *seq = valid.seq.max(*seq);
+        }
+        self.settle(path);
+        true
+    }
+
     /// A complete listing of a scope: what is missing from it is gone. Returns the verdicts that
     /// are not plain acceptance, by key.
     pub fn listed<'e>(

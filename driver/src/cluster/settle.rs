@@ -22,6 +22,7 @@ impl<S: Store> Task<S> {
         }
         self.follow_networks();
         self.search_store().await;
+        self.yield_claims().await;
         self.tell_view().await;
         self.note_freed().await;
         self.want().await;

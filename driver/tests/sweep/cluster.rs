@@ -6,10 +6,11 @@ use std::time::Duration;
 use wgnet_control_plane::admin::{ForgetHost, Release};
 use wgnet_control_plane::session::LEASE_TTL;
 use wgnet_control_plane::store::{Committed, MemoryStore, Op, Store, Txn};
+use wgnet_driver::journal::State;
 use wgnet_proto::record::{NetworkRecord, TombstoneRecord};
 use wgnet_proto::{Path, Record, Sealer};
 
-use crate::world::{GRACE, Host, keys_of, seconds, secrets, until};
+use crate::world::{GRACE, Host, endpoint_id, keys_of, network_id, seconds, secrets, until};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -192,4 +193,32 @@ async fn a_listing_that_lost_most_members_waits_for_an_order() {
     assert_eq!(release(None).await.unwrap().len(), 1);
     until("it is believed", Duration::from_secs(5), async || one.members() == 0).await;
     assert!(one.status().held.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_end_nobody_told_of_yields_to_the_one_in_the_store() {
+    let store = MemoryStore::new();
+    let [one, two, mut away] = three(&store).await;
+    let address = std::net::IpAddr::from([10, 50, 0, 12]);
+    assert_eq!(away.owner(address), Some(two.id()));
+    away.kill().await;
+    // The address moves to a host that numbers its claim lower, as one may that knows no better.
+    let delete = |state: &mut State| {
+        state.delete_endpoint(&network_id(), &endpoint_id(2), Duration::ZERO);
+    };
+    two.journal.update(delete).await.unwrap();
+    let path = Path::Endpoint(wgnet_proto::NetworkKey::swarm(&network_id()), address);
+    let taken_back = async || store.list(&path.to_string()).await.unwrap().entries.is_empty();
+    until("it is taken back", SOON, taken_back).await;
+    let adopt = move |state: &mut State| {
+        let network = state.network_mut(&network_id()).unwrap();
+        let endpoint = network.endpoints.get_mut(&endpoint_id(1)).unwrap();
+        endpoint.addresses = vec![ipnet::IpNet::new(address, 24).unwrap()];
+    };
+    one.journal.update(adopt).await.unwrap();
+    until("it is given anew", SOON, async || !taken_back().await).await;
+    store.compact();
+    away.start(&store);
+    let follows = async || away.owner(address) == Some(one.id());
+    until("the returned host follows", Duration::from_secs(60), follows).await;
 }

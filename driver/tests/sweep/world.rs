@@ -174,6 +174,13 @@ impl Host {
         self.running.as_ref().expect("it runs").status.borrow().clone()
     }
 
+    /// Whom it takes for the owner of an address.
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<HostId> {
+        let view = self.running.as_ref().expect("it runs").view.borrow().clone();
+        let mut endpoints = view.networks.values().flat_map(|network| &network.endpoints);
+        endpoints.find(|(at, _)| **at == address).map(|(_, endpoint)| endpoint.host)
+    }
+
     /// The other members it knows.
     pub(crate) fn members(&self) -> usize {
         let view = self.running.as_ref().expect("it runs").view.borrow().clone();

@@ -70,6 +70,30 @@ fn the_higher_claim_has_the_address_and_then_the_higher_host() {
 }
 
 #[test]
+fn a_record_whose_deletion_was_missed_yields_to_what_the_store_holds() {
+    let mut judge = judge_with(&[endpoint(1, 1, 2, 5)]);
+    let path = endpoint(1, 1, 2, 5).path;
+    assert!(!judge.yield_to_store(&path), "the store holds what is in force");
+    endpoint(2, 1, 2, 4).put(&mut judge);
+    assert!(judge.yield_to_store(&path));
+    assert_eq!(owner_of(&judge, 2), Some(id(2)));
+    assert!(judge.clobbered().is_empty() && !judge.yield_to_store(&path));
+    assert_eq!(reason(endpoint(1, 1, 2, 5).put(&mut judge)), Refused::RolledBack);
+    assert_eq!(owner_of(&judge, 2), Some(id(2)));
+    assert_eq!(endpoint(1, 2, 2, 6).put(&mut judge), Verdict::Accepted);
+    assert_eq!(owner_of(&judge, 2), Some(id(1)), "a new claim counts");
+}
+
+#[test]
+fn a_record_does_not_yield_to_rubbish() {
+    let mut judge = judge_with(&[endpoint(1, 1, 2, 5)]);
+    let path = endpoint(1, 1, 2, 5).path;
+    judge.put(&path.to_string(), b"rubbish", 9);
+    assert!(judge.clobbered().contains(&path) && !judge.yield_to_store(&path));
+    assert_eq!(owner_of(&judge, 2), Some(id(1)));
+}
+
+#[test]
 fn a_deleted_key_frees_its_address_for_lower_claims() {
     let mut judge = judge_with(&[endpoint(1, 1, 2, 5)]);
     endpoint(1, 1, 2, 5).delete(&mut judge);
