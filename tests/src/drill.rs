@@ -6,6 +6,7 @@
 pub mod docker;
 pub mod driver;
 pub mod host;
+pub mod journal;
 mod load;
 pub mod path;
 pub mod soak;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<(&'static str, Group)> {
         ("driver", driver::driver as Group),
         ("docker", docker::docker),
         ("host", host::host),
+        ("journal", journal::journal),
         ("path", path::path),
         ("store", store::store),
         ("soak", soak::soak),

@@ -1,0 +1,167 @@
+//! The journal is in trouble: its disk is full, its file damaged, with etcd and without.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Row, Scale};
+use crate::lab::checks::Container;
+use crate::lab::{Host, LabError, Result};
+use crate::stream::Stream;
+use crate::swarm::{SOON, Swarm, eventually, only_network, status};
+
+const NETWORK: &str = "blue";
+const DIR: &str = "/var/lib/wgnet";
+const FILE: &str = "/var/lib/wgnet/journal.redb";
+
+/// What becomes of the file: words for the table and what does it.
+const DAMAGES: [(&str, &str); 3] = [
+    ("truncated", "truncate -s 20000 $f"),
+    ("zeroed", "s=$(stat -c %s $f); rm $f; truncate -s $s $f"),
+    (
+        "with garbage in the middle",
+        "for at in $(seq 2 3 $(($(stat -c %s $f) / 4096 - 2))); do \
+         dd if=/dev/urandom of=$f bs=1024 count=2 seek=$((at * 4)) conv=notrunc status=none; done",
+    ),
+];
+
+/// # Errors
+///
+/// Whatever the lab, a driver or an engine says.
+pub fn journal(scale: Scale) -> Result<Vec<Row>> {
+    let swarm = Swarm::start("drill-journal", 2)?;
+    swarm.network(NETWORK, &["--subnet", "10.88.0.0/24"])?;
+    let host = swarm.host(1);
+    host.driver_stop()?;
+    host.sh(&format!(
+        "mkdir /tmp/kept; mv {DIR}/* /tmp/kept; mount -t tmpfs -o size=8m tmpfs {DIR}
+         cp --sparse=always -p /tmp/kept/* {DIR}"
+    ))?;
+    host.driver_resume()?;
+    let drills = Drills {
+        near: swarm.run(1, "near", NETWORK, &[])?,
+        far: swarm.run(2, "far", NETWORK, &[])?,
+        swarm: &swarm,
+    };
+    eventually("the first ping", SOON, || drills.near.ping("far").is_ok())?;
+    let mut rows = Vec::new();
+    let mut did = |row: Row| {
+        row.tell();
+        rows.push(row);
+    };
+    did(drills.disk_full(scale)?);
+    did(drills.damaged(scale)?);
+    did(drills.damaged_without_etcd()?);
+    Ok(rows)
+}
+
+struct Drills<'s> {
+    swarm: &'s Swarm,
+    near: Container<'s>,
+    far: Container<'s>,
+}
+
+impl Drills<'_> {
+    fn host(&self) -> &Host {
+        self.swarm.host(1)
+    }
+
+    fn disk_full(&self, scale: Scale) -> Result<Row> {
+        let host = self.host();
+        let stream = Stream::start(&self.near, &self.far)?;
+        host.sh(&format!("dd if=/dev/zero of={DIR}/filler bs=4096 2>/dev/null || true"))?;
+        // Pages that the file has already may take some changes.
+        let mut said = String::new();
+        let mut started = 0;
+        while said.is_empty() && started < 60 {
+            match self.run_one() {
+                Ok(()) => started += 1,
+                Err(error) => said = error.to_string(),
+            }
+        }
+        let named = ["journal.redb", "No space left", "free some space"];
+        if let Some(part) = named.iter().find(|part| !said.contains(*part)) {
+            return Err(LabError::Machine(format!("{part:?} is missing in: {said}")));
+        }
+        eventually("the problem in the status", SOON, || has_problem(host, "journal-unwritable"))?;
+        // Full for a while: nothing else happens.
+        thread::sleep(scale.pick(Duration::from_secs(3), Duration::from_secs(60)));
+        host.sh(&format!("rm {DIR}/filler"))?;
+        let freed = Instant::now();
+        eventually("the problem to be over", SOON, || !has_problem(host, "journal-unwritable"))?;
+        let healed = freed.elapsed();
+        self.run_one()?;
+        let report = stream.finish()?;
+        Ok(Row::new("disk of the journal full").lost_nothing(&report).at_most(
+            "well by itself after there is room",
+            healed.as_secs_f64(),
+            "s",
+            10.0,
+        ))
+    }
+
+    fn damaged(&self, scale: Scale) -> Result<Row> {
+        let stream = Stream::start(&self.near, &self.far)?;
+        let mut failed = 0;
+        for (what, how) in DAMAGES.iter().cycle().take(scale.pick(3, 9)) {
+            self.damage(what, how)?;
+            failed += u32::from(self.run_one().is_err());
+        }
+        let report = stream.finish()?;
+        Ok(Row::new("journal file damaged (truncated, zeroed, garbage)")
+            .lost_nothing(&report)
+            .at_most("docker commands failed", f64::from(failed), "", 0.0))
+    }
+
+    /// Docker starts a container all the same, and what was known of the others still is.
+    fn damaged_without_etcd(&self) -> Result<Row> {
+        let stream = Stream::start(&self.near, &self.far)?;
+        self.swarm.lab.etcd().stop()?;
+        let (what, how) = DAMAGES[1];
+        self.damage(what, how)?;
+        let failed = u32::from(self.run_one().is_err());
+        self.swarm.lab.etcd().start()?;
+        eventually("everything to be published", SOON, || {
+            status(self.host())
+                .is_ok_and(|said| said.store.connected && said.store.unpublished == 0)
+        })?;
+        self.swarm.run(1, "after", NETWORK, &[])?;
+        eventually("a container of afterwards", SOON, || self.far.ping("after").is_ok())?;
+        let report = stream.finish()?;
+        Ok(Row::new("journal file damaged while etcd is away").lost_nothing(&report).at_most(
+            "docker commands failed",
+            f64::from(failed),
+            "",
+            0.0,
+        ))
+    }
+
+    /// Damages the file of a driver that ends, and waits until its successor has made it good.
+    fn damage(&self, what: &str, how: &str) -> Result<()> {
+        let host = self.host();
+        let before = (status(host)?.host_id, only_network(host)?);
+        host.driver_stop()?;
+        host.sh(&format!("f={FILE}; {how}"))?;
+        host.driver_resume()?;
+        eventually(&format!("the journal to be good again after it was {what}"), SOON, || {
+            only_network(host).is_ok_and(|now| now.in_sync) && has_problem(host, "journal-damaged")
+        })?;
+        let now = (status(host)?.host_id, only_network(host)?);
+        let same = now.0 == before.0
+            && now.1.slots == before.1.slots
+            && now.1.endpoints == before.1.endpoints;
+        if !same {
+            return Err(LabError::Machine(format!("{what}: {before:?} became {now:?}")));
+        }
+        // Whoever has looked at it takes it away.
+        host.sh(&format!("test $(stat -c %a {FILE}.damaged-*) = 600; rm {FILE}.damaged-*"))?;
+        eventually("the problem to be over", SOON, || !has_problem(host, "journal-damaged"))
+    }
+
+    fn run_one(&self) -> Result<()> {
+        self.host().docker(&["run", "--rm", "--network", NETWORK, "bb", "true"]).map(drop)
+    }
+}
+
+fn has_problem(host: &Host, code: &str) -> bool {
+    status(host).is_ok_and(|said| said.problems.iter().any(|problem| problem.code == code))
+}
