@@ -126,7 +126,7 @@ impl MemoryStore {
 
     /// Back to an earlier state: another history.
     pub fn restore(&self, backup: &Backup) {
-        self.change(|inner| inner.begin_anew(State::restored(backup)));
+        self.change(|inner| inner.begin_anew(State::restored(backup, Instant::now())));
     }
 
     /// Who is told at once of every change that is made, whatever becomes of its answer.
@@ -193,7 +193,7 @@ impl MemoryStore {
 
 impl Inner {
     fn begin_anew(&mut self, mut state: State) {
-        state.witness = self.state.witness.take();
+        state.succeed(&mut self.state);
         self.state = state;
         self.run += 1;
     }

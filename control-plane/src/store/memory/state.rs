@@ -43,6 +43,7 @@ struct Lease {
 pub struct Backup {
     revision: Revision,
     records: BTreeMap<String, Stored>,
+    leases: BTreeMap<LeaseId, Duration>,
 }
 
 impl State {
@@ -61,13 +62,28 @@ impl State {
     }
 
     pub(super) fn backup(&self) -> Backup {
-        Backup { revision: self.revision, records: self.records.clone() }
+        let leases = self.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect();
+        Backup { revision: self.revision, records: self.records.clone(), leases }
     }
 
-    pub(super) fn restored(backup: &Backup) -> Self {
-        let mut records = backup.records.clone();
-        records.values_mut().for_each(|stored| stored.lease = None);
-        Self { revision: backup.revision, compacted: backup.revision, records, ..Self::new() }
+    /// As etcd's leases, those of a backup have their full time again.
+    pub(super) fn restored(backup: &Backup, now: Instant) -> Self {
+        let leases = backup.leases.iter();
+        let leases = leases.map(|(id, ttl)| (*id, Lease { ttl: *ttl, expires: now + *ttl }));
+        Self {
+            revision: backup.revision,
+            compacted: backup.revision,
+            records: backup.records.clone(),
+            leases: leases.collect(),
+            ..Self::new()
+        }
+    }
+
+    /// Takes the place of another history. No lease gets the id of one that there was: etcd's are
+    /// random.
+    pub(super) fn succeed(&mut self, former: &mut Self) {
+        self.witness = former.witness.take();
+        self.last_lease = former.last_lease;
     }
 
     pub(super) fn revision(&self) -> Revision {
