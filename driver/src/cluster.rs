@@ -159,6 +159,8 @@ struct Task<S> {
     seen: BTreeMap<String, Revision>,
     connection: Option<Result<(), String>>,
     was_overtaken: bool,
+    /// Networks with an address that was lost and could not be noted in the journal yet.
+    unnoted: BTreeSet<NetworkKey>,
     wanted: watch::Sender<Arc<WantedRecords>>,
     picture: watch::Sender<Arc<Picture>>,
 }
@@ -183,6 +185,7 @@ impl<S: Store> Task<S> {
             seen: BTreeMap::new(),
             connection: None,
             was_overtaken: false,
+            unnoted: BTreeSet::new(),
             wanted: watch::Sender::default(),
             picture: watch::Sender::default(),
         }

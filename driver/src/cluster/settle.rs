@@ -156,7 +156,8 @@ impl<S: Store> Task<S> {
 
     /// Hands the view on, and notes in the journal what it decides.
     pub(super) async fn tell_view(&mut self) {
-        let changed = self.judge.take_changed();
+        let mut changed = self.judge.take_changed();
+        changed.networks.append(&mut self.unnoted);
         if !changed.cluster && !changed.hosts && changed.networks.is_empty() {
             return;
         }
@@ -190,6 +191,7 @@ impl<S: Store> Task<S> {
             });
             if let Err(error) = noted.await {
                 warn!(error = crate::chain(&error), "Cannot note a lost address");
+                self.unnoted.insert(key.clone());
             }
         }
     }
