@@ -193,11 +193,7 @@ fn read(path: &Path) -> Result<Settings, ConfigError> {
             Some((key, _)) => format!("{}: {}", key.trim(), error.message()),
             None => error.message().to_owned(),
         };
-        ConfigError::Malformed {
-            path: path.to_owned(),
-            line: line + 1,
-            what: clipped(&what, 400),
-        }
+        ConfigError::Malformed { path: path.to_owned(), line: line + 1, what: clipped(&what, 400) }
     })
 }
 

@@ -91,7 +91,9 @@ pub(super) fn is_complete(wanted: &WantedRecords, judge: &Judge) -> bool {
             (Record::Network(there), Record::Network(wanted)) => there.freed || !wanted.freed,
             // An address that another host holds: who yields is decided once each knows the other,
             // and what makes this host known must not wait for that.
-            (Record::Endpoint(there), Record::Endpoint(wanted)) if there.host != wanted.host => true,
+            (Record::Endpoint(there), Record::Endpoint(wanted)) if there.host != wanted.host => {
+                true
+            }
             (there, wanted) => there == wanted,
         })
     })
