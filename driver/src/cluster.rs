@@ -12,6 +12,7 @@ mod report;
 mod sealing;
 mod settle;
 mod sweep;
+mod tombstones;
 mod wanted;
 
 pub use orders::{Order, Orderer, Orders, orders};

@@ -44,6 +44,10 @@ impl<S: Store> Task<S> {
             return WantedRecords::clone(&self.wanted.borrow());
         }
         let in_store = self.judge.in_store(&Path::Cluster);
+        // A revoked host may have been the first in a wiped store; it founds nothing for others.
+        let by_revoked = |writer| self.judge.view().revoked.contains(&writer);
+        let in_store =
+            in_store.filter(|held| held.accepted.is_some() || !held.writer.is_some_and(by_revoked));
         let Some(held) = in_store else {
             let state = self.inputs.journal.state();
             let (cluster, incarnation) = (self.random_id(), self.random_id());

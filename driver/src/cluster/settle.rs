@@ -27,6 +27,7 @@ impl<S: Store> Task<S> {
         self.note_freed().await;
         self.want().await;
         self.remove_left_networks().await;
+        self.put_tombstones_back().await;
         self.sweep().await;
     }
 
