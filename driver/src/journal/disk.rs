@@ -168,7 +168,7 @@ impl Disk {
             let database = self.open.take();
             if matches!(error, JournalError::Damaged { .. }) {
                 // What panicked on its own data would do so again while it is closed.
-                std::mem::forget(database);
+                let _never_closed = database.map(std::mem::ManuallyDrop::new);
             }
         }
         let health = outcome.as_ref().err().cloned();

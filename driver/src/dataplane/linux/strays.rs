@@ -127,9 +127,9 @@ impl Linux {
     async fn mark(&self, namespace: &Namespace) -> Result<Mark> {
         const OPERATION: &str = "look into namespace";
         let held = self.shared.spaces().get(namespace).cloned();
-        if held.is_some() {
+        if let Some(held) = held {
             // Only what was ours is held; look whether it is used.
-            return match self.is_used(&held.expect("just asked").rtnl, namespace).await? {
+            return match self.is_used(&held.rtnl, namespace).await? {
                 true => Ok(Mark::InUse),
                 false => Ok(Mark::Ours),
             };
