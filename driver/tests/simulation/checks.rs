@@ -20,13 +20,16 @@ pub(crate) struct Witness {
     seen: Mutex<Published>,
 }
 
+/// One address of one network.
+pub(crate) type Place = (NetworkKey, IpAddr);
+
 /// What was ever published.
 #[derive(Default)]
 struct Published {
     /// Which record each number of a host sealed.
     numbers: BTreeMap<(HostId, u64), (Path, Vec<u8>)>,
     keys: BTreeMap<PublicKey, (NetworkKey, HostId)>,
-    claims: BTreeMap<(NetworkKey, IpAddr), BTreeSet<(Claim, HostId, EndpointId)>>,
+    claims: BTreeMap<Place, BTreeSet<(Claim, HostId, EndpointId)>>,
 }
 
 impl Witness {

@@ -18,7 +18,7 @@ use wgnet_driver::keyring::Keyring;
 use wgnet_driver::underlay::Underlay;
 use wgnet_proto::{ClusterSecrets, HostId, IfName, Incarnation, NetworkKey, PublicKey};
 
-use super::checks::{Witness, short};
+use super::checks::{Place, Witness, short};
 use super::docker::{Endpoint, Stage};
 use super::kernel::shake_hands;
 use super::schedule::History;
@@ -412,8 +412,7 @@ impl Picture {
 
     /// Of all endpoints with one address one counts, and it is the strongest.
     fn single_owners(&self, found: &mut Vec<String>) {
-        let mut owners: BTreeMap<(NetworkKey, IpAddr), Vec<(u64, HostId, &LocalEndpoint)>> =
-            BTreeMap::new();
+        let mut owners: BTreeMap<Place, Vec<(u64, HostId, &LocalEndpoint)>> = BTreeMap::new();
         for host in &self.hosts {
             for network in host.state.networks.values().filter(|network| !network.lingering) {
                 for endpoint in network.endpoints.values().filter(|e| !e.superseded) {
