@@ -11,14 +11,21 @@ use wgnet_proto::DockerNetworkId;
 /// The last word of a network's reconcile task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Everything the journal held at this revision is in the kernel.
-    pub applied: u64,
+    /// Everything the journal held at this revision is in the kernel; `None` before the first pass
+    /// that succeeded, since a journal that was opened again begins at revision 0.
+    pub applied: Option<u64>,
     /// The last pass worked on this revision, whether it succeeded or not.
     pub tried: u64,
     /// Why `applied` is behind, as a sentence.
     pub error: Option<String>,
     /// How many passes in a row failed.
     pub failures: u32,
+}
+
+impl Report {
+    fn follows(&self, revision: u64) -> bool {
+        self.applied.is_some_and(|applied| applied >= revision)
+    }
 }
 
 /// What fails so often is not cured by trying again at once.
@@ -117,7 +124,7 @@ impl Applied {
             let Some(report) = reports.get(network) else {
                 return false;
             };
-            report.applied >= revision
+            report.follows(revision)
                 || (report.tried >= revision && report.failures >= GIVEN_UP_AFTER)
         });
         let Ok(settled) = tokio::time::timeout(within, settled).await else {
@@ -125,7 +132,7 @@ impl Applied {
         };
         let reports = settled.expect("the sender lives in self");
         let report = reports.get(network).expect("wait_for saw it");
-        if report.applied >= revision {
+        if report.follows(revision) {
             return Ok(());
         }
         Err(NotApplied::Failed(report.error.clone().unwrap_or_default()))
@@ -135,6 +142,18 @@ impl Applied {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_pass_that_failed_does_not_count_for_a_journal_that_is_as_it_was_opened() {
+        let network: DockerNetworkId = "ab".repeat(32).parse().unwrap();
+        let applied = Applied::default();
+        let report = Report { tried: 0, error: Some("no".to_owned()), ..Report::default() };
+        applied.report(&network, report.clone());
+        let within = Duration::from_secs(1);
+        assert!(applied.wait(&network, 0, within).await.is_err());
+        applied.report(&network, Report { applied: Some(0), error: None, ..report });
+        applied.wait(&network, 0, within).await.unwrap();
+    }
 
     #[test]
     fn an_object_is_called_as_long_as_any_call_about_it_runs() {

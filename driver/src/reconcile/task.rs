@@ -16,7 +16,7 @@ use wgnet_core::{
     Desired, Hints, LocalNetwork, Namespace, NetworkView, Observed, RouteTarget, Seen, Step, model,
 };
 use wgnet_proto::status::Problem;
-use wgnet_proto::{DockerNetworkId, IfName};
+use wgnet_proto::{DockerNetworkId, EndpointId, IfName};
 
 use super::Context;
 use super::runtime::Runtime;
@@ -178,7 +178,12 @@ impl<D: Dataplane> NetworkTask<D> {
             }
         }
         if let Some(desired) = &mut desired {
-            orphans::leave_out(desired, |endpoint| self.memory.orphans.is_gone(endpoint));
+            // Docker may be about to make the container that is not there.
+            let calls = self.context.applied.calls();
+            let is_gone = |endpoint: &EndpointId| {
+                self.memory.orphans.is_gone(endpoint) && !calls.is_running(endpoint.as_str())
+            };
+            orphans::leave_out(desired, is_gone);
         }
         if let (true, Seen::Present(observed)) = (looked, &self.memory.believed) {
             self.memory.hints.remake =
@@ -335,9 +340,9 @@ impl<D: Dataplane> NetworkTask<D> {
         });
         self.memory.failures =
             if error.is_some() { self.memory.failures.saturating_add(1) } else { 0 };
-        let previous = self.context.applied.get(&self.network).map_or(0, |report| report.applied);
+        let previous = self.context.applied.get(&self.network).and_then(|report| report.applied);
         let for_docker = if blind { error.clone() } else { outcome.local_error.clone() };
-        let applied = if for_docker.is_none() { revision } else { previous };
+        let applied = if for_docker.is_none() { Some(revision) } else { previous };
         self.context.applied.report(
             &self.network,
             Report {

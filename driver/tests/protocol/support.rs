@@ -188,7 +188,7 @@ async fn follow(
     mut kernels: watch::Receiver<Kernel>,
     applied: Applied,
 ) {
-    let mut reported: BTreeMap<DockerNetworkId, u64> = BTreeMap::new();
+    let mut reported: BTreeMap<DockerNetworkId, Option<u64>> = BTreeMap::new();
     loop {
         let state = states.borrow_and_update().clone();
         let kernel = kernels.borrow_and_update().clone();
@@ -196,12 +196,12 @@ async fn follow(
             let report = match &kernel {
                 Kernel::Follows => Report {
                     failures: 0,
-                    applied: state.revision,
+                    applied: Some(state.revision),
                     tried: state.revision,
                     error: None,
                 },
                 Kernel::Fails(error) => {
-                    let applied = reported.get(network).copied().unwrap_or(0);
+                    let applied = reported.get(network).copied().flatten();
                     Report {
                         failures: 9,
                         applied,
