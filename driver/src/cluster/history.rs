@@ -174,6 +174,8 @@ impl History {
         incarnation: Incarnation,
     ) -> ClusterRecord {
         let record = ClusterRecord { cluster: pinned.unwrap_or(cluster), incarnation, schema: 1 };
+        // Somebody else's cluster was met meanwhile, and is gone again.
+        self.founding.take_if(|tried| pinned.is_some_and(|id| id != tried.cluster));
         self.founding.get_or_insert(record).clone()
     }
 

@@ -49,9 +49,10 @@ impl<S: Store> Task<S> {
         let in_store =
             in_store.filter(|held| held.accepted.is_some() || !held.writer.is_some_and(by_revoked));
         let Some(held) = in_store else {
-            let state = self.inputs.journal.state();
             let (cluster, incarnation) = (self.random_id(), self.random_id());
-            let record = self.history.founding(state.cluster, cluster, incarnation);
+            // By the judge, not the journal, whose disk may have been full: no other would be accepted.
+            let pinned = self.judge.cluster_id();
+            let record = self.history.founding(pinned, cluster, incarnation);
             self.sealing.set(self.sealer(record.cluster));
             return wanted::cluster_record(record);
         };

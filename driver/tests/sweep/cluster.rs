@@ -117,6 +117,20 @@ async fn what_a_wiped_store_never_had_of_a_dead_host_is_forgotten_everywhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_that_could_not_note_its_cluster_founds_the_same_in_a_wiped_store() {
+    let store = MemoryStore::new();
+    let mut host = Host::new(1).await;
+    host.journal.top_up_seqs().await.unwrap();
+    host.fill_disk();
+    host.start(&store);
+    until("it is published", SOON, async || keys_of(&store, &host).await.len() == 4).await;
+    assert_eq!(host.journal.state().cluster, None, "its disk is full");
+    store.wipe();
+    assert!(keys_of(&store, &host).await.is_empty());
+    until("it is back", SOON, async || keys_of(&store, &host).await.len() == 4).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_network_that_nobody_has_goes_after_the_grace() {
     let store = MemoryStore::new();
     let [one, _two, _three] = three(&store).await;

@@ -166,6 +166,11 @@ impl Host {
         self.journal = open(&self.disk);
     }
 
+    /// Nothing can be written to its journal any more.
+    pub(crate) fn fill_disk(&self) {
+        self.disk.fill(true);
+    }
+
     pub(crate) fn orderer(&self) -> Orderer {
         self.running.as_ref().expect("it runs").orderer.clone()
     }

@@ -24,6 +24,16 @@ fn a_fallen_revision_is_announced_unless_somebody_did() {
 }
 
 #[test]
+fn a_host_founds_the_same_until_it_keeps_to_another_cluster() {
+    let [met, first, second] = [1, 2, 3].map(|number| ClusterId([number; 16]));
+    let mut history = History::new(None);
+    let tried = history.founding(None, first, OURS);
+    assert_eq!(history.founding(None, second, NEXT), tried);
+    assert_eq!(history.founding(Some(first), second, NEXT), tried);
+    assert_eq!(history.founding(Some(met), second, NEXT).cluster, met);
+}
+
+#[test]
 fn others_store_in_place_of_ours_and_back_is_no_other_history() {
     for (theirs, falls_going, falls_coming) in [(50, true, false), (500, false, true)] {
         let mut history = at_a_hundred();
