@@ -415,11 +415,12 @@ impl MemoryWatch {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let held_since = self.client.line().held_since;
+        if let Some(since) = self.client.line().held_since {
+            // It ends no lease meanwhile: one that is over would wake it without end.
+            return Some(since + SILENCE);
+        }
         let inner = self.client.server.lock();
-        let expiry = inner.state.next_expiry().filter(|_| inner.leader && inner.up);
-        let silence = held_since.map(|since| since + SILENCE);
-        [expiry, silence].into_iter().flatten().min()
+        inner.state.next_expiry().filter(|_| inner.leader && inner.up)
     }
 }
 
@@ -496,6 +497,18 @@ mod tests {
         assert!(matches!(changes[..], [Change::Delete { .. }]));
         assert!(before.elapsed() >= Duration::from_secs(44));
         assert!(matches!(store.keep_alive(lease).await, Err(StoreError::LeaseLost(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_watch_sleeps_past_the_end_of_a_lease() {
+        let store = MemoryStore::new();
+        store.grant(SILENCE / 2).await.unwrap();
+        let mut watch = store.watch("", 1).await.unwrap();
+        store.hold();
+        let held = Instant::now();
+        assert_eq!(watch.next_wake(), Some(held + SILENCE));
+        assert!(matches!(watch.next().await, Err(StoreError::WatchEnded { .. })));
+        assert!(held.elapsed() >= SILENCE);
     }
 
     #[tokio::test(start_paused = true)]
