@@ -133,8 +133,10 @@ async fn follow(mut states: watch::Receiver<Arc<State>>, applied: Applied) {
         let state = states.borrow_and_update().clone();
         for network in state.networks.keys() {
             let (applied_to, tried) = (state.revision, state.revision);
-            applied
-                .report(network, Report { applied: applied_to, tried, error: None, failures: 0 });
+            applied.report(
+                network,
+                Report { applied: Some(applied_to), tried, error: None, failures: 0 },
+            );
         }
         if states.changed().await.is_err() {
             return;
