@@ -45,6 +45,13 @@ pub(crate) fn a_start_over_what_is_there_writes_nothing(choice: &Choice) {
 
     // The check can fail: it sees what somebody does.
     side.host.sh(&format!("ip -n {space} link add dummy0 type bridge"));
-    side.host.run(async { tokio::time::sleep(Duration::from_millis(500)).await });
-    assert!(std::fs::read_to_string(&log).unwrap().contains("dummy0"));
+    let seen = move || std::fs::read_to_string(&log).unwrap().contains("dummy0");
+    side.host.run(async move {
+        let wait = async {
+            while !seen() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(4), wait).await.expect("dummy0 is seen");
+    });
 }
