@@ -1,7 +1,5 @@
-//! The composition root: builds the parts, runs their tasks, owns their end. The only file that
-//! knows all of them.
+//! The composition root: makes what a driver is wired from, runs its tasks, owns their end.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,27 +11,22 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use wgnet_control_plane::store::etcd::{EtcdOptions, EtcdStore, EtcdTls};
-use wgnet_core::ClusterView;
 use wgnet_engine::Spawn;
 use wgnet_proto::ClusterSecrets;
 use wgnet_proto::status::Problem;
 
-use crate::api::{self, Api, PickedPort, Scope};
-use crate::applied::Applied;
-use crate::cluster::{self, ClusterStatus, HostFacts};
+use crate::api::{self, Api, Scope};
+use crate::cluster::HostFacts;
 use crate::config::{BackendSetting, Config};
 use crate::dataplane::Dataplane;
 use crate::dataplane::linux::probe::{self, Wanted};
 use crate::dataplane::linux::{Linux, netns};
 use crate::journal::{self, Journal, Random, Spare};
-use crate::keyring::Keyring;
 use crate::plugins::{self, Bound};
-use crate::ports::Ports;
 use crate::problems::Problems;
-use crate::reconcile::runtime::Runtimes;
 use crate::status::Status;
-use crate::underlay;
-use crate::{admin, check, notify, reconcile, unready};
+use crate::wiring::Given;
+use crate::{admin, check, notify, underlay, unready};
 
 /// Between tries of what the driver cannot work without.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -193,14 +186,7 @@ impl Parts {
         info!(host = %me, backend = facts.backend, "This host");
         let problems = Problems::default();
         note_insecure(&secrets, &problems);
-        let (view, views) = watch::channel(Arc::new(ClusterView::default()));
-        let (cluster_status, cluster_statuses) = watch::channel(ClusterStatus::default());
         let (underlay, underlays) = watch::channel(underlay::find(&config.underlay, &[]));
-        let (remembered, remembering) = tokio::sync::oneshot::channel();
-        let (orderer, orders) = cluster::orders();
-        let keyring = Arc::new(Keyring::new(secrets.clone(), me));
-        let ports = Ports::new(config.ports.clone(), dataplane.clone());
-        let (applied, runtimes) = (Applied::default(), Runtimes::default());
 
         let mut tasks = JoinSet::new();
         let (configured, etcd) = (config.underlay.clone(), config.etcd.clone());
@@ -209,72 +195,28 @@ impl Parts {
             "the search for underlay addresses",
             underlay::follow(configured, etcd, store.clone(), underlay, cancel.clone()),
         );
-        let inputs = cluster::Inputs {
-            store,
-            journal: journal.clone(),
-            host_key: journal.host_key().clone(),
-            secrets,
-            facts: facts.clone(),
-            underlay: underlays.clone(),
-            random: random(),
-            problems: problems.clone(),
-            dead_host_grace: config.dead_host_grace,
-            orders,
-        };
-        let outputs = cluster::Outputs { view, status: cluster_status, remembered };
-        spawn(&mut tasks, "the cluster task", cluster::run(inputs, outputs, cancel.clone()));
         spawn(
             &mut tasks,
             "the watch over the journal",
             journal::watch_over(journal.clone(), problems.clone(), cancel.clone()),
         );
-        spawn(
-            &mut tasks,
-            "the journal's sweep",
-            crate::journal::sweep(journal.clone(), views.clone(), cancel.clone()),
-        );
-        let context = reconcile::Context {
-            dataplane: dataplane.clone(),
-            journal: journal.clone(),
-            view: views.clone(),
-            me,
-            keyring,
-            underlay: underlays.clone(),
-            ports: ports.clone(),
-            applied: applied.clone(),
-            problems: problems.clone(),
-            runtimes: runtimes.clone(),
-        };
-        let stop = cancel.clone();
-        spawn(&mut tasks, "reconcile", async move {
-            // Before the last known records are in, a running network would look as if it had no peers.
-            let _ = remembering.await;
-            reconcile::run(context, stop).await;
-        });
-        let mtu = underlays.clone();
-        let api = api::Context {
-            journal: journal.clone(),
-            applied,
-            view: views.clone(),
-            me,
-            underlay_mtu: Arc::new(move || mtu.borrow().mtu),
-            random: random(),
-            ports: port_picker(ports),
-            problems: problems.clone(),
-            apply_within: api::APPLY_WITHIN,
-        };
-        let status = Status {
-            facts,
+        let given = Given {
+            store,
             dataplane,
             journal,
-            view: views,
-            cluster: cluster_statuses,
-            runtimes,
-            problems,
+            secrets,
+            facts,
             underlay: underlays,
-            orderer,
+            ports: config.ports.clone(),
+            random: random(),
+            problems,
+            dead_host_grace: config.dead_host_grace,
         };
-        Self { tasks, api: Api::new(api), admin: Some(Arc::new(status)) }
+        let wired = given.wire(cancel);
+        for (name, task) in wired.tasks {
+            spawn(&mut tasks, name, task);
+        }
+        Self { tasks, api: wired.api, admin: Some(Arc::new(wired.status)) }
     }
 
     /// Serves Docker and operators.
@@ -430,13 +372,6 @@ async fn hold_shims(
         bound.extend(listener.ok());
     }
     (bound, shims)
-}
-
-fn port_picker(ports: Ports) -> api::PortPicker {
-    Arc::new(move |wanted, taken: BTreeSet<u16>| -> PickedPort {
-        let ports = ports.clone();
-        Box::pin(async move { ports.pick(wanted, &taken).await.map_err(|error| error.to_string()) })
-    })
 }
 
 fn random() -> Random {

@@ -19,6 +19,7 @@ pub mod reconcile;
 pub mod status;
 pub mod underlay;
 pub mod unready;
+pub mod wiring;
 
 /// An error with its causes, for logs and answers: `cannot add peer ...: no such device`.
 pub fn chain(error: &dyn std::error::Error) -> String {

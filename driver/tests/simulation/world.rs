@@ -6,20 +6,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use wgnet_control_plane::store::MemoryStore;
 use wgnet_core::{ClusterView, Namespace};
-use wgnet_driver::api::{self, Api};
-use wgnet_driver::applied::Applied;
-use wgnet_driver::cluster::{self, ClusterStatus, HostFacts};
+use wgnet_driver::api::Api;
+use wgnet_driver::cluster::HostFacts;
 use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::journal::{Journal, MemoryDisk, Random};
-use wgnet_driver::keyring::Keyring;
-use wgnet_driver::ports::Ports;
 use wgnet_driver::problems::Problems;
-use wgnet_driver::reconcile;
 use wgnet_driver::underlay::Underlay;
+use wgnet_driver::wiring::Given;
 use wgnet_proto::{ClusterSecrets, DockerNetworkId, HostId, NetworkKey};
 
 use super::checks::Witness;
@@ -215,48 +212,21 @@ fn run(world: &World, number: usize, life: Life, journal: Journal, boot: String)
         boot,
         underlay: Vec::new(),
     };
-    let problems = Problems::default();
-    let (view, views) = watch::channel(Arc::new(ClusterView::default()));
-    let (status, _) = watch::channel(ClusterStatus::default());
-    let (remembered, remembering) = oneshot::channel::<()>();
-    let ports = Ports::new(51820..=51829, dataplane.clone());
-    let applied = Applied::default();
-    let stop = life.stop().clone();
-    const DEAD_HOST_GRACE: std::time::Duration = std::time::Duration::from_secs(7 * 86_400);
-    let inputs = cluster::Inputs {
+    const DEAD_HOST_GRACE: Duration = Duration::from_secs(7 * 86_400);
+    let given = Given {
         store,
+        dataplane,
         journal: journal.clone(),
-        host_key: journal.host_key().clone(),
         secrets: world.secrets.clone(),
         facts,
         underlay: host.address.subscribe(),
+        ports: 51820..=51829,
         random: random(),
-        problems: problems.clone(),
+        problems: Problems::default(),
         dead_host_grace: DEAD_HOST_GRACE,
-        orders: cluster::Orders::default(),
     };
-    let outputs = cluster::Outputs { view, status, remembered };
-    let context = reconcile::Context {
-        dataplane,
-        journal: journal.clone(),
-        view: views.clone(),
-        me,
-        keyring: Arc::new(Keyring::new(world.secrets.clone(), me)),
-        underlay: host.address.subscribe(),
-        ports: ports.clone(),
-        applied: applied.clone(),
-        problems: problems.clone(),
-        runtimes: Default::default(),
-    };
-    let reconciling = stop.clone();
-    let tasks = [
-        tokio::spawn(cluster::run(inputs, outputs, stop.clone())),
-        tokio::spawn(wgnet_driver::journal::sweep(journal.clone(), views.clone(), stop.clone())),
-        tokio::spawn(async move {
-            let _ = remembering.await;
-            reconcile::run(context, reconciling).await;
-        }),
-    ];
+    let wired = given.wire(life.stop());
+    let tasks: Vec<_> = wired.tasks.into_iter().map(|(_, task)| tokio::spawn(task)).collect();
     let dying = life.clone();
     tokio::spawn(async move {
         dying.death().await;
@@ -268,24 +238,7 @@ fn run(world: &World, number: usize, life: Life, journal: Journal, boot: String)
         }
         come_back(number).await;
     });
-    let mtu = host.address.subscribe();
-    let context = api::Context {
-        journal: journal.clone(),
-        applied,
-        view: views.clone(),
-        me,
-        underlay_mtu: Arc::new(move || mtu.borrow().mtu),
-        random: random(),
-        ports: Arc::new(move |wanted, taken| {
-            let ports = ports.clone();
-            Box::pin(
-                async move { ports.pick(wanted, &taken).await.map_err(|error| error.to_string()) },
-            )
-        }),
-        problems,
-        apply_within: api::APPLY_WITHIN,
-    };
-    Running { life, api: Api::new(context), journal, view: views, me }
+    Running { life, api: wired.api, journal, view: wired.status.view, me }
 }
 
 /// After a driver's death its service manager starts it again.

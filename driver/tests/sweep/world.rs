@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -17,14 +17,12 @@ use wgnet_core::{
     ClusterView, LocalEndpoint, LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Subnet,
 };
 use wgnet_driver::applied::Applied;
-use wgnet_driver::cluster::{self, ClusterStatus, HostFacts, Orderer};
+use wgnet_driver::cluster::{ClusterStatus, HostFacts, Orderer};
 use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::journal::{Journal, MemoryDisk, Random};
-use wgnet_driver::keyring::Keyring;
-use wgnet_driver::ports::Ports;
 use wgnet_driver::problems::Problems;
-use wgnet_driver::reconcile;
 use wgnet_driver::underlay::Underlay;
+use wgnet_driver::wiring::Given;
 use wgnet_proto::{ClusterSecrets, DockerNetworkId, EndpointId, HostId, MacAddr, PrivateKey};
 
 pub(crate) const GRACE: Duration = Duration::from_secs(300);
@@ -105,20 +103,15 @@ impl Host {
     pub(crate) fn start(&mut self, store: &MemoryStore) {
         let me = self.id();
         let cancel = CancellationToken::new();
-        let (view, views) = watch::channel(Arc::new(ClusterView::default()));
-        let (status, statuses) = watch::channel(ClusterStatus::default());
-        let (remembered, _) = oneshot::channel();
-        let (orderer, orders) = cluster::orders();
         let underlay = Underlay {
             addresses: vec![IpAddr::from([192, 0, 2, self.number])],
             ..Underlay::default()
         };
         let (address, underlay) = watch::channel(underlay);
-        let problems = Problems::default();
-        let inputs = cluster::Inputs {
+        let given = Given {
             store: store.client(),
+            dataplane: self.plane.clone(),
             journal: self.journal.clone(),
-            host_key: self.journal.host_key().clone(),
             secrets: secrets(),
             facts: HostFacts {
                 me,
@@ -128,31 +121,18 @@ impl Host {
                 boot: "boot".to_owned(),
                 underlay: Vec::new(),
             },
-            underlay: underlay.clone(),
-            random: random(),
-            problems: problems.clone(),
-            dead_host_grace: GRACE,
-            orders,
-        };
-        let outputs = cluster::Outputs { view, status, remembered };
-        let context = reconcile::Context {
-            dataplane: self.plane.clone(),
-            journal: self.journal.clone(),
-            view: views.clone(),
-            me,
-            keyring: Arc::new(Keyring::new(secrets(), me)),
             underlay,
-            ports: Ports::new(51820..=51829, self.plane.clone()),
-            applied: self.applied.clone(),
-            problems,
-            runtimes: Default::default(),
+            ports: 51820..=51829,
+            random: random(),
+            problems: Problems::default(),
+            dead_host_grace: GRACE,
         };
-        let tasks = vec![
-            tokio::spawn(cluster::run(inputs, outputs, cancel.clone())),
-            tokio::spawn(reconcile::run(context, cancel.clone())),
-        ];
-        let (status, view, _address) = (statuses, views, address);
-        self.running = Some(Running { cancel, tasks, orderer, status, view, _address });
+        let wired = given.wire(&cancel);
+        let tasks = wired.tasks.into_iter().map(|(_, task)| tokio::spawn(task)).collect();
+        let (orderer, status, view) =
+            (wired.status.orderer, wired.status.cluster, wired.status.view);
+        self.applied = wired.applied;
+        self.running = Some(Running { cancel, tasks, orderer, status, view, _address: address });
     }
 
     /// Ends the driver as a kill does; what is durable stays.
