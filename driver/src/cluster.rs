@@ -12,6 +12,8 @@ mod report;
 mod sealing;
 mod settle;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod tombstones;
 mod wanted;
 
@@ -248,11 +250,12 @@ impl<S: Store> Task<S> {
         let keys = entries.iter().map(|entry| entry.key.as_str()).collect();
         let mut missing = self.judge.missing(scope, &keys);
         missing.extend(self.history.still_missing(scope, &keys));
-        let (mut gone, kept) =
-            self.history.split_missing(missing, &self.judge, self.inputs.facts.me);
+        let me = self.inputs.facts.me;
+        let (mut gone, kept) = self.history.split_missing(missing, &self.judge, me);
         if let Some(held) = self.history.brake(scope, &gone, self.judge.view()) {
             self.problem_of_brake(scope, held.vanishing, held.of);
-            gone.clear();
+            // Its own a host puts back, and can only if it knows that they are missing.
+            gone.retain(|path| self.judge.entry(path).is_some_and(|entry| entry.writer == me));
         } else {
             self.inputs.problems.clear("mass-delete-held", scope);
         }
@@ -296,7 +299,10 @@ impl<S: Store> Task<S> {
             self.look_whose(revision, false);
         }
         self.history.reached(revision);
-        self.seen.insert(scope.to_owned(), revision);
+        // A change alone says nothing of the rest of a scope that was not listed in this history.
+        if let Some(seen) = self.seen.get_mut(scope) {
+            *seen = revision;
+        }
         self.keep(keys.into_iter()).await;
     }
 

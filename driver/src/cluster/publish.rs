@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 use wgnet_control_plane::publisher::{Picture, Present, WantedRecords};
-use wgnet_control_plane::store::Store;
+use wgnet_control_plane::store::{Store, covers};
 use wgnet_proto::{Path, Record};
 
 use super::{CLUSTER, HostFacts, Task, wanted};
@@ -68,7 +68,7 @@ impl<S: Store> Task<S> {
             self.judge.in_store(&me).and_then(|held| held.accepted).map(|accepted| accepted.record);
         let said_here =
             matches!(&said, Some(Record::Host(host)) if host.incarnation == record.incarnation);
-        let host = if said_here || wanted::is_complete(&wanted, &self.judge) {
+        let host = if said_here || self.is_complete(&wanted) {
             Some(wanted::host_record(&facts, record.incarnation))
         } else {
             said
@@ -78,6 +78,16 @@ impl<S: Store> Task<S> {
                 .insert(me, wgnet_control_plane::publisher::Wanted { record: host, leased: false });
         }
         wanted
+    }
+
+    /// Whether this history of the store holds every wanted record. What a scope held that was not
+    /// listed in this one yet says nothing.
+    fn is_complete(&self, wanted: &WantedRecords) -> bool {
+        let is_listed = |path: &Path| {
+            let key = path.to_string();
+            self.seen.keys().any(|scope| covers(scope, &key))
+        };
+        wanted.keys().all(is_listed) && wanted::is_complete(wanted, &self.judge)
     }
 
     pub(super) fn facts(&self) -> HostFacts {

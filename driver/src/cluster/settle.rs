@@ -37,7 +37,10 @@ impl<S: Store> Task<S> {
             return;
         };
         let state = self.inputs.journal.state();
-        if self.judge.in_store(&Path::Cluster).is_some_and(|held| held.accepted.is_some()) {
+        // What the store held in a history that has ended is no reason to announce another one.
+        let is_listed = self.seen.contains_key(CLUSTER);
+        let held = self.judge.in_store(&Path::Cluster).filter(|_| is_listed);
+        if held.is_some_and(|held| held.accepted.is_some()) {
             self.inputs.problems.clear("foreign-cluster", "etcd");
             self.turn_history(&record).await;
         }

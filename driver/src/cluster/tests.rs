@@ -1,0 +1,285 @@
+//! One host's cluster task against a store in memory; the others are written by hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use wgnet_control_plane::store::{
+    Committed, LeaseId, Listing, MemoryStore, Op, Revision, Store, StoreError, Txn,
+};
+use wgnet_core::{ClusterView, LocalNetwork, NetworkDefinition, NetworkOptions, Subnet};
+use wgnet_proto::record::{ClusterRecord, MemberRecord, Slot};
+use wgnet_proto::{
+    ClusterId, ClusterSecrets, DockerNetworkId, Generation, HostId, HostKey, Incarnation,
+    NetworkKey, Path, PrivateKey, Record, Sealer,
+};
+
+use super::*;
+use crate::journal::MemoryDisk;
+
+/// Well below the time that the brake holds a listing.
+const SOON: Duration = Duration::from_secs(10);
+
+const ANOTHER: Incarnation = Incarnation([9; 16]);
+
+/// A store whose networks are listed late, so that everything else is known before.
+#[derive(Clone)]
+struct Late(MemoryStore);
+
+impl Store for Late {
+    type Watch = <MemoryStore as Store>::Watch;
+
+    async fn list(&self, scope: &str) -> Result<Listing, StoreError> {
+        if scope.starts_with("networks/") {
+            sleep(Duration::from_millis(100)).await;
+        }
+        self.0.list(scope).await
+    }
+
+    async fn watch(&self, scope: &str, from: Revision) -> Result<Self::Watch, StoreError> {
+        self.0.watch(scope, from).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        self.0.commit(txn).await
+    }
+
+    async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {
+        self.0.count(scope).await
+    }
+
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.0.revision().await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.0.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.revoke(lease).await
+    }
+}
+
+struct Rig {
+    store: MemoryStore,
+    /// Its way to the store.
+    line: MemoryStore,
+    me: HostId,
+    view: watch::Receiver<Arc<ClusterView>>,
+    others: Vec<HostKey>,
+    secrets: ClusterSecrets,
+    seq: u64,
+    _stop: DropGuard,
+}
+
+fn network() -> NetworkKey {
+    NetworkKey::swarm(&docker_id())
+}
+
+fn docker_id() -> DockerNetworkId {
+    "a".repeat(25).parse().unwrap()
+}
+
+fn private_key(number: u8) -> PrivateKey {
+    PrivateKey::from_random([number; 32])
+}
+
+fn with_one_network(state: &mut crate::journal::State) {
+    let definition = NetworkDefinition {
+        docker_id: docker_id(),
+        key: network(),
+        subnets: vec![Subnet { pool: "10.50.0.0/24".parse().unwrap(), gateway: None }],
+        internal: false,
+        options: NetworkOptions::default(),
+        raw_options: BTreeMap::new(),
+        mtu: 1420,
+    };
+    let slot = wgnet_core::LocalSlot {
+        generation: Generation::default(),
+        private_key: private_key(1),
+        port: 51820,
+    };
+    let endpoints = BTreeMap::new();
+    let network = LocalNetwork { definition, slots: vec![slot], endpoints, lingering: false };
+    state.networks.insert(docker_id(), Arc::new(network));
+}
+
+impl Rig {
+    /// A host with one network, which two others share.
+    async fn start() -> Self {
+        let count = AtomicU8::new(100);
+        let random: Random =
+            Arc::new(move |bytes| bytes.fill(count.fetch_add(1, Ordering::SeqCst)));
+        let gate: crate::journal::Gate = Arc::new(|| Box::pin(async {}));
+        let journal =
+            Journal::open_in_memory(&MemoryDisk::default(), "boot", &random, gate).unwrap();
+        journal.update(with_one_network).await.unwrap();
+        let (store, me) = (MemoryStore::new(), journal.host_id());
+        let line = store.client();
+        let secrets = ClusterSecrets::generate([7; 32]);
+        let facts = HostFacts {
+            me,
+            name: "me".to_owned(),
+            version: "0".to_owned(),
+            backend: "model".to_owned(),
+            boot: "boot".to_owned(),
+            underlay: Vec::new(),
+        };
+        let (underlay, addresses) = watch::channel(Underlay::default());
+        let (view, views) = watch::channel(Arc::new(ClusterView::default()));
+        let inputs = Inputs {
+            store: Late(line.clone()),
+            host_key: journal.host_key().clone(),
+            journal,
+            secrets: secrets.clone(),
+            facts,
+            underlay: addresses,
+            random,
+            problems: Problems::default(),
+            dead_host_grace: Duration::from_secs(7 * 86_400),
+            orders: Orders::default(),
+        };
+        let (status, _) = watch::channel(ClusterStatus::default());
+        let outputs = Outputs { view, status, remembered: oneshot::channel().0 };
+        let cancel = CancellationToken::new();
+        let running = run(inputs, outputs, cancel.clone());
+        tokio::spawn(async move {
+            // Whoever tells of the underlay lives as long as whoever listens.
+            let _underlay = underlay;
+            running.await;
+        });
+        let others = [2, 3].map(|number| HostKey::from_random([number; 32])).to_vec();
+        let _stop = cancel.drop_guard();
+        let mut rig = Self { store, line, me, view: views, others, secrets, seq: 1, _stop };
+        rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
+        let cluster = rig.founded(None).await;
+        for number in 0..rig.others.len() {
+            rig.write(number, cluster.cluster, rig.member(number)).await;
+            rig.write(number, cluster.cluster, rig.host(number, cluster.incarnation)).await;
+        }
+        rig.until("three members", |rig| Box::pin(async { rig.members() == 3 })).await;
+        rig
+    }
+
+    fn members(&self) -> usize {
+        let view = self.view.borrow();
+        view.networks.get(&network()).map_or(0, |network| network.members.len())
+    }
+
+    fn member(&self, number: usize) -> (Path, Record) {
+        let public_key = private_key(u8::try_from(10 + number).unwrap()).public();
+        let generation = Generation::default();
+        let slot = Slot { generation, public_key, port: 51820, underlay: Vec::new() };
+        let record = MemberRecord { slots: vec![slot], ready_generation: generation, floor: 0 };
+        (Path::Member(network(), self.others[number].id()), Record::Member(record))
+    }
+
+    fn host(&self, number: usize, incarnation: Incarnation) -> (Path, Record) {
+        let me = self.others[number].id();
+        let facts = HostFacts {
+            me,
+            name: format!("other{number}"),
+            version: "0".to_owned(),
+            backend: "model".to_owned(),
+            boot: "boot".to_owned(),
+            underlay: Vec::new(),
+        };
+        (Path::Host(me), wanted::host_record(&facts, incarnation))
+    }
+
+    async fn write(&mut self, number: usize, cluster: ClusterId, (path, record): (Path, Record)) {
+        self.seq += 1;
+        let sealer = Sealer::new(self.others[number].clone(), self.secrets.clone(), cluster);
+        let value = sealer.seal_record(&path, self.seq, &record);
+        let put = Op::Put { key: path.to_string(), value };
+        let txn = Txn { conditions: vec![], ops: vec![put] };
+        assert!(matches!(self.store.commit(txn).await, Ok(Committed::Done { .. })));
+    }
+
+    /// The record of the cluster; with another incarnation if one is named.
+    async fn founded(&self, incarnation: Option<Incarnation>) -> ClusterRecord {
+        let listing = self.store.list(CLUSTER).await.unwrap();
+        let mut judge = Judge::new(self.secrets.clone(), None, HostId([0; 16]));
+        for entry in listing.entries {
+            judge.put(&entry.key, &entry.value, entry.mod_revision);
+        }
+        let record = judge.cluster().unwrap();
+        ClusterRecord { incarnation: incarnation.unwrap_or(record.incarnation), ..record }
+    }
+
+    /// Another history, founded by one of the others while this host's line is cut.
+    async fn wiped(&mut self) -> ClusterId {
+        let cluster = self.founded(Some(ANOTHER)).await;
+        self.line.cut();
+        self.store.wipe();
+        let id = cluster.cluster;
+        self.write(0, id, (Path::Cluster, Record::Cluster(cluster))).await;
+        id
+    }
+
+    async fn revision_of(&self, path: Path) -> Option<Revision> {
+        let listing = self.store.list(&path.to_string()).await.unwrap();
+        listing.entries.first().map(|entry| entry.mod_revision)
+    }
+
+    async fn has_written(&self) -> bool {
+        let member = self.revision_of(Path::Member(network(), self.me)).await;
+        member.is_some() && self.revision_of(Path::Host(self.me)).await.is_some()
+    }
+
+    async fn until(
+        &self,
+        what: &str,
+        is_so: impl for<'r> Fn(&'r Self) -> futures::future::BoxFuture<'r, bool>,
+    ) {
+        let begun = Instant::now();
+        while !is_so(self).await {
+            assert!(begun.elapsed() < SOON, "{what} did not come within {SOON:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_puts_its_own_records_back_while_most_others_are_missing() {
+    let mut rig = Rig::start().await;
+    let cluster = rig.wiped().await;
+    for number in 0..2 {
+        // They say that all of theirs is there, and it is not.
+        rig.write(number, cluster, rig.host(number, ANOTHER)).await;
+    }
+    rig.line.mend();
+    rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
+    assert_eq!(rig.members(), 3, "the brake holds what the listing lacks of others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_history_is_announced_once() {
+    let mut rig = Rig::start().await;
+    // The new record stands at the revision of the old one.
+    rig.wiped().await;
+    rig.line.mend();
+    rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
+    assert_eq!(rig.founded(None).await.incarnation, ANOTHER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_says_that_its_records_are_in_a_history_when_they_are() {
+    let mut rig = Rig::start().await;
+    rig.wiped().await;
+    rig.line.mend();
+    rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
+    let member = rig.revision_of(Path::Member(network(), rig.me)).await.unwrap();
+    let host = rig.revision_of(Path::Host(rig.me)).await.unwrap();
+    assert!(member < host, "hosts/ at {host}, the member at {member}");
+    assert_eq!(rig.members(), 3, "the others have not spoken yet");
+}
