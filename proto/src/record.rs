@@ -1,6 +1,7 @@
 //! The records of etcd as types. [`Record::decode`] and [`Record::encode`] are the edge to protobuf.
 
 pub mod rules;
+pub mod status;
 pub(crate) mod wire;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use rules::BadRecord;
+pub use status::StatusRecord;
 
 use crate::{Claim, ClusterId, EndpointId, Generation, HostId, Incarnation, MacAddr, PublicKey};
 
@@ -90,8 +92,7 @@ pub enum Record {
     Cluster(ClusterRecord),
     Host(HostRecord),
     Alive(AliveRecord),
-    /// JSON of [`crate::status::DriverStatus`], bounded.
-    Status(Vec<u8>),
+    Status(Box<StatusRecord>),
     Tombstone(TombstoneRecord),
     Network(NetworkRecord),
     Generation(Generation),

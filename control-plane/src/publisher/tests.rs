@@ -262,7 +262,7 @@ async fn a_revoked_lease_is_replaced() {
 async fn what_was_never_listed_is_left_alone() {
     let store = MemoryStore::new();
     let host = Host::on(&store);
-    host.wants(&[host_record(), (Path::Status(ME), Record::Status(b"{}".to_vec()))]);
+    host.wants(&[host_record(), (Path::Status(ME), Record::Status(Box::default()))]);
     holds(&store, &host_record()).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(store.count("status/").await.unwrap().0, 0);

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{EndpointRecord, HostRecord, MemberRecord, NetworkRecord, Record, Slot};
+use super::{EndpointRecord, HostRecord, MemberRecord, NetworkRecord, Record, Slot, StatusRecord};
 use crate::Path;
+use crate::status::Problem;
 
 /// Far above what any network counts to, and with room above it: one host must not use the last up.
 const MAX_CLAIM: crate::Claim = 1 << 62;
@@ -18,7 +19,10 @@ pub const MAX_OPTION_KEY: usize = 128;
 pub const MAX_OPTION_VALUE: usize = 4096;
 /// Of all options of a network together.
 pub const MAX_OPTIONS_SIZE: usize = 32 * 1024;
+/// A status in protobuf.
 pub const MAX_STATUS: usize = 32 * 1024;
+/// A sentence in a status.
+pub const MAX_SENTENCE: usize = 512;
 
 /// A record that breaks a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,9 +48,7 @@ impl Record {
             }
             (Path::Host(_), Self::Host(record)) => check_host(record),
             (Path::Alive(_), Self::Alive(record)) => printable("boot", &record.boot, MAX_NAME),
-            (Path::Status(_), Self::Status(json)) => {
-                rule(json.len() <= MAX_STATUS, "json", "at most 32 KiB")
-            }
+            (Path::Status(_), Self::Status(record)) => check_status(record, self.encode().len()),
             (Path::Tombstone(_), Self::Tombstone(record)) => {
                 printable("reason", &record.reason, MAX_REASON)
             }
@@ -114,6 +116,41 @@ fn check_endpoint(primary: IpAddr, record: &EndpointRecord) -> Result<(), BadRec
     let [first, ..] = record.mac.0;
     rule(first & 1 == 0 && record.mac.0 != [0; 6], "mac", "a unicast address")?;
     rule((1..=MAX_CLAIM).contains(&record.claim), "claim", "from 1 to 2^62")
+}
+
+fn check_status(record: &StatusRecord, size: usize) -> Result<(), BadRecord> {
+    status_size(size)?;
+    printable("name", &record.name, MAX_NAME)?;
+    printable("version", &record.version, MAX_NAME)?;
+    printable("backend", &record.backend, MAX_NAME)?;
+    printable("kernel", &record.kernel, MAX_NAME)?;
+    underlay(&record.underlay)?;
+    sentence("store", &record.store.error)?;
+    let keys: Vec<_> = record.networks.iter().map(|network| &network.docker_id).collect();
+    rule(all_differ(&keys), "networks", "no network twice")?;
+    for network in &record.networks {
+        sentence("networks", &network.error)?;
+        at_most("unpublished", network.unpublished.len(), MAX_ADDRESSES)?;
+    }
+    record.problems.iter().try_for_each(check_problem)?;
+    record.refused.keys().try_for_each(|reason| printable("refused", reason, MAX_NAME))
+}
+
+fn check_problem(problem: &Problem) -> Result<(), BadRecord> {
+    rule(!problem.code.is_empty(), "problems", "with a code")?;
+    printable("problems", &problem.code, MAX_NAME)?;
+    let texts = [&problem.object, &problem.cause, &problem.next_step];
+    texts.into_iter().try_for_each(|text| sentence("problems", text))
+}
+
+fn sentence(field: &'static str, text: &str) -> Result<(), BadRecord> {
+    rule(text.len() <= MAX_SENTENCE, field, "sentences of at most 512 bytes")?;
+    rule(!has_control(text), field, "no control characters")
+}
+
+/// Asked before parsing, too: what is refused anyway is not taken apart.
+pub(super) fn status_size(size: usize) -> Result<(), BadRecord> {
+    rule(size <= MAX_STATUS, "status", "at most 32 KiB")
 }
 
 fn underlay(addresses: &[IpAddr]) -> Result<(), BadRecord> {

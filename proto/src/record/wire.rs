@@ -1,5 +1,7 @@
 //! Records to protobuf and back.
 
+mod status;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -24,7 +26,7 @@ impl Record {
             Self::Cluster(record) => cluster_to_wire(record).encode_to_vec(),
             Self::Host(record) => host_to_wire(record).encode_to_vec(),
             Self::Alive(record) => v1::AliveRecord { boot: record.boot.clone() }.encode_to_vec(),
-            Self::Status(json) => v1::StatusRecord { json: json.clone() }.encode_to_vec(),
+            Self::Status(record) => status::to_wire(record).encode_to_vec(),
             Self::Tombstone(record) => {
                 v1::TombstoneRecord { reason: record.reason.clone() }.encode_to_vec()
             }
@@ -46,7 +48,10 @@ impl Record {
                 let v1::AliveRecord { boot } = parse(payload)?;
                 Self::Alive(AliveRecord { boot })
             }
-            Path::Status(_) => Self::Status(parse::<v1::StatusRecord>(payload)?.json),
+            Path::Status(_) => {
+                rules::status_size(payload.len())?;
+                Self::Status(Box::new(status::from_wire(parse(payload)?)?))
+            }
             Path::Tombstone(_) => {
                 let v1::TombstoneRecord { reason } = parse(payload)?;
                 Self::Tombstone(TombstoneRecord { reason })

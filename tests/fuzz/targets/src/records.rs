@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use wgnet_proto::record::status::{NetworkState, PeerState};
 use wgnet_proto::record::{
     AliveRecord, ClusterRecord, EndpointRecord, HostRecord, MemberRecord, NetworkRecord, Slot,
-    TombstoneRecord,
+    StatusRecord, TombstoneRecord,
 };
 use wgnet_proto::seal::{self, MAX_SEALED};
+use wgnet_proto::status::Problem;
 use wgnet_proto::{
     ClusterId, ClusterSecrets, HostId, HostKey, Incarnation, MacAddr, NetworkKey, Opener, Path,
     PublicKey, Record, Sealer,
@@ -51,6 +53,41 @@ pub(crate) fn path(n: u8) -> Path {
     }
 }
 
+fn network_state() -> NetworkState {
+    NetworkState {
+        key: blue(),
+        docker_id: "ab".repeat(32).parse().expect("it is an id"),
+        in_sync: true,
+        error: String::new(),
+        revision: 42,
+        applied: 42,
+        lag_ms: 0,
+        mtu: 1420,
+        generation: 1,
+        key_made: Some(1_780_000_000),
+        members: 2,
+        endpoints: 2,
+        endpoints_here: 1,
+        endpoints_unpublished: 1,
+        unpublished: vec![[10, 50, 0, 2].into()],
+        repairs: 0,
+        peers_total: 1,
+        peers_silent: 0,
+        received_bytes: 1 << 40,
+        sent_bytes: 1 << 40,
+        peers: vec![PeerState {
+            host: host(1),
+            generation: 1,
+            handshake: Some(1_790_000_000),
+            received_bytes: 1 << 40,
+            sent_bytes: 1 << 40,
+            underlay: Some(([192, 0, 2, 1], 51820).into()),
+            underlay_changes: 1,
+            silent: false,
+        }],
+    }
+}
+
 /// A record that host 1 may write at `path`.
 pub(crate) fn example(path: &Path) -> Record {
     match path {
@@ -67,7 +104,18 @@ pub(crate) fn example(path: &Path) -> Record {
             incarnation: Incarnation([7; 16]),
         }),
         Path::Alive(_) => Record::Alive(AliveRecord { boot: "a-boot".to_owned() }),
-        Path::Status(_) => Record::Status(br#"{"name":"h1"}"#.to_vec()),
+        Path::Status(_) => Record::Status(Box::new(StatusRecord {
+            written: 1_790_000_000,
+            name: "h1".to_owned(),
+            networks: vec![network_state()],
+            problems: vec![Problem {
+                code: "port-taken".to_owned(),
+                object: "network blue".to_owned(),
+                cause: "UDP port 51820 belongs to another program".to_owned(),
+                next_step: "free it".to_owned(),
+            }],
+            ..StatusRecord::default()
+        })),
         Path::Tombstone(_) => Record::Tombstone(TombstoneRecord { reason: "stolen".to_owned() }),
         Path::Network(_) => Record::Network(NetworkRecord {
             subnets: vec!["10.50.0.0/24".parse().expect("it is a subnet")],
