@@ -1,9 +1,10 @@
 //! The shared store as the drivers and tools see it: the [`store::Store`] seam with etcd and memory
-//! behind it, the [`follower`] that keeps a picture of the store current, and the [`publisher`] that
-//! keeps a host's own records in it.
+//! behind it, the [`follower`] that keeps a picture of the store current, the [`publisher`] that
+//! keeps a host's own records in it, and the [`fleet`] that people are shown.
 
 pub mod admin;
 mod backoff;
+pub mod fleet;
 pub mod follower;
 pub mod publisher;
 pub mod session;

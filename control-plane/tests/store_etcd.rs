@@ -8,6 +8,8 @@ mod follower;
 mod server;
 #[path = "store_etcd/slow.rs"]
 mod slow;
+#[path = "store_etcd/wgnetctl.rs"]
+mod wgnetctl;
 
 use std::time::{Duration, Instant};
 

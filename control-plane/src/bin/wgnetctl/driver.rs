@@ -23,12 +23,18 @@ pub(crate) struct Driver {
         long,
         value_name = "FILE",
         env = "WGNET_ADMIN_SOCKET",
-        default_value = "/run/wgnet/admin.sock"
+        default_value = "/run/wgnet/admin.sock",
+        help_heading = "Where the driver is"
     )]
     socket: PathBuf,
 }
 
 impl Driver {
+    /// Whether a driver may be asked at all.
+    pub(crate) fn is_there(&self) -> bool {
+        self.socket.exists()
+    }
+
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.ask("GET", path, Bytes::new()).await
     }

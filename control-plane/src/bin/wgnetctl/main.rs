@@ -1,16 +1,23 @@
-//! The operator's command: secret, plugin, status, and orders to the driver.
+//! The operator's command: secret, plugin, what the cluster and this host's driver say, and orders.
 
 mod driver;
+mod list;
 mod orders;
+mod path;
 mod plugin;
 mod secret;
+mod settings;
 mod status;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use wgnet_control_plane::fleet::problems::ProblemRow;
+use wgnet_control_plane::fleet::rows::{EndpointRow, HostRow, NetworkRow, PeerRow};
+use wgnet_control_plane::store::StoreError;
 
 /// Runs and looks into wgnet: networks for Docker whose traffic between hosts is WireGuard.
 ///
@@ -22,7 +29,12 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 /// - on a manager: `docker network create -d wgnet:latest --attachable blue`
 /// - anywhere: `wgnetctl status`
 ///
-/// Exit codes: 0 done, 1 failed (the reason is on stderr), 2 wrong usage.
+/// What is where, in the whole cluster, from etcd: `networks`, `hosts`, `endpoints`, `peers`. What is
+/// wrong with it: `problems`. Why one container does not reach another: `path`. What this host's
+/// driver does: `status`.
+///
+/// Exit codes: 0 done, and nothing is wrong; 1 failed (the reason is on stderr), or `problems` has
+/// found some, or `path` no way; 2 wrong usage; 3 etcd cannot be reached.
 #[derive(Debug, Parser)]
 #[command(name = "wgnetctl", version, verbatim_doc_comment, max_term_width = 100)]
 struct Cli {
@@ -44,6 +56,25 @@ enum Command {
     },
     /// Shows this host's networks, members, endpoints, handshakes and problems.
     Status(status::Options),
+    /// Lists the cluster's networks.
+    #[command(after_long_help = EXAMPLES_NETWORKS)]
+    Networks(list::Options),
+    /// Lists the cluster's hosts.
+    #[command(after_long_help = EXAMPLES_HOSTS)]
+    Hosts(list::Options),
+    /// Lists the containers' endpoints, on every host.
+    #[command(after_long_help = EXAMPLES_ENDPOINTS)]
+    Endpoints(list::Options),
+    /// Lists the tunnels between hosts, each as the host at its beginning tells it.
+    #[command(after_long_help = EXAMPLES_PEERS)]
+    Peers(list::Options),
+    /// Lists what is wrong, and what to do about it. Exit code 1 if anything is.
+    #[command(after_long_help = EXAMPLES_PROBLEMS)]
+    Problems(list::Options),
+    /// Says whether one endpoint reaches another: through which hosts and keys, and if not, which
+    /// step fails. Exit code 1 if there is no way. Looks only; sends nothing to the endpoints.
+    #[command(after_long_help = EXAMPLES_PATH)]
+    Path(path::Options),
     /// Shows listings of etcd that this host does not believe, because most members of a network
     /// would go at once; believes them if told which.
     Release(orders::ReleaseOptions),
@@ -56,6 +87,64 @@ enum Command {
         shell: clap_complete::Shell,
     },
 }
+
+const EXAMPLES_NETWORKS: &str = "\
+Examples:
+  wgnetctl networks                          every network, its members and endpoints
+  wgnetctl networks --host db1               those that db1 is a member of
+  wgnetctl networks --watch                  kept current
+  wgnetctl networks --json | jq -r '.[] | select(.alive < .members) | .network'
+
+Fields of --json: network, subnets, state (up, freed, unrecorded), generation, members, alive,
+endpoints, options.";
+
+const EXAMPLES_HOSTS: &str = "\
+Examples:
+  wgnetctl hosts                             every host, and whether it is alive
+  wgnetctl hosts n-blue                      the members of a network
+  wgnetctl hosts --json | jq -r '.[] | select(.state == \"gone\") | .name'
+
+Fields of --json: host, name, state (alive, gone, revoked, unrecorded), underlay, version, backend,
+networks, endpoints, unpublished, kernel.";
+
+const EXAMPLES_ENDPOINTS: &str = "\
+Examples:
+  wgnetctl endpoints n-blue                  every container's address in one network
+  wgnetctl endpoints --host db1 --watch      those on one host, kept current
+  wgnetctl endpoints --watch --json          a line for each that comes, changes or goes
+
+Fields of --json: network, addresses, endpoint, mac, host, host_name, claim, state (up, host-gone,
+host-revoked, host-unrecorded, no-member).";
+
+const EXAMPLES_PEERS: &str = "\
+Examples:
+  wgnetctl peers                             every tunnel that is told of
+  wgnetctl peers n-blue --host db1           those of one host in one network, both ways
+  wgnetctl peers --json | jq '.[] | select(.state == \"silent\")'
+
+Fields of --json: network, host, host_name, peer, peer_name, public_key, underlay, last_handshake
+(seconds since 1970), received_bytes, sent_bytes, state (up, idle, silent, no-handshake).";
+
+const EXAMPLES_PROBLEMS: &str = "\
+Examples:
+  wgnetctl problems                          what is wrong, anywhere
+  wgnetctl problems --host db1               about one host
+  wgnetctl problems > /dev/null || alert     for a check that runs by the clock
+  wgnetctl problems --watch --json           a line for each that comes or goes
+
+Fields of --json: severity (error, warning), code, object, cause, next_step, told_by (a host; null:
+the records show it).";
+
+const EXAMPLES_PATH: &str = "\
+Examples:
+  wgnetctl path 10.0.3.7 10.0.3.9            between two addresses
+  wgnetctl path web 10.0.3.9                 from a container of this host
+  wgnetctl path 10.0.3.7 10.0.3.9 --network n-blue
+                                             where several networks have these addresses
+
+Steps: endpoint, network, address, host, member, generation, key, underlay, secret, driver, mtu,
+handshake. Fields of --json: from, to, network, verdict (open, unproven, broken), steps (step,
+outcome: good, unknown, broken; says, next_step).";
 
 #[derive(Debug, Subcommand)]
 enum SecretCommand {
@@ -82,30 +171,71 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::Found) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("wgnetctl: {error:#}");
-            ExitCode::FAILURE
+            code_of(&error)
         }
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+/// What a command that worked has to say by its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Fine,
+    /// Something is wrong, as it was asked to find out.
+    Found,
+}
+
+const NO_ETCD: u8 = 3;
+
+fn code_of(error: &anyhow::Error) -> ExitCode {
+    let is_etcd = |error: &StoreError| !matches!(error, StoreError::Config { .. });
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>());
+    if cause.is_some_and(is_etcd) { NO_ETCD.into() } else { ExitCode::FAILURE }
+}
+
+fn run(command: Command) -> anyhow::Result<Outcome> {
+    let done = |()| Outcome::Fine;
     match command {
-        Command::Secret { command: SecretCommand::New { path } } => secret::new(&path),
+        Command::Secret { command: SecretCommand::New { path } } => secret::new(&path).map(done),
         Command::Plugin { command: PluginCommand::Install(options) } => {
-            block_on(plugin::install(&options))
+            block_on(plugin::install(&options)).map(done)
         }
-        Command::Status(options) => block_on(status::show(&options)),
-        Command::Release(options) => block_on(orders::release(&options)),
-        Command::ForgetHost(options) => block_on(orders::forget(&options)),
+        Command::Status(options) => block_on(status::show(&options)).map(done),
+        Command::Networks(options) => block_on(options.show::<NetworkRow>()),
+        Command::Hosts(options) => block_on(options.show::<HostRow>()),
+        Command::Endpoints(options) => block_on(options.show::<EndpointRow>()),
+        Command::Peers(options) => block_on(options.show::<PeerRow>()),
+        Command::Problems(options) => block_on(options.show::<ProblemRow>()),
+        Command::Path(options) => block_on(path::show(&options)),
+        Command::Release(options) => block_on(orders::release(&options)).map(done),
+        Command::ForgetHost(options) => block_on(orders::forget(&options)).map(done),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wgnetctl", &mut std::io::stdout());
-            Ok(())
+            Ok(Outcome::Fine)
         }
     }
 }
 
-fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_etcd_that_cannot_be_reached_has_its_own_exit_code() {
+        let away = anyhow::Error::new(StoreError::NoLeader { endpoints: "e".to_owned() });
+        assert_eq!(code_of(&away.context("reading")), ExitCode::from(3));
+        assert_eq!(code_of(&anyhow::anyhow!("no")), ExitCode::FAILURE);
+    }
 }

@@ -1,11 +1,10 @@
 //! `wgnetctl status`: asks the driver on this host.
 
-use std::io::IsTerminal as _;
-
-use comfy_table::{Cell, Color, Table, presets};
+use comfy_table::Cell;
 use wgnet_proto::status::{DriverStatus, MemberStatus, NetworkStatus};
 
 use crate::driver::Driver;
+use crate::table::{Tone, bytes, cell, lines, table};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -94,9 +93,9 @@ fn print_network(network: &NetworkStatus) {
         (error, false) => println!("  NOT in sync: {}", error.as_deref().unwrap_or("working")),
     }
     if !network.members.is_empty() {
-        let mut table = plain_table(&["peer", "underlay", "handshake", "received", "sent", "key"]);
+        let mut shown = table(&["peer", "underlay", "handshake", "received", "sent", "key"]);
         for member in &network.members {
-            table.add_row(vec![
+            shown.add_row(vec![
                 Cell::new(&member.name),
                 Cell::new(member.underlay.map_or_else(|| "unknown".to_owned(), |a| a.to_string())),
                 handshake(member),
@@ -105,10 +104,10 @@ fn print_network(network: &NetworkStatus) {
                 Cell::new(member.public_key),
             ]);
         }
-        println!("{table}");
+        print_table(&shown);
     }
     if !network.endpoints.is_empty() {
-        let mut table = plain_table(&["endpoint", "addresses", "host", "mac"]);
+        let mut shown = table(&["endpoint", "addresses", "host", "mac"]);
         for endpoint in &network.endpoints {
             let addresses: Vec<String> =
                 endpoint.addresses.iter().map(ToString::to_string).collect();
@@ -117,42 +116,28 @@ fn print_network(network: &NetworkStatus) {
             } else {
                 endpoint.host_name.clone()
             };
-            table.add_row([
+            shown.add_row([
                 endpoint.id.short().to_owned(),
                 addresses.join(" "),
                 host,
                 endpoint.mac.to_string(),
             ]);
         }
-        println!("{table}");
+        print_table(&shown);
     }
-}
-
-fn plain_table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.iter().map(|h| h.to_uppercase()));
-    table
 }
 
 /// Without traffic a session is renewed every two minutes at the latest; beyond three it is dead.
 const STALE_AFTER: u64 = 180;
 
 fn handshake(member: &MemberStatus) -> Cell {
-    let (text, color) = match member.handshake_age {
-        Some(age) if age <= STALE_AFTER => (format!("{age} s ago"), Color::Green),
-        Some(age) => (format!("{age} s ago"), Color::Yellow),
-        None => ("never".to_owned(), Color::Red),
-    };
-    let cell = Cell::new(text);
-    if std::io::stdout().is_terminal() { cell.fg(color) } else { cell }
+    match member.handshake_age {
+        Some(age) if age <= STALE_AFTER => cell(format!("{age} s ago"), Tone::Good),
+        Some(age) => cell(format!("{age} s ago"), Tone::Warn),
+        None => cell("never", Tone::Bad),
+    }
 }
 
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let (mut value, mut unit) = (count as f64, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+fn print_table(table: &comfy_table::Table) {
+    lines(table).iter().for_each(|line| println!("{line}"));
 }

@@ -1,0 +1,149 @@
+//! What a host tells of itself, by its status record or its driver's admin socket.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use wgnet_proto::record::status::{NetworkState, PeerState, StatusRecord};
+use wgnet_proto::status::{DriverStatus, MemberStatus, NetworkStatus, Problem};
+use wgnet_proto::text::printable;
+use wgnet_proto::{Generation, HostId, NetworkKey, PublicKey, Record};
+
+/// A session is renewed every two minutes while there is traffic; beyond three it is dead.
+pub const STALE_AFTER: u64 = 180;
+
+/// Times are seconds since the epoch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostReport {
+    /// Asked of the driver just now, not read in etcd.
+    pub is_direct: bool,
+    pub networks: BTreeMap<NetworkKey, NetworkReport>,
+    pub problems: Vec<Problem>,
+    /// Its records that are not in etcd yet.
+    pub unpublished: u64,
+    /// The kernel's release, where it is told.
+    pub kernel: String,
+    /// By the host's own clock; of a direct one there is none.
+    pub written: Option<u64>,
+}
+
+/// One network on the host that reports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkReport {
+    pub mtu: u16,
+    pub in_sync: bool,
+    pub error: Option<String>,
+    pub key_made: Option<u64>,
+    pub peers: Vec<PeerReport>,
+}
+
+/// What WireGuard knows of one peer there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerReport {
+    pub host: HostId,
+    pub slot: PeerSlot,
+    pub underlay: Option<SocketAddr>,
+    pub last_handshake: Option<u64>,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    /// Something was sent to it, and nothing has come back since.
+    pub silent: bool,
+}
+
+/// Which of the peer's slots it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerSlot {
+    Key(PublicKey),
+    Generation(Generation),
+}
+
+impl HostReport {
+    /// What a driver answered at a time.
+    pub fn direct(status: &DriverStatus, now: u64) -> Self {
+        let networks = status.networks.iter();
+        Self {
+            is_direct: true,
+            networks: networks.map(|it| (it.key.clone(), NetworkReport::direct(it, now))).collect(),
+            problems: status.problems.clone(),
+            unpublished: status.store.unpublished as u64,
+            kernel: String::new(),
+            written: None,
+        }
+    }
+
+    pub(super) fn of_record(record: &Record) -> Option<Self> {
+        let Record::Status(status) = record else {
+            return None;
+        };
+        Some(Self::of(status))
+    }
+
+    fn of(status: &StatusRecord) -> Self {
+        let problem = |problem: &Problem| Problem {
+            code: shown(&problem.code),
+            object: shown(&problem.object),
+            cause: shown(&problem.cause),
+            next_step: shown(&problem.next_step),
+        };
+        let networks = status.networks.iter();
+        Self {
+            is_direct: false,
+            networks: networks.map(|it| (it.key.clone(), NetworkReport::of(it))).collect(),
+            problems: status.problems.iter().map(problem).collect(),
+            unpublished: status.store.unpublished,
+            kernel: shown(&status.kernel),
+            written: Some(status.written),
+        }
+    }
+}
+
+impl NetworkReport {
+    fn direct(status: &NetworkStatus, now: u64) -> Self {
+        Self {
+            mtu: status.mtu,
+            in_sync: status.in_sync,
+            error: status.error.clone(),
+            key_made: None,
+            peers: status.members.iter().map(|it| PeerReport::direct(it, now)).collect(),
+        }
+    }
+
+    fn of(status: &NetworkState) -> Self {
+        Self {
+            mtu: status.mtu,
+            in_sync: status.in_sync,
+            error: (!status.error.is_empty()).then(|| shown(&status.error)),
+            key_made: status.key_made,
+            peers: status.peers.iter().map(PeerReport::of).collect(),
+        }
+    }
+}
+
+impl PeerReport {
+    fn direct(status: &MemberStatus, now: u64) -> Self {
+        Self {
+            host: status.host_id,
+            slot: PeerSlot::Key(status.public_key),
+            underlay: status.underlay,
+            last_handshake: status.handshake_age.map(|age| now.saturating_sub(age)),
+            received_bytes: status.received_bytes,
+            sent_bytes: status.sent_bytes,
+            silent: false,
+        }
+    }
+
+    fn of(status: &PeerState) -> Self {
+        Self {
+            host: status.host,
+            slot: PeerSlot::Generation(status.generation),
+            underlay: status.underlay,
+            last_handshake: status.handshake,
+            received_bytes: status.received_bytes,
+            sent_bytes: status.sent_bytes,
+            silent: status.silent,
+        }
+    }
+}
+
+fn shown(text: &str) -> String {
+    printable(text).into_owned()
+}

@@ -1,0 +1,71 @@
+use std::net::IpAddr;
+
+use wgnet_proto::{ClusterSecrets, Incarnation, Path};
+
+use super::planted::{Planted, id, network, slot};
+use crate::fleet::rows::Filter;
+
+/// The codes of all problems after something was planted.
+fn codes(plant: impl FnOnce(&mut Planted)) -> Vec<String> {
+    let mut planted = Planted::healthy();
+    plant(&mut planted);
+    let problems = planted.fleet().problems(&Filter::default());
+    for problem in &problems {
+        assert!(!problem.cause.is_empty() && !problem.next_step.is_empty(), "{problem:?}");
+    }
+    problems.into_iter().map(|problem| problem.code).collect()
+}
+
+#[test]
+fn each_fault_has_its_code() {
+    assert_eq!(codes(|it| it.remove(&Path::Alive(id(2)))), ["host-gone"]);
+    assert_eq!(codes(|it| it.remove(&Path::Host(id(2)))), ["host-unrecorded"]);
+    assert_eq!(codes(|it| it.change_host(2, |host| host.underlay.clear())), ["no-underlay"]);
+    let upgraded = codes(|it| it.change_host(2, |host| host.version = "0.2.0".to_owned()));
+    assert_eq!(upgraded, ["versions-differ"]);
+    assert_eq!(codes(|it| it.change_host(2, |host| host.name = "h1".to_owned())), ["same-name"]);
+    let stale =
+        |it: &mut Planted| it.change_host(2, |host| host.incarnation = Incarnation([7; 16]));
+    assert_eq!(codes(stale), ["not-republished"]);
+    assert_eq!(codes(|it| it.remove(&Path::Network(network("blue")))), ["network-unrecorded"]);
+    let without_member = |it: &mut Planted| it.remove(&Path::Member(network("blue"), id(2)));
+    assert_eq!(codes(without_member), ["endpoint-without-member"]);
+    assert_eq!(codes(|it| it.member(2, "blue", vec![slot(2, 1)])), ["keys-behind"]);
+    assert_eq!(codes(|it| it.remove(&Path::Cluster))[0], "no-cluster");
+}
+
+#[test]
+fn a_foreign_secret_is_one_problem_and_not_one_for_each_record() {
+    let fleet = Planted::healthy().fleet_with(ClusterSecrets::generate([8; 32]));
+    let problems = fleet.problems(&Filter::default());
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].code, "wrong-secret");
+    assert_eq!(fleet.endpoint_rows(&Filter::default()), []);
+}
+
+#[test]
+fn many_records_refused_for_one_reason_are_counted() {
+    let told = codes(|it| {
+        for number in 10..90 {
+            let path = it.endpoint(2, "blue", [10, 0, 0, number]);
+            it.secrets.insert(path, ClusterSecrets::generate([66; 32]));
+        }
+    });
+    assert_eq!(told.len(), 21);
+}
+
+#[test]
+fn problems_are_filtered_by_host_and_network() {
+    let mut planted = Planted::healthy();
+    planted.remove(&Path::Alive(id(2)));
+    planted.remove(&Path::Member(network("blue"), id(3)));
+    planted.change_host(1, |host| host.underlay = vec![IpAddr::from([127, 0, 0, 1])]);
+    let fleet = planted.fleet();
+    let of = |host, network| {
+        let problems = fleet.problems(&Filter { host, network });
+        problems.into_iter().map(|problem| problem.code).collect::<Vec<_>>()
+    };
+    assert_eq!(of(Some(id(2)), None), ["host-gone"]);
+    assert_eq!(of(None, Some(network("blue"))), ["endpoint-without-member"]);
+    assert_eq!(of(Some(id(1)), None), Vec::<String>::new());
+}

@@ -1,0 +1,210 @@
+//! `wgnetctl` beside a real etcd: what it lists, what it does not believe, how soon it tells, and
+//! its exit codes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::net::IpAddr;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use wgnet_control_plane::store::etcd::EtcdStore;
+use wgnet_control_plane::store::{Op, Store as _, Txn};
+use wgnet_proto::record::{
+    AliveRecord, ClusterRecord, EndpointRecord, HostRecord, MemberRecord, NetworkRecord, Slot,
+};
+use wgnet_proto::{
+    ClusterId, ClusterSecrets, HostKey, Incarnation, MacAddr, NetworkKey, Path, PublicKey, Record,
+    Sealer,
+};
+
+use crate::server::Etcd;
+
+const SECRET: [u8; 32] = [9; 32];
+const CLUSTER: ClusterId = ClusterId([1; 16]);
+
+/// Two hosts in one network, as their drivers would publish them.
+struct Fleet {
+    etcd: Etcd,
+    store: EtcdStore,
+    dir: TempDir,
+    seq: u64,
+}
+
+impl Fleet {
+    async fn start() -> Self {
+        let etcd = Etcd::start(1).await;
+        let store = etcd.store("/wgnet/v1");
+        let dir = tempfile::Builder::new().prefix("wgnett-ctl-").tempdir().unwrap();
+        ClusterSecrets::generate(SECRET).write_new(&dir.path().join("secret")).unwrap();
+        let mut fleet = Self { etcd, store, dir, seq: 0 };
+        let incarnation = Incarnation([2; 16]);
+        let cluster = ClusterRecord { cluster: CLUSTER, incarnation, schema: 1 };
+        fleet.put(1, Path::Cluster, Record::Cluster(cluster)).await;
+        let subnets = vec!["10.0.0.0/24".parse().unwrap()];
+        let network = NetworkRecord { subnets, options: BTreeMap::new(), freed: false };
+        fleet.put(1, Path::Network(blue()), Record::Network(network)).await;
+        for host in [1, 2] {
+            let id = key(host).id();
+            let record = HostRecord {
+                name: format!("h{host}"),
+                underlay: vec![IpAddr::from([192, 0, 2, host])],
+                version: "0.1.0".to_owned(),
+                backend: "kernel".to_owned(),
+                incarnation,
+            };
+            fleet.put(host, Path::Host(id), Record::Host(record)).await;
+            let alive = AliveRecord { boot: "b".to_owned() };
+            fleet.put(host, Path::Alive(id), Record::Alive(alive)).await;
+            let public_key = PublicKey([host; 32]);
+            let slot = Slot { generation: 0, public_key, port: 51_820, underlay: Vec::new() };
+            let member = MemberRecord { slots: vec![slot], ready_generation: 0, floor: 0 };
+            fleet.put(host, Path::Member(blue(), id), Record::Member(member)).await;
+            fleet.endpoint(host, host, SECRET).await;
+        }
+        fleet
+    }
+
+    async fn put(&mut self, host: u8, path: Path, record: Record) {
+        self.put_sealed(host, path, record, SECRET).await;
+    }
+
+    async fn put_sealed(&mut self, host: u8, path: Path, record: Record, secret: [u8; 32]) {
+        self.seq += 1;
+        let sealer = Sealer::new(key(host), ClusterSecrets::generate(secret), CLUSTER);
+        let value = sealer.seal_record(&path, self.seq, &record);
+        let ops = vec![Op::Put { key: path.to_string(), value }];
+        self.store.commit(Txn { conditions: vec![], ops }).await.unwrap();
+    }
+
+    async fn endpoint(&mut self, host: u8, number: u8, secret: [u8; 32]) {
+        let address = IpAddr::from([10, 0, 0, number]);
+        let record = EndpointRecord {
+            addresses: vec![address],
+            endpoint: format!("{number:064x}").parse().unwrap(),
+            host: key(host).id(),
+            mac: MacAddr::of_address(address),
+            claim: number.into(),
+        };
+        let path = Path::Endpoint(blue(), address);
+        self.put_sealed(host, path, Record::Endpoint(record), secret).await;
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wgnetctl"));
+        let endpoints = self.etcd.options("/").endpoints.join(",");
+        command
+            .args(args)
+            .args(["--etcd", &endpoints])
+            .args(["--secret", self.dir.path().join("secret").to_str().unwrap()])
+            .args(["--socket", self.dir.path().join("no-driver").to_str().unwrap()])
+            .env_remove("WGNET_CONFIG");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Vec<Value> {
+        let output = self.run(&[args, &["--json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+fn key(host: u8) -> HostKey {
+    HostKey::from_bytes([host; 32])
+}
+
+fn blue() -> NetworkKey {
+    NetworkKey::named("blue").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wgnetctl_lists_the_cluster_and_believes_no_forged_record() {
+    let mut fleet = Fleet::start().await;
+    let [network] = &fleet.json(&["networks"])[..] else { panic!("one network") };
+    assert_eq!((&network["network"], &network["alive"]), (&"n-blue".into(), &2.into()));
+    let hosts = fleet.json(&["hosts", "blue"]);
+    let states: Vec<_> = hosts.iter().map(|host| (&host["name"], &host["state"])).collect();
+    assert_eq!(states, [(&"h1".into(), &"alive".into()), (&"h2".into(), &"alive".into())]);
+    assert_eq!(fleet.json(&["endpoints", "--host", "h2"])[0]["addresses"][0], "10.0.0.2");
+
+    let output = fleet.run(&["problems"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!((output.status.code(), text.trim()), (Some(0), "No problems."));
+    let output = fleet.run(&["endpoints"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.starts_with("NETWORK") && !text.contains('\u{1b}'), "{text}");
+    let output = fleet.run(&["path", "10.0.0.1", "10.0.0.2"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+
+    fleet.endpoint(2, 99, [66; 32]).await;
+    assert_eq!(fleet.json(&["endpoints"]).len(), 2);
+    assert_eq!(fleet.json(&["problems"])[0]["code"], "refused-wrong-secret");
+    assert_eq!(fleet.run(&["problems"]).status.code(), Some(1));
+    let output = fleet.run(&["path", "10.0.0.1", "10.0.0.99"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains("not believed"), "{text}");
+
+    assert_eq!(fleet.run(&["hosts", "--host", "h9"]).status.code(), Some(1));
+    assert_eq!(fleet.run(&["hosts", "--no-such-flag"]).status.code(), Some(2));
+    fleet.etcd.kill_all();
+    let output = fleet.run(&["hosts"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_tells_of_a_new_endpoint_within_a_second_and_of_a_lost_etcd() {
+    let mut fleet = Fleet::start().await;
+    let mut watch = Watching::start(&fleet, &["endpoints", "--watch"]);
+    let first = [watch.next(), watch.next(), watch.next(), watch.next()];
+    let events: Vec<_> = first.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert!(events.contains(&"synced") && events.contains(&"connected"), "{events:?}");
+    let before = Instant::now();
+    fleet.endpoint(1, 7, SECRET).await;
+    let line = watch.next();
+    assert_eq!(
+        (&line["event"], &line["row"]["addresses"][0]),
+        (&"added".into(), &"10.0.0.7".into())
+    );
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    fleet.etcd.kill_all();
+    assert_eq!(watch.next()["event"], "disconnected");
+    fleet.etcd.start_all();
+    assert_eq!(watch.next()["event"], "connected");
+}
+
+/// A `wgnetctl` that runs until this is dropped.
+struct Watching {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Watching {
+    fn start(fleet: &Fleet, args: &[&str]) -> Self {
+        let mut child = fleet.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (telling, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            out.lines().map_while(Result::ok).try_for_each(|line| telling.send(line))
+        });
+        Self { child, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        let line = self.lines.recv_timeout(Duration::from_secs(20)).expect("a line comes");
+        serde_json::from_str(&line).unwrap()
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
