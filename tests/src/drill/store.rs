@@ -6,6 +6,7 @@
 mod scene;
 mod trouble;
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,13 @@ use scene::Scene;
 pub fn store(scale: Scale) -> Result<Vec<Row>> {
     let swarm = scene::swarm()?;
     let mut scene = Scene::set(&swarm)?;
+    let ancient = Ancient { backup: scene.etcd().snapshot("ancient")?, taken: Instant::now() };
     Ok(vec![
         away(&mut scene, scale)?,
         wiped(&mut scene)?,
         trouble::clusters_swapped(&mut scene)?,
         restored(&mut scene)?,
+        restored_from_before(&mut scene, &ancient)?,
         one_member_lost(&mut scene)?,
         leader_lost(&mut scene)?,
         compacted(&mut scene)?,
@@ -92,6 +95,25 @@ fn restored(scene: &mut Scene<'_>) -> Result<Row> {
     scene.etcd().restore(&backup)?;
     scene.etcd().start()?;
     let row = again(Row::new("etcd restored from an old backup"), scene, &records)?;
+    scene.reachable(&["moved", "young"])?;
+    Ok(row.lost_nothing(&scene::finish(stream)?))
+}
+
+/// A backup of a history that the hosts have left since.
+struct Ancient {
+    backup: PathBuf,
+    taken: Instant,
+}
+
+fn restored_from_before(scene: &mut Scene<'_>, ancient: &Ancient) -> Result<Row> {
+    let records = scene.etcd().keys()?;
+    let stream = scene.stream()?;
+    scene.etcd().kill()?;
+    scene.etcd().restore(&ancient.backup)?;
+    scene.etcd().start()?;
+    let age = ancient.taken.elapsed().as_secs_f64();
+    let row = Row::new("etcd restored from a backup of before it was wiped").info("age", age, "s");
+    let row = again(row, scene, &records)?;
     scene.reachable(&["moved", "young"])?;
     Ok(row.lost_nothing(&scene::finish(stream)?))
 }
