@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -32,6 +33,7 @@ pub trait Source: Send + Sync + 'static {
 
 /// Far above what an order needs.
 const LARGEST_BODY: usize = 1 << 16;
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Answers until cancelled.
 pub async fn serve<S: Source>(listener: UnixListener, source: Arc<S>, cancel: CancellationToken) {
@@ -51,7 +53,11 @@ pub async fn serve<S: Source>(listener: UnixListener, source: Arc<S>, cancel: Ca
                     }
                 });
             }
-            Err(error) => warn!(%error, "Cannot accept on the admin socket"),
+            Err(error) => {
+                warn!(%error, "Cannot accept on the admin socket");
+                // Out of file descriptors, most likely.
+                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            }
         }
     }
     connections.close();

@@ -18,6 +18,7 @@ mod turns;
 mod wire;
 
 pub use error::CallError;
+pub(crate) use server::whole;
 pub use server::{Api, serve};
 
 use std::collections::BTreeSet;

@@ -26,7 +26,7 @@ use crate::plugins::{self, Bound};
 use crate::problems::Problems;
 use crate::status::Status;
 use crate::wiring::Given;
-use crate::{admin, check, notify, underlay, unready};
+use crate::{admin, check, files, notify, underlay, unready};
 
 /// Between tries of what the driver cannot work without.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -75,7 +75,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
 /// A sentence.
 pub fn store(config: &Config) -> Result<EtcdStore, String> {
     let read = |path: &Path| {
-        std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+        files::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
     };
     let tls = match &config.etcd_tls {
         None => None,

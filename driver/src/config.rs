@@ -11,6 +11,8 @@ use hyper::Uri;
 use serde::Deserialize;
 use wgnet_proto::text::clipped;
 
+use crate::files;
+
 pub const DEFAULT_FILE: &str = "/etc/wgnet/driver.toml";
 
 /// Docker network driver: answers Docker on this host and keeps its networks' WireGuard interfaces.
@@ -182,7 +184,7 @@ impl Config {
 }
 
 fn read(path: &Path) -> Result<Settings, ConfigError> {
-    let text = std::fs::read_to_string(path)
+    let text = files::read_text(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     toml::from_str(&text).map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();

@@ -8,6 +8,7 @@ pub mod check;
 pub mod cluster;
 pub mod config;
 pub mod dataplane;
+mod files;
 pub mod journal;
 pub mod keyring;
 pub mod lines;

@@ -1,10 +1,11 @@
 //! Answers Docker while the driver cannot work yet: every call gets the reason.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -13,6 +14,8 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+use crate::api::{self, CallError};
 
 /// Serves until `ready` is cancelled, then gives the listener back. Before there is a reason, calls
 /// wait in the listener's queue: a start takes a moment, and Docker gives some calls up for good.
@@ -53,19 +56,88 @@ pub async fn serve(
 async fn answer(
     request: Request<Incoming>,
     reason: watch::Receiver<Option<Arc<str>>>,
-) -> Result<Response<Full<Bytes>>, hyper::Error> {
+) -> Result<Response<Full<Bytes>>, Infallible> {
     // A network whose allocation fails once is left without a driver; and the answer needs nothing.
     if request.uri().path() == "/NetworkDriver.AllocateNetwork" {
-        let body = request.into_body().collect().await?.to_bytes();
+        let body = match api::whole(request.into_body()).await {
+            Ok(body) => body,
+            Err(reason) => {
+                let call = "AllocateNetwork".to_owned();
+                return Ok(failed(&CallError::Undecodable { call, reason }.to_string()));
+            }
+        };
         let asked: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         if let Some(options) = asked.get("Options") {
             return Ok(json(&serde_json::json!({ "Options": options })));
         }
     }
     let reason = reason.borrow().clone().unwrap_or_else(|| Arc::from("it is starting"));
-    Ok(json(&serde_json::json!({ "Err": format!("wgnet-driver cannot work yet: {reason}") })))
+    Ok(failed(&format!("wgnet-driver cannot work yet: {reason}")))
+}
+
+fn failed(sentence: &str) -> Response<Full<Bytes>> {
+    json(&serde_json::json!({ "Err": sentence }))
 }
 
 fn json(body: &serde_json::Value) -> Response<Full<Bytes>> {
     Response::new(Full::from(body.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// The answer's body to a call whose body is sent as it is.
+    async fn ask(head: &str, body: &[u8]) -> serde_json::Value {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("driver.sock");
+        let (listener, ready) = (UnixListener::bind(&socket).unwrap(), CancellationToken::new());
+        let (_reason, reasons) = watch::channel(Some(Arc::from("the secret is missing")));
+        let serving = tokio::spawn(serve(listener, reasons, ready.clone()));
+        let stream = UnixStream::connect(&socket).await.unwrap();
+        let (mut reader, mut writer) = stream.into_split();
+        let head = format!("POST /NetworkDriver.{head}\r\nHost: wgnet\r\n\r\n");
+        let send = async {
+            writer.write_all(head.as_bytes()).await.unwrap();
+            // Whoever was answered already closes.
+            let _ = writer.write_all(body).await;
+        };
+        let mut answer = String::new();
+        let receive = async {
+            // Nor is a reset, which follows what was not read, a reason to have no answer.
+            let _ = reader.read_to_string(&mut answer).await;
+        };
+        tokio::join!(send, receive);
+        ready.cancel();
+        serving.await.unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+        serde_json::from_str(body).unwrap()
+    }
+
+    fn length(call: &str, length: usize) -> String {
+        format!("{call} HTTP/1.1\r\nContent-Length: {length}")
+    }
+
+    #[tokio::test]
+    async fn an_allocation_is_answered_and_everything_else_gets_the_reason() {
+        let body = br#"{"NetworkID":"m3v0gvk6pj5e0l1y9h3kz1v2c","Options":{"a":"b"}}"#;
+        let allocated = ask(&length("AllocateNetwork", body.len()), body).await;
+        assert_eq!(allocated, serde_json::json!({ "Options": { "a": "b" } }));
+        let joined = ask(&length("Join", 2), b"{}").await;
+        let reason = "wgnet-driver cannot work yet: the secret is missing";
+        assert_eq!(joined, serde_json::json!({ "Err": reason }));
+    }
+
+    #[tokio::test]
+    async fn a_body_without_end_is_refused_with_a_sentence() {
+        let sentence = "the arguments of AllocateNetwork are not what dockerd sends: its body is larger than 16 MiB";
+        let refused = serde_json::json!({ "Err": sentence });
+        assert_eq!(ask(&length("AllocateNetwork", 1 << 40), b"{").await, refused);
+        let chunk = [b"100000\r\n".as_slice(), &[b' '; 1 << 20], b"\r\n"].concat();
+        let chunked = "AllocateNetwork HTTP/1.1\r\nTransfer-Encoding: chunked";
+        assert_eq!(ask(chunked, &chunk.repeat(17)).await, refused);
+    }
 }

@@ -13,6 +13,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::api::EngineInfo;
 use crate::client::{Client, ClientError};
 
+/// So much of what a failed engine says is told.
+const LONGEST_SAID: u64 = 4096;
+
 /// How to start an engine.
 #[derive(Clone, Debug)]
 pub struct Spawn {
@@ -112,10 +115,12 @@ async fn launch(spawn: &Spawn) -> Result<String, SpawnError> {
         .spawn()
         .map_err(failed)?;
     let mut stderr = launcher.stderr.take().expect("it was asked for");
-    let mut said = String::new();
-    stderr.read_to_string(&mut said).await.map_err(failed)?;
+    let mut said = Vec::new();
+    (&mut stderr).take(LONGEST_SAID).read_to_end(&mut said).await.map_err(failed)?;
+    // Whatever more it says must not keep it from ending.
+    tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await.map_err(failed)?;
     launcher.wait().await.map_err(failed)?;
-    Ok(said.trim().to_owned())
+    Ok(String::from_utf8_lossy(&said).trim().to_owned())
 }
 
 /// What [`EngineInfo::binary_digest`] is if this executable is the one that runs. Blocks while it
@@ -133,5 +138,24 @@ fn digest(path: &Path) -> io::Result<String> {
             0 => return Ok(hex::encode(hash.finalize())),
             read => hash.update(&chunk[..read]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_says_much_and_is_no_engine_is_told_with_the_beginning_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("engine");
+        std::fs::write(&program, "#!/bin/sh\nhead -c 20000000 /dev/zero >&2\nexit 1\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let spawn = Spawn::new(program, directory.path().join("engine.sock"));
+        let failed = spawn_detached(&spawn).await.unwrap_err();
+        let SpawnError::Failed { said, .. } = &failed else { panic!("{failed:?}") };
+        assert_eq!(said.len() as u64, LONGEST_SAID);
     }
 }

@@ -106,6 +106,6 @@ fn give_up(path: &str, error: &io::Error) -> Response {
 }
 
 /// Text that may stand inside a JSON string.
-fn json_text(text: &str) -> String {
+pub(crate) fn json_text(text: &str) -> String {
     text.chars().map(|c| if c == '"' || c == '\\' || c.is_control() { ' ' } else { c }).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::forward::Driver;
+use crate::forward::{Driver, json_text};
 use crate::http::{Request, Response, read_request, response_bytes};
 
 /// Accepts until the process ends.
@@ -55,7 +55,9 @@ pub fn converse(
             Ok(Some(request)) => request,
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                let body = br#"{"Err":"wgnet-shim cannot read this request"}"#.to_vec();
+                let cause = json_text(&error.to_string());
+                let body = format!(r#"{{"Err":"wgnet-shim cannot read this request: {cause}"}}"#);
+                let body = body.into_bytes();
                 writer.write_all(&response_bytes(&Response { status: 400, body }))?;
                 return Err(error);
             }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -189,12 +189,11 @@ impl Server {
         }
         let path = head.uri.path();
         let delivery = delivery(&head.headers);
-        let body = match Limited::new(body, LARGEST_BODY).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => {
+        let body = match whole(body).await {
+            Ok(body) => body,
+            Err(reason) => {
                 let call = call::name(path).to_owned();
-                let answer =
-                    Answer::of(Err(CallError::Undecodable { call, reason: error.to_string() }));
+                let answer = Answer::of(Err(CallError::Undecodable { call, reason }));
                 return Ok(answer.into_response());
             }
         };
@@ -281,6 +280,20 @@ impl Server {
             }
             .instrument(span),
         )
+    }
+}
+
+/// The body of a call; a sentence if it is larger than any of Docker's or does not come whole.
+pub(crate) async fn whole(body: Incoming) -> Result<Bytes, String> {
+    let too_large = || format!("its body is larger than {} MiB", LARGEST_BODY >> 20);
+    // What says so itself need not come first.
+    if body.size_hint().lower() > LARGEST_BODY as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(body, LARGEST_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(format!("its body did not come whole: {error}")),
     }
 }
 

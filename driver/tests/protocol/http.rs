@@ -128,6 +128,19 @@ async fn bodies_that_are_no_arguments_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_larger_than_any_of_dockers_is_refused_before_it_comes() {
+    let dir = TempDir::new().unwrap();
+    let driver = Driver::start(dir.path());
+    let head =
+        "POST /NetworkDriver.CreateNetwork HTTP/1.1\r\nHost: \r\nContent-Length: 16777217\r\n\r\n";
+    let mut client = driver.connect().await;
+    client.raw(head.as_bytes()).await;
+    let reply = client.reply().await;
+    assert_eq!(reply.status, 400);
+    assert!(reply.err().ends_with("its body is larger than 16 MiB"), "{}", reply.err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn activation_and_capabilities_need_no_body_and_tell_the_scope() {
     for (scope, says) in
         [(wgnet_driver::api::Scope::Global, "global"), (wgnet_driver::api::Scope::Local, "local")]

@@ -128,9 +128,9 @@ fn lock(socket: &Path) -> anyhow::Result<Flock<File>> {
                 .with_context(|| format!("cannot write {}", path.display()))?;
             Ok(lock)
         }
-        Err((mut file, Errno::EWOULDBLOCK)) => {
+        Err((file, Errno::EWOULDBLOCK)) => {
             let mut holder = String::new();
-            file.read_to_string(&mut holder).ok();
+            file.take(20).read_to_string(&mut holder).ok();
             bail!(
                 "another wgnet-engine (pid {}) serves {}; stop it or use another --socket",
                 holder.trim(),
