@@ -40,8 +40,8 @@ pub enum Followed {
 
 #[derive(Debug, Clone)]
 pub struct FollowerOptions {
-    /// How often a scope's number of keys and newest revision are compared with what is believed,
-    /// with jitter.
+    /// How often it is compared with jitter what of a scope has changed, and how many keys it has,
+    /// with what was told.
     pub audit: Duration,
 }
 

@@ -46,6 +46,16 @@ pub struct Listing {
     pub entries: Vec<Entry>,
 }
 
+/// What a scope holds at one revision, as far as it changed of late.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    pub revision: Revision,
+    /// How many keys there are, changed or not.
+    pub keys: u64,
+    /// The keys that were changed since, and when.
+    pub changed: Vec<(String, Revision)>,
+}
+
 /// One thing that happened to one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -220,11 +230,13 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// Changes no key twice.
     fn commit(&self, txn: Txn) -> impl Future<Output = Result<Committed, StoreError>> + Send;
 
-    /// Number of keys in `scope` and the newest mod_revision among them (0 for none), for the audit.
-    fn count(
+    /// How many keys `scope` has, and which of them were changed after revision `since`. No values
+    /// are sent, and nothing of what stayed as it was.
+    fn audit(
         &self,
         scope: &str,
-    ) -> impl Future<Output = Result<(u64, Revision), StoreError>> + Send;
+        since: Revision,
+    ) -> impl Future<Output = Result<Audit, StoreError>> + Send;
 
     /// The current revision, to notice another history.
     fn revision(&self) -> impl Future<Output = Result<Revision, StoreError>> + Send;

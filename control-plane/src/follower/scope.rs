@@ -68,6 +68,8 @@ pub(super) struct ScopeTask<S> {
     known: Option<Revision>,
     /// The keys of the scope, hashed as there may be 100 000, and when they last changed.
     keys: BTreeMap<u64, Revision>,
+    /// Up to here `keys` is what the store holds, and not only what it told.
+    verified: Revision,
     fruitless: u32,
 }
 
@@ -94,8 +96,19 @@ impl<S: Store> ScopeTask<S> {
         gate: Arc<Gate>,
         reports: mpsc::Sender<Report>,
     ) -> Self {
-        let (known, keys, fruitless) = (None, BTreeMap::new(), 0);
-        Self { number, scope, store, audit, bearings, gate, reports, known, keys, fruitless }
+        Self {
+            number,
+            scope,
+            store,
+            audit,
+            bearings,
+            gate,
+            reports,
+            known: None,
+            keys: BTreeMap::new(),
+            verified: 0,
+            fruitless: 0,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -155,6 +168,7 @@ impl<S: Store> ScopeTask<S> {
         let hashed = |entry: &Entry| (hash(&entry.key), entry.mod_revision);
         self.keys = listing.entries.iter().map(hashed).collect();
         self.known = Some(listing.revision);
+        self.verified = listing.revision;
         let (revision, entries) = (listing.revision, listing.entries);
         let first = entries.iter().find(|entry| entry.key == FIRST).cloned();
         self.tell(Told::Listed { revision, entries }).await?;
@@ -262,9 +276,22 @@ impl<S: Store> ScopeTask<S> {
 
     /// Whether the store holds something else than it told (etcd has lost events: etcd#17529,
     /// etcd#18089), or has not told yet.
-    async fn differs(&self) -> Result<bool, End> {
+    ///
+    /// Where every key that changed since the last such look is known as it is, and there are as many
+    /// keys as are known, there is no other difference.
+    async fn differs(&mut self) -> Result<bool, End> {
+        // With the newest one that is known: another history has it at another revision.
         let newest = self.keys.values().copied().max().unwrap_or(0);
-        Ok(self.store.count(&self.scope).await? != (self.keys.len() as u64, newest))
+        let since = self.verified.min(newest - 1).max(0);
+        let audit = self.store.audit(&self.scope, since).await?;
+        let there: BTreeMap<u64, Revision> =
+            audit.changed.iter().map(|(key, revision)| (hash(key), *revision)).collect();
+        let known = self.keys.iter().filter(|(_, revision)| **revision > since);
+        let differs = audit.keys != self.keys.len() as u64 || !known.eq(&there);
+        if !differs {
+            self.verified = audit.revision;
+        }
+        Ok(differs)
     }
 
     async fn tell(&self, told: Told) -> Result<(), End> {

@@ -80,12 +80,20 @@ async fn write(store: &MemoryStore, ops: Vec<Op>) {
     store.commit(Txn { conditions: vec![], ops }).await.unwrap();
 }
 
+fn put_op(key: &str) -> Op {
+    Op::Put { key: key.into(), value: vec![] }
+}
+
+fn delete_op(key: &str) -> Op {
+    Op::Delete { key: key.into() }
+}
+
 async fn put(store: &MemoryStore, key: &str) {
-    write(store, vec![Op::Put { key: key.into(), value: vec![] }]).await;
+    write(store, vec![put_op(key)]).await;
 }
 
 async fn delete(store: &MemoryStore, key: &str) {
-    write(store, vec![Op::Delete { key: key.into() }]).await;
+    write(store, vec![delete_op(key)]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,6 +307,32 @@ async fn the_audit_finds_what_the_store_never_told() {
     reader.until_holds(&["hosts/2"]).await;
     assert_eq!(reader.count("listed"), 3);
     assert_eq!(reader.count("disconnected"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_later_change_hides_from_the_audit_what_the_store_never_told() {
+    let store = MemoryStore::new();
+    for key in ["hosts/1", "hosts/2", "hosts/3"] {
+        put(&store, key).await;
+    }
+    let mut reader = Reader::of(&store, &["hosts/"]);
+    reader.until("connected").await;
+    for (lost, round) in [vec![put_op("hosts/1")], vec![delete_op("hosts/1"), put_op("hosts/4")]]
+        .into_iter()
+        .zip(1..)
+    {
+        store.lose_next_change();
+        write(&store, lost).await;
+        put(&store, "hosts/2").await;
+        reader.until("changed hosts/2").await;
+        let told = tokio::time::Instant::now();
+        reader.until("listed hosts/").await;
+        assert!(told.elapsed() <= Duration::from_secs(610), "{:?}", told.elapsed());
+        assert_eq!(reader.count("listed"), 1 + round);
+        let there = store.list("hosts/").await.unwrap().entries;
+        let there = there.into_iter().map(|entry| (entry.key, entry.mod_revision));
+        assert_eq!(reader.keys, there.collect());
+    }
 }
 
 #[tokio::test(start_paused = true)]

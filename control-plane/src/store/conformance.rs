@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{
-    Change, Committed, Condition, Op, Revision, Store, StoreError, Txn, Watch, WatchEvent,
+    Audit, Change, Committed, Condition, Op, Revision, Store, StoreError, Txn, Watch, WatchEvent,
 };
 
 /// A store under test, and what only its owner can do to it.
@@ -52,7 +52,7 @@ pub async fn suite<F: Fixture>(fixture: &mut F) {
     writing::a_transaction_happens_wholly_or_not_at_all(fixture).await;
     writing::a_transaction_takes_128_operations(fixture).await;
     writing::a_key_is_not_changed_twice_in_a_transaction(fixture).await;
-    writing::count_knows_number_and_newest_revision(fixture).await;
+    writing::an_audit_knows_all_keys_and_what_changed_since(fixture).await;
     writing::ten_thousand_records_are_listed_whole(fixture).await;
     writing::leased_records_go_with_their_lease(fixture).await;
     writing::a_lost_lease_is_told_and_replaced(fixture).await;

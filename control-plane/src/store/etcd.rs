@@ -11,19 +11,22 @@ use std::time::Duration;
 
 use etcd_client::{
     Certificate, Compare, CompareOp, GetOptions, GetResponse, Identity, KeyValue, PutOptions,
-    ResponseHeader, SortOrder, SortTarget, TlsOptions, TxnOp, TxnOpResponse,
+    ResponseHeader, TlsOptions, TxnOp,
 };
 use tokio::time::timeout;
 
 use super::{
-    Committed, Condition, Entry, LeaseId, Listing, MAX_OPS, Op, Revision, Store, StoreError, Txn,
-    covers,
+    Audit, Committed, Condition, Entry, LeaseId, Listing, MAX_OPS, Op, Revision, Store, StoreError,
+    Txn, covers,
 };
 use line::{Fault, Line, Repeat, code};
 pub use watch::EtcdWatch;
 use watch::Wish;
 
 const PAGE: i64 = 1000;
+
+/// Of keys only; etcd reads the whole range for each.
+const AUDIT_PAGE: i64 = 10_000;
 
 /// Above what a page of the largest records can hold.
 const LARGEST_ANSWER: usize = 256 << 20;
@@ -127,6 +130,64 @@ impl EtcdStore {
         Ok(got)
     }
 
+    /// What reads more than a page reads again if its revision was compacted between two.
+    async fn again_if_compacted<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        read: impl Fn() -> F,
+    ) -> Result<T, StoreError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match read().await {
+                Err(StoreError::Refused { source, .. })
+                    if tries < LISTINGS && answered(source.as_ref(), code::OUT_OF_RANGE) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// How many keys of a scope there are, and which were changed after a revision.
+    async fn look(&self, scope: &str, since: Revision) -> Result<Audit, StoreError> {
+        // etcd counts all that is in a range, so there must be nothing else in it.
+        let is_folder = scope.is_empty() || scope.ends_with('/');
+        let mut ranges = Vec::new();
+        if is_folder {
+            ranges.push(self.range(scope));
+        } else {
+            let key = self.full(scope).into_bytes();
+            ranges.push((key.clone(), [&key[..], &[0]].concat()));
+            ranges.push(self.range(&format!("{scope}/")));
+        }
+        let mut audit = Audit { revision: 0, keys: 0, changed: Vec::new() };
+        for (start, end) in ranges {
+            let mut next = Some(start);
+            let mut counted = None;
+            while let Some(start) = next {
+                let options = GetOptions::new()
+                    .with_range(end.clone())
+                    .with_limit(AUDIT_PAGE)
+                    .with_keys_only()
+                    .with_min_mod_revision(since + 1)
+                    .with_revision(audit.revision);
+                let page = self.get(start, options).await?;
+                if audit.revision == 0 {
+                    audit.revision = revision(page.header());
+                }
+                counted.get_or_insert(page.count());
+                let changed = page.kvs().iter();
+                audit.changed.extend(
+                    changed.filter_map(|pair| {
+                        Some((self.name(scope, pair.key())?, pair.mod_revision()))
+                    }),
+                );
+                let last = page.kvs().last().filter(|_| page.more());
+                next = last.map(|last| [last.key(), &[0]].concat());
+            }
+            audit.keys += counted.and_then(|count| u64::try_from(count).ok()).unwrap_or(0);
+        }
+        Ok(audit)
+    }
+
     /// All pairs of a scope's range at one revision.
     async fn pages(&self, scope: &str) -> Result<(Vec<KeyValue>, Revision), StoreError> {
         let (mut start, end) = self.range(scope);
@@ -200,16 +261,7 @@ impl Store for EtcdStore {
     type Watch = EtcdWatch;
 
     async fn list(&self, scope: &str) -> Result<Listing, StoreError> {
-        let mut tries = 0;
-        let (pairs, revision) = loop {
-            tries += 1;
-            match self.pages(scope).await {
-                // Its revision was compacted between two pages.
-                Err(StoreError::Refused { source, .. })
-                    if tries < LISTINGS && answered(source.as_ref(), code::OUT_OF_RANGE) => {}
-                other => break other?,
-            }
-        };
+        let (pairs, revision) = self.again_if_compacted(|| self.pages(scope)).await?;
         let entries = pairs.into_iter().filter_map(|pair| {
             let (key, mod_revision) = (self.name(scope, pair.key())?, pair.mod_revision());
             let (_, value) = pair.into_key_value();
@@ -259,34 +311,8 @@ impl Store for EtcdStore {
         })
     }
 
-    async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {
-        let newest = GetOptions::new()
-            .with_sort(SortTarget::Mod, SortOrder::Descend)
-            .with_limit(1)
-            .with_keys_only();
-        let below = if scope.is_empty() || scope.ends_with('/') {
-            self.full(scope)
-        } else {
-            self.full(&format!("{scope}/"))
-        };
-        let mut gets = vec![TxnOp::get(below.clone(), Some(newest.clone().with_prefix()))];
-        if below != self.full(scope) {
-            gets.push(TxnOp::get(self.full(scope), Some(newest)));
-        }
-        let txn = etcd_client::Txn::new().and_then(gets);
-        let counted = self.line.call("a count", Repeat::Harmless, |mut connection| {
-            let txn = txn.clone();
-            async move { connection.client.txn(txn).await.map_err(Fault::from) }
-        });
-        let (mut count, mut newest) = (0, 0);
-        for response in counted.await?.op_responses() {
-            if let TxnOpResponse::Get(got) = response {
-                count += u64::try_from(got.count()).unwrap_or(0);
-                newest =
-                    got.kvs().iter().map(KeyValue::mod_revision).max().unwrap_or(0).max(newest);
-            }
-        }
-        Ok((count, newest))
+    async fn audit(&self, scope: &str, since: Revision) -> Result<Audit, StoreError> {
+        self.again_if_compacted(|| self.look(scope, since)).await
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {

@@ -16,8 +16,8 @@ pub use state::Backup;
 use state::State;
 
 use super::{
-    CALL_DEADLINE, Change, Committed, Condition, LeaseId, Listing, MAX_OPS, Op, Revision, Store,
-    StoreError, Txn, Watch, WatchEvent,
+    Audit, CALL_DEADLINE, Change, Committed, Condition, LeaseId, Listing, MAX_OPS, Op, Revision,
+    Store, StoreError, Txn, Watch, WatchEvent,
 };
 
 /// How long a watch bears silence where an answer should come, as with etcd.
@@ -324,8 +324,13 @@ impl Store for MemoryStore {
         self.call("commit", |state| state.commit(txn)).await
     }
 
-    async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {
-        self.call("count", |state| Ok(state.count(&self.full(scope)))).await
+    async fn audit(&self, scope: &str, since: Revision) -> Result<Audit, StoreError> {
+        let mut audit =
+            self.call("audit", |state| Ok(state.audit(&self.full(scope), since))).await?;
+        for (key, _) in &mut audit.changed {
+            *key = self.relative(key);
+        }
+        Ok(audit)
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {

@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wgnet_control_plane::store::{
-    Committed, LeaseId, Listing, MemoryStore, Op, Revision, Store, StoreError, Txn,
+    Audit, Committed, LeaseId, Listing, MemoryStore, Op, Revision, Store, StoreError, Txn,
 };
 use wgnet_core::{ClusterView, LocalNetwork, NetworkDefinition, NetworkOptions, Subnet};
 use wgnet_proto::record::{ClusterRecord, MemberRecord, Slot};
@@ -48,8 +48,8 @@ impl Store for Late {
         self.0.commit(txn).await
     }
 
-    async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {
-        self.0.count(scope).await
+    async fn audit(&self, scope: &str, since: Revision) -> Result<Audit, StoreError> {
+        self.0.audit(scope, since).await
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use wgnet_control_plane::store::memory::MemoryWatch;
 use wgnet_control_plane::store::{
-    CALL_DEADLINE, Committed, LeaseId, Listing, MemoryStore, Revision, Store, StoreError, Txn,
-    Watch, WatchEvent,
+    Audit, CALL_DEADLINE, Committed, LeaseId, Listing, MemoryStore, Revision, Store, StoreError,
+    Txn, Watch, WatchEvent,
 };
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_driver::dataplane::model::Model;
@@ -120,8 +120,8 @@ impl Store for SimStore {
         self.call("commit", self.inner.commit(txn)).await
     }
 
-    async fn count(&self, scope: &str) -> Result<(u64, Revision), StoreError> {
-        self.call("count", self.inner.count(scope)).await
+    async fn audit(&self, scope: &str, since: Revision) -> Result<Audit, StoreError> {
+        self.call("audit", self.inner.audit(scope, since)).await
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {

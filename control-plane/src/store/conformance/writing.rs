@@ -34,8 +34,10 @@ pub(super) async fn a_scope_is_a_key_and_what_is_below_it<F: Fixture>(fixture: &
     assert_eq!(keys(&store, "networks/").await.len(), 6);
     assert_eq!(keys(&store, "network").await, [""; 0]);
     assert_eq!(keys(&store, "").await.len(), 6);
-    let (count, _) = store.count("networks/n").await.expect("a count works");
-    assert_eq!(count, 3);
+    let audit = store.audit("networks/n", 0).await.expect("an audit works");
+    assert_eq!(audit.keys, 3);
+    let changed: Vec<_> = audit.changed.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(changed, ["networks/n", "networks/n/a", "networks/n/b/c"]);
 }
 
 pub(super) async fn two_clusters_never_see_each_other<F: Fixture>(fixture: &mut F) {
@@ -126,16 +128,26 @@ pub(super) async fn a_key_is_not_changed_twice_in_a_transaction<F: Fixture>(fixt
     assert_eq!(keys(&store, "").await, [""; 0]);
 }
 
-pub(super) async fn count_knows_number_and_newest_revision<F: Fixture>(fixture: &mut F) {
-    let store = fixture.client("/count");
-    assert_eq!(store.count("hosts/").await.expect("a count works"), (0, 0));
-    write(&store, vec![put("hosts/1", ""), put("hosts/2", "")]).await;
+pub(super) async fn an_audit_knows_all_keys_and_what_changed_since<F: Fixture>(fixture: &mut F) {
+    let store = fixture.client("/audit");
+    let audit = async |scope, since| {
+        let Audit { revision, keys, changed } =
+            store.audit(scope, since).await.expect("an audit works");
+        assert!(revision >= since);
+        (keys, changed)
+    };
+    assert_eq!(audit("hosts/", 0).await, (0, vec![]));
+    let first = write(&store, vec![put("hosts/1", ""), put("hosts/2", "")]).await;
     let newest = write(&store, vec![put("hosts/1", "again")]).await;
     write(&store, vec![put("elsewhere", "")]).await;
-    assert_eq!(store.count("hosts/").await.expect("a count works"), (2, newest));
-    assert_eq!(store.count("hosts").await.expect("a count works"), (2, newest));
+    let (one, two) = (("hosts/1".to_owned(), newest), ("hosts/2".to_owned(), first));
+    for scope in ["hosts/", "hosts"] {
+        assert_eq!(audit(scope, first - 1).await, (2, vec![one.clone(), two.clone()]));
+        assert_eq!(audit(scope, first).await, (2, vec![one.clone()]));
+        assert_eq!(audit(scope, newest).await, (2, vec![]));
+    }
     write(&store, vec![delete("hosts/1")]).await;
-    assert_eq!(store.count("hosts/").await.expect("a count works"), (1, newest - 1));
+    assert_eq!(audit("hosts/", 0).await, (1, vec![two]));
 }
 
 pub(super) async fn ten_thousand_records_are_listed_whole<F: Fixture>(fixture: &mut F) {
@@ -147,7 +159,8 @@ pub(super) async fn ten_thousand_records_are_listed_whole<F: Fixture>(fixture: &
     }
     assert_eq!(keys(&store, "n/").await, all);
     assert_eq!(keys(&store, "n").await, all);
-    assert_eq!(store.count("n/").await.expect("a count works").0, 10_000);
+    let audit = store.audit("n", 0).await.expect("an audit works");
+    assert_eq!((audit.keys, audit.changed.len()), (10_000, 10_000));
     for batch in all.chunks(100) {
         write(&store, batch.iter().map(|key| delete(key)).collect()).await;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::store::{
-    Change, Committed, Condition, Entry, LeaseId, Listing, Op, Revision, StoreError, Txn,
+    Audit, Change, Committed, Condition, Entry, LeaseId, Listing, Op, Revision, StoreError, Txn,
     WatchEvent, covers,
 };
 
@@ -105,10 +105,13 @@ impl State {
         Listing { revision: self.revision, entries }
     }
 
-    pub(super) fn count(&self, scope: &str) -> (u64, Revision) {
-        self.within(scope).fold((0, 0), |(count, newest), (_, stored)| {
-            (count + 1, newest.max(stored.mod_revision))
-        })
+    pub(super) fn audit(&self, scope: &str, since: Revision) -> Audit {
+        let changed = self.within(scope).filter(|(_, stored)| stored.mod_revision > since);
+        Audit {
+            revision: self.revision,
+            keys: self.within(scope).count() as u64,
+            changed: changed.map(|(key, stored)| (key.clone(), stored.mod_revision)).collect(),
+        }
     }
 
     fn within<'a>(&'a self, scope: &'a str) -> impl Iterator<Item = (&'a String, &'a Stored)> {
