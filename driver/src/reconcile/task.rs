@@ -55,6 +55,7 @@ struct Memory {
     believed: Seen<Observed>,
     /// The picture may be wrong: look before planning.
     stale: bool,
+    looked: Instant,
     hints: Hints,
     watchdog: Watchdog,
     orphans: Orphans,
@@ -88,6 +89,7 @@ impl<D: Dataplane> NetworkTask<D> {
         let memory = Memory {
             believed: Seen::Unknown,
             stale: true,
+            looked: Instant::now(),
             hints: Hints::default(),
             watchdog: Watchdog::default(),
             orphans: Orphans::default(),
@@ -121,8 +123,7 @@ impl<D: Dataplane> NetworkTask<D> {
                 {
                     break;
                 }
-                let pause = self.pause(&outcome, started.elapsed().as_secs());
-                let regular = Instant::now() + pause;
+                let regular = self.next_look(&outcome, started);
                 let mut look = self.memory.look_due.map_or(regular, |due| regular.min(due));
                 // All arms are cancel-safe; nothing is awaited inside an arm.
                 loop {
@@ -170,6 +171,7 @@ impl<D: Dataplane> NetworkTask<D> {
         let looked = self.memory.stale;
         if looked {
             self.memory.look_due = None;
+            self.memory.looked = Instant::now();
             let joined = self.joined(desired.as_ref());
             self.memory.believed = self.context.dataplane.observe(&self.namespace, &joined).await;
             self.memory.stale = matches!(self.memory.believed, Seen::Unknown);
@@ -363,23 +365,28 @@ impl<D: Dataplane> NetworkTask<D> {
         );
     }
 
-    /// How long until the next look, if nothing happens.
-    fn pause(&mut self, outcome: &Outcome, now: u64) -> Duration {
+    /// When to look, if nothing tells of a change. What happens in between without a look does not
+    /// put it off: in a busy cluster there would be none.
+    fn next_look(&mut self, outcome: &Outcome, started: Instant) -> Instant {
+        let now = Instant::now();
         if self.memory.failures > 0 {
             let doublings = (self.memory.failures - 1).min(10);
-            return (RETRY_FIRST * 2u32.pow(doublings)).min(RETRY_LAST);
+            return now + (RETRY_FIRST * 2u32.pow(doublings)).min(RETRY_LAST);
         }
-        let until = |due: u64| Duration::from_secs(due.saturating_sub(now).max(1));
-        let orphan = self.memory.orphans.due().map_or(LOOK_EVERY, until);
+        let regular = self.memory.looked + LOOK_EVERY;
+        let at = |due: u64| {
+            (started + Duration::from_secs(due)).max(self.memory.looked + Duration::from_secs(1))
+        };
+        let orphan = self.memory.orphans.due().map_or(regular, at);
         if !outcome.awaiting_handshakes {
             self.memory.young_peers_since = None;
-            let suspect = self.memory.watchdog.due().map_or(LOOK_EVERY, until);
-            return suspect.min(orphan).min(LOOK_EVERY);
+            let suspect = self.memory.watchdog.due().map_or(regular, at);
+            return suspect.min(orphan).min(regular);
         }
-        let since = *self.memory.young_peers_since.get_or_insert_with(Instant::now);
-        let young = since.elapsed() < HANDSHAKES_WITHIN;
+        let since = *self.memory.young_peers_since.get_or_insert(now);
+        let young = now - since < HANDSHAKES_WITHIN;
         let pause = if young { LOOK_FOR_HANDSHAKES_EVERY } else { LOOK_EVERY / 4 };
-        pause.min(orphan)
+        (self.memory.looked + pause).min(orphan)
     }
 }
 
