@@ -101,7 +101,8 @@ pub async fn probe(config: &Config) -> Result<(), String> {
     dataplane(config).await.map(drop)
 }
 
-async fn dataplane(config: &Config) -> Result<Linux, String> {
+/// The data plane that the settings name.
+pub(crate) async fn dataplane(config: &Config) -> Result<Linux, String> {
     let wanted = match config.backend {
         BackendSetting::Auto => Wanted::Auto,
         BackendSetting::Kernel => Wanted::Kernel,

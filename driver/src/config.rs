@@ -30,6 +30,11 @@ pub struct Cli {
     #[arg(long)]
     pub check: bool,
 
+    /// Remove what this host's networks left in the kernel, and exit (0: nothing is left). For a
+    /// host that wgnet is removed from; the driver must not run.
+    #[arg(long, conflicts_with = "check")]
+    pub clean_up: bool,
+
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -77,7 +82,8 @@ pub struct Settings {
     /// WireGuard of the kernel or of wgnet-engine [default: auto].
     #[arg(long, env = "WGNET_BACKEND", value_enum)]
     backend: Option<BackendSetting>,
-    /// The userspace engine's program [default: wgnet-engine beside this program].
+    /// The userspace engine's program [default: wgnet-engine beside this program, else in
+    /// /usr/lib/wgnet].
     #[arg(long, env = "WGNET_ENGINE", value_name = "FILE")]
     engine: Option<PathBuf>,
     /// UDP ports for WireGuard, FIRST-LAST [default: 51820-52819].
@@ -407,11 +413,12 @@ fn hostname() -> String {
         .unwrap_or_else(|| "localhost".to_owned())
 }
 
+/// Where a package has it, unless it is where a build has it.
 fn engine_beside_us() -> PathBuf {
     let beside = std::env::current_exe()
         .ok()
         .and_then(|exe| exe.parent().map(|dir| dir.join("wgnet-engine")));
-    beside.unwrap_or_else(|| "/usr/lib/wgnet/wgnet-engine".into())
+    beside.filter(|file| file.exists()).unwrap_or_else(|| "/usr/lib/wgnet/wgnet-engine".into())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod api;
 pub mod app;
 pub mod applied;
 pub mod check;
+pub mod clean_up;
 pub mod cluster;
 pub mod config;
 pub mod dataplane;

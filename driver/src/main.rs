@@ -9,7 +9,7 @@ use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 use wgnet_driver::config::{Cli, Config, LogFormat};
 use wgnet_driver::lines::Lines;
-use wgnet_driver::{app, check};
+use wgnet_driver::{app, check, clean_up};
 
 /// A wrong setting (sysexits.h): systemd must not try again at once what cannot get better.
 const EX_CONFIG: u8 = 78;
@@ -40,6 +40,9 @@ fn main() -> ExitCode {
     if let Err(sentence) = check::privileges() {
         eprintln!("wgnet-driver: {sentence}");
         return ExitCode::from(EX_CONFIG);
+    }
+    if cli.clean_up {
+        return runtime.block_on(clean_up::run(&config));
     }
     match runtime.block_on(run(config)) {
         Ok(()) => ExitCode::SUCCESS,

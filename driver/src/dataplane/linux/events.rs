@@ -1,5 +1,6 @@
 //! Who changed something, and where: multicast of the kernel in each namespace, and pins removed.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use super::netns;
 use super::nft::GUARD_PREFIX;
 use crate::dataplane::changes::Changes;
 
-/// When the directory of pins itself vanished, it is looked for this often.
+/// While the directory of pins cannot be watched it is looked into this often.
 const DIRECTORY_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is listened for in a namespace.
@@ -123,14 +124,37 @@ fn guard_of(datagram: &[u8]) -> Option<Namespace> {
 pub(crate) fn watch_pins(changes: &Changes) -> AbortHandle {
     let changes = changes.clone();
     let task = tokio::spawn(async move {
+        let mut told = None;
+        let mut known = BTreeSet::new();
         loop {
+            // What happened while nothing was watched is seen by the difference.
+            let there = pinned();
+            known.symmetric_difference(&there).for_each(|namespace| changes.report(namespace));
+            known = there;
             if let Err(error) = pins(&changes).await {
-                tracing::debug!(error = &error as &dyn std::error::Error, "Lost sight of the pins");
+                let kind = Some(error.raw_os_error());
+                if told != kind {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, directory = netns::DIRECTORY, "{CANNOT_WATCH}");
+                    told = kind;
+                }
             }
             tokio::time::sleep(DIRECTORY_AGAIN).await;
         }
     });
     task.abort_handle()
+}
+
+/// One host has few inotify instances for all that root runs (inotify(7)).
+const CANNOT_WATCH: &str = "Cannot watch the pins of namespaces; looking once a second instead. If \
+    these are too many open files, raise the sysctl fs.inotify.max_user_instances";
+
+/// The pins that have a name of ours.
+fn pinned() -> BTreeSet<Namespace> {
+    let Ok(entries) = std::fs::read_dir(netns::DIRECTORY) else {
+        return BTreeSet::new();
+    };
+    entries.flatten().filter_map(|it| Namespace::parse(it.file_name().to_str()?)).collect()
 }
 
 /// What tokio needs of a descriptor.
