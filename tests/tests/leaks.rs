@@ -49,8 +49,11 @@ fn nothing_readable_leaves_while_things_are_deleted_and_the_driver_is_stopped() 
         let captured = capture.stop()?;
         assert_eq!(captured.frames_with(&KNOWN_TEXT)?, 0, "after the loss of the {what}");
         assert!(captured.frames()? > 0, "the capture saw something");
+        // Traffic goes on without a pin, which the next damage needs.
+        let pinned = format!("ip netns exec {space} true");
         eventually(&format!("traffic after the loss of the {what}"), SOON, || {
             near.exec(&["ping", "-c1", "-W1", "10.73.0.12"]).is_ok()
+                && swarm.host(1).sh(&pinned).is_ok()
         })?;
     }
 
