@@ -7,13 +7,14 @@ mod diff;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use wgnet_proto::{Path, Record};
+use wgnet_proto::{NetworkKey, Path, Record};
 
 use crate::backoff::Backoff;
 use crate::session::Session;
@@ -62,12 +63,25 @@ pub struct Present {
 pub struct Publishing {
     /// Records that the store does not hold as wanted yet, and ones of this host that it still holds.
     pub unpublished: usize,
+    /// The endpoints among them that are still to be published.
+    pub endpoints: BTreeMap<NetworkKey, Unpublished>,
     /// Why, as far as it is known; `None` when all is well.
     pub error: Option<String>,
     /// A record was found changed by others again and again, and no picture showed it: the picture
     /// lacks an event. List again.
     pub is_overtaken: bool,
 }
+
+/// Endpoints of a network that the store does not hold as wanted yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unpublished {
+    pub count: usize,
+    /// Primary addresses of the first of them.
+    pub first: Vec<IpAddr>,
+}
+
+/// How many are named.
+const NAMED: usize = 16;
 
 /// Makes the sealed bytes of a record for its path.
 pub type Seal = Arc<dyn Fn(&Path, &Record) -> Result<Vec<u8>, Source> + Send + Sync>;
@@ -226,8 +240,10 @@ impl<S: Store> Loop<S> {
             }
             Round::Idle | Round::Progress | Round::Overtaken(_) => None,
         };
+        let missing = missing(&wanted, &picture);
         let publishing = Publishing {
-            unpublished: unpublished(&wanted, &picture),
+            unpublished: missing.len() + left(&wanted, &picture),
+            endpoints: endpoints(missing),
             error,
             is_overtaken: self.overtaken >= OFTEN,
         };
@@ -376,14 +392,33 @@ fn is_seen(picture: &Picture, path: &Path) -> bool {
     seen(picture, path).is_some()
 }
 
-/// Wanted records the store does not show as wanted, and own ones that are not wanted.
-fn unpublished(wanted: &WantedRecords, picture: &Picture) -> usize {
+/// Wanted records the store does not show as wanted.
+fn missing<'w>(wanted: &'w WantedRecords, picture: &Picture) -> Vec<&'w Path> {
     let missing = wanted.iter().filter(|(path, wanted)| {
         let present = picture.present.get(path);
         !present.is_some_and(|present| diff::satisfies(path, present, &wanted.record))
     });
+    missing.map(|(path, _)| path).collect()
+}
+
+/// How many of this host's records the store holds that are not wanted.
+fn left(wanted: &WantedRecords, picture: &Picture) -> usize {
     let left = picture.present.iter().filter(|(path, present)| {
         present.mine && !wanted.contains_key(path) && diff::is_withdrawn(path)
     });
-    missing.count() + left.count()
+    left.count()
+}
+
+fn endpoints(missing: Vec<&Path>) -> BTreeMap<NetworkKey, Unpublished> {
+    let mut endpoints: BTreeMap<NetworkKey, Unpublished> = BTreeMap::new();
+    for path in missing {
+        if let Path::Endpoint(network, address) = path {
+            let unpublished = endpoints.entry(network.clone()).or_default();
+            unpublished.count += 1;
+            if unpublished.first.len() < NAMED {
+                unpublished.first.push(*address);
+            }
+        }
+    }
+    endpoints
 }

@@ -25,6 +25,7 @@ use crate::journal::{self, Journal, Random, Spare};
 use crate::plugins::{self, Bound};
 use crate::problems::Problems;
 use crate::status::Status;
+use crate::status::report::Report;
 use crate::wiring::Given;
 use crate::{admin, check, files, notify, underlay, unready};
 
@@ -202,10 +203,10 @@ impl Parts {
             journal::watch_over(journal.clone(), problems.clone(), cancel.clone()),
         );
         let given = Given {
-            store,
+            store: store.clone(),
             dataplane,
             journal,
-            secrets,
+            secrets: secrets.clone(),
             facts,
             underlay: underlays,
             ports: config.ports.clone(),
@@ -217,7 +218,10 @@ impl Parts {
         for (name, task) in wired.tasks {
             spawn(&mut tasks, name, task);
         }
-        Self { tasks, api: wired.api, admin: Some(Arc::new(wired.status)) }
+        let status = Arc::new(wired.status);
+        let report = Report::of(&status, store, secrets);
+        spawn(&mut tasks, "the report to the cluster", report.run(cancel.clone()));
+        Self { tasks, api: wired.api, admin: Some(status) }
     }
 
     /// Serves Docker and operators.

@@ -25,19 +25,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use wgnet_control_plane::admin::HeldListing;
 use wgnet_control_plane::follower::{Followed, Follower, FollowerOptions, Scopes};
-use wgnet_control_plane::publisher::{Picture, Publisher, WantedRecords};
+use wgnet_control_plane::publisher::{Picture, Publisher, Unpublished, WantedRecords};
 use wgnet_control_plane::session::{LEASE_TTL, Session};
-use wgnet_control_plane::store::{Change, Entry, Revision, Store};
+use wgnet_control_plane::store::{Change, Entry, LeaseId, Revision, Store};
 use wgnet_core::{ClusterView, Judge, Refusal};
 use wgnet_proto::status::StoreStatus;
 use wgnet_proto::{ClusterSecrets, HostKey, NetworkKey, Path};
 
 use crate::journal::{Journal, Random};
 use crate::problems::Problems;
+use crate::progress::Progress;
 use crate::underlay::Underlay;
 use history::{History, Owner};
 use outclaimed::Outclaimed;
@@ -57,6 +59,7 @@ pub struct Inputs<S> {
     /// How long another host must be seen absent before its records are removed.
     pub dead_host_grace: Duration,
     pub orders: Orders,
+    pub progress: Progress,
 }
 
 /// What it tells.
@@ -74,6 +77,12 @@ pub struct ClusterStatus {
     pub refused: BTreeMap<String, u64>,
     pub refusals: Vec<Refusal>,
     pub held: Vec<HeldListing>,
+    /// Endpoints that are still to be published.
+    pub unpublished: BTreeMap<NetworkKey, Unpublished>,
+    /// Of this host, while there is one.
+    pub lease: Option<LeaseId>,
+    /// Counts histories of the store.
+    pub history: u64,
 }
 
 /// What is looked at even if nobody tells of a change.
@@ -99,6 +108,7 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
     task.scopes = Some(follower.scopes());
     follower.scopes().follow(CLUSTER);
     let session = Session::start(task.inputs.store.clone(), LEASE_TTL, &cancel);
+    let lease = session.lease();
     let seal = task.sealing.seal(task.inputs.journal.clone());
     let publisher = Publisher::start(
         task.inputs.store.clone(),
@@ -114,7 +124,7 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
     let mut orders = std::mem::take(&mut task.inputs.orders);
     loop {
         task.settle().await;
-        task.tell(&publishing.borrow().clone());
+        task.tell(&publishing.borrow().clone(), *lease.borrow());
         // All arms are cancel-safe; what an event leads to is awaited after the select.
         let event = tokio::select! {
             () = cancel.cancelled() => break,
@@ -126,7 +136,10 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
             () = tokio::time::sleep(LOOK_EVERY) => Woken::Look,
         };
         match event {
-            Woken::Event(event) => task.followed(event).await,
+            Woken::Event(event) => {
+                task.told_at = Instant::now();
+                task.followed(event).await;
+            }
             Woken::Order(order) => task.obey(order).await,
             Woken::Look => {}
         }
@@ -164,6 +177,8 @@ struct Task<S> {
     was_overtaken: bool,
     /// Networks with an address that was lost and could not be noted in the journal yet.
     unnoted: BTreeSet<NetworkKey>,
+    /// When the last event came.
+    told_at: Instant,
     wanted: watch::Sender<Arc<WantedRecords>>,
     picture: watch::Sender<Arc<Picture>>,
 }
@@ -189,6 +204,7 @@ impl<S: Store> Task<S> {
             connection: None,
             was_overtaken: false,
             unnoted: BTreeSet::new(),
+            told_at: Instant::now(),
             wanted: watch::Sender::default(),
             picture: watch::Sender::default(),
         }

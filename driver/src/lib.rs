@@ -17,6 +17,7 @@ pub mod notify;
 pub mod plugins;
 pub mod ports;
 pub mod problems;
+pub mod progress;
 pub mod reconcile;
 pub mod status;
 pub mod underlay;

@@ -1,16 +1,20 @@
 //! What a person should know or do, collected from everywhere for the status.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use wgnet_proto::status::Problem;
 
 /// The open problems; at most one for each code and object. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Problems(Arc<Mutex<BTreeMap<(String, String), Open>>>);
+pub struct Problems {
+    open: Arc<Mutex<BTreeMap<(String, String), Open>>>,
+    changes: Arc<watch::Sender<u64>>,
+}
 
 struct Open {
     problem: Problem,
@@ -30,7 +34,7 @@ impl Problems {
     /// Opens a problem, or renews what it says. Logged when it is new.
     pub fn set(&self, problem: Problem) {
         let key = (problem.code.clone(), problem.object.clone());
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         if !open.contains_key(&key) {
             if open.len() >= MOST {
                 return;
@@ -43,28 +47,46 @@ impl Problems {
                 "Problem"
             );
         }
-        open.insert(key, Open { problem, since: Instant::now() });
+        let old = open.insert(key, Open { problem: problem.clone(), since: Instant::now() });
+        drop(open);
+        if old.is_none_or(|old| old.problem != problem) {
+            self.changed();
+        }
     }
 
     /// Closes a problem, if it is open.
     pub fn clear(&self, code: &str, object: &str) {
         let key = (code.to_owned(), object.to_owned());
-        let closed = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let closed = self.lock().remove(&key);
         if closed.is_some() {
             info!(code, object, "Problem solved");
+            self.changed();
         }
     }
 
     /// Closes whatever concerns an object that is gone.
     pub fn clear_object(&self, object: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, of), _| of != object);
+        self.lock().retain(|(_, of), _| of != object);
     }
 
     pub fn list(&self) -> Vec<Problem> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         open.retain(|(code, _), open| {
             !PASSING.contains(&code.as_str()) || open.since.elapsed() < SHOWN
         });
         open.values().map(|open| open.problem.clone()).collect()
+    }
+
+    /// Changes whenever a problem opens, closes or says something else.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

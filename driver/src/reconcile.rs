@@ -26,6 +26,7 @@ use crate::journal::Journal;
 use crate::keyring::Keyring;
 use crate::ports::Ports;
 use crate::problems::Problems;
+use crate::progress::Progress;
 use crate::underlay::Underlay;
 use runtime::Runtimes;
 use task::NetworkTask;
@@ -43,6 +44,7 @@ pub struct Context<D> {
     pub applied: Applied,
     pub problems: Problems,
     pub runtimes: Runtimes,
+    pub progress: Progress,
 }
 
 /// How often it is looked for what no network has.

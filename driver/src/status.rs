@@ -1,5 +1,10 @@
 //! Puts the status together from journal, cluster and the last look at the kernel.
 
+mod pace;
+mod peers;
+pub mod report;
+mod summary;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,6 +22,7 @@ use crate::cluster::{ClusterStatus, HostFacts, Orderer};
 use crate::dataplane::{Dataplane, Joined};
 use crate::journal::Journal;
 use crate::problems::Problems;
+use crate::progress::Progress;
 use crate::reconcile::runtime::{Runtime, Runtimes};
 use crate::underlay::Underlay;
 
@@ -31,6 +37,7 @@ pub struct Status<D> {
     pub problems: Problems,
     pub underlay: watch::Receiver<Underlay>,
     pub orderer: Orderer,
+    pub progress: Progress,
 }
 
 impl<D: Dataplane> admin::Source for Status<D> {

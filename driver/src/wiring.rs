@@ -20,6 +20,7 @@ use crate::journal::{self, Journal, Random};
 use crate::keyring::Keyring;
 use crate::ports::Ports;
 use crate::problems::Problems;
+use crate::progress::Progress;
 use crate::reconcile;
 use crate::reconcile::runtime::Runtimes;
 use crate::status::Status;
@@ -67,6 +68,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
         let keyring = Arc::new(Keyring::new(secrets.clone(), me));
         let ports = Ports::new(self.ports, dataplane.clone());
         let (applied, runtimes) = (Applied::default(), Runtimes::default());
+        let progress = Progress::default();
 
         let inputs = cluster::Inputs {
             store,
@@ -79,6 +81,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
             problems: problems.clone(),
             dead_host_grace,
             orders,
+            progress: progress.clone(),
         };
         let outputs = cluster::Outputs { view, status, remembered };
         let context = reconcile::Context {
@@ -92,6 +95,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
             applied: applied.clone(),
             problems: problems.clone(),
             runtimes: runtimes.clone(),
+            progress: progress.clone(),
         };
         let stop = cancel.clone();
         let reconciling = async move {
@@ -128,6 +132,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
             problems,
             underlay,
             orderer,
+            progress,
         };
         Wired { tasks, api, status, applied }
     }

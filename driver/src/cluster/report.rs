@@ -1,7 +1,8 @@
 //! What people are told: status, refusals, problems.
 
 use tracing::warn;
-use wgnet_control_plane::store::{Revision, Store};
+use wgnet_control_plane::publisher::Publishing;
+use wgnet_control_plane::store::{LeaseId, Revision, Store};
 use wgnet_core::Verdict;
 use wgnet_proto::status::{Problem, StoreStatus};
 use wgnet_proto::{NetworkKey, Refused};
@@ -9,7 +10,7 @@ use wgnet_proto::{NetworkKey, Refused};
 use super::{CLUSTER, ClusterStatus, Task, history};
 
 impl<S: Store> Task<S> {
-    pub(super) fn tell(&self, publishing: &wgnet_control_plane::publisher::Publishing) {
+    pub(super) fn tell(&self, publishing: &Publishing, lease: Option<LeaseId>) {
         let connected = self.connection == Some(Ok(()));
         let error = match &self.connection {
             Some(Err(error)) => Some(error.clone()),
@@ -33,7 +34,15 @@ impl<S: Store> Task<S> {
             .map(|(reason, count)| (reason.code().to_owned(), *count))
             .collect();
         let refusals = self.judge.last_refusals().cloned().collect();
-        let status = ClusterStatus { store, refused, refusals, held: self.held() };
+        let status = ClusterStatus {
+            store,
+            refused,
+            refusals,
+            held: self.held(),
+            unpublished: publishing.endpoints.clone(),
+            lease,
+            history: self.history.number(),
+        };
         self.status.send_if_modified(|old| {
             *old != status && {
                 *old = status;

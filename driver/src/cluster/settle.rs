@@ -129,6 +129,7 @@ impl<S: Store> Task<S> {
             scopes.unfollow(&scope_of(key));
             self.seen.remove(&scope_of(key));
             self.judge.forget(key);
+            self.inputs.progress.forget(key);
         }
         self.followed = wanted;
     }
@@ -163,6 +164,11 @@ impl<S: Store> Task<S> {
         let mut changed = self.judge.take_changed();
         changed.networks.append(&mut self.unnoted);
         if !changed.cluster && !changed.hosts && changed.networks.is_empty() {
+            for key in &self.followed {
+                if let Some(revision) = self.seen.get(&scope_of(key)) {
+                    self.inputs.progress.told_nothing(key, *revision);
+                }
+            }
             return;
         }
         if self.history.has_news(&self.judge)
@@ -171,7 +177,15 @@ impl<S: Store> Task<S> {
             scopes.list_again();
         }
         let view = Arc::new(self.judge.view().clone());
-        self.view.send_replace(Arc::clone(&view));
+        // At once: whoever has the view can say up to which revision it goes.
+        self.view.send_modify(|told| {
+            *told = Arc::clone(&view);
+            for key in &changed.networks {
+                if let Some(revision) = self.seen.get(&scope_of(key)) {
+                    self.inputs.progress.told(key, *revision, self.told_at);
+                }
+            }
+        });
         let state = self.inputs.journal.state();
         for (id, local) in &state.networks {
             let key = &local.definition.key;

@@ -147,6 +147,7 @@ impl Rig {
             problems: Problems::default(),
             dead_host_grace: Duration::from_secs(7 * 86_400),
             orders: Orders::default(),
+            progress: Progress::default(),
         };
         let (status, _) = watch::channel(ClusterStatus::default());
         let outputs = Outputs { view, status, remembered: oneshot::channel().0 };

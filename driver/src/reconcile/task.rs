@@ -13,10 +13,11 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 use wgnet_core::orphan::Orphans;
 use wgnet_core::watchdog::Watchdog;
 use wgnet_core::{
-    Desired, Hints, LocalNetwork, Namespace, NetworkView, Observed, RouteTarget, Seen, Step, model,
+    ClusterView, Desired, Hints, LocalNetwork, Namespace, NetworkView, Observed, RouteTarget, Seen,
+    Step, model,
 };
 use wgnet_proto::status::Problem;
-use wgnet_proto::{DockerNetworkId, EndpointId, IfName};
+use wgnet_proto::{DockerNetworkId, EndpointId, IfName, NetworkKey};
 
 use super::Context;
 use super::runtime::Runtime;
@@ -153,7 +154,7 @@ impl<D: Dataplane> NetworkTask<D> {
     }
 
     async fn pass(&mut self, started: Instant) -> Outcome {
-        let view = Arc::clone(&self.context.view.borrow());
+        let (view, told) = self.view();
         let keyring = Arc::clone(&self.context.keyring);
         let families = crate::status::families(&self.context.underlay.borrow());
         let local = self.context.journal.state().networks.get(&self.network).cloned();
@@ -212,6 +213,9 @@ impl<D: Dataplane> NetworkTask<D> {
         let (error, local_error) = self.apply(steps).await;
         let in_sync = error.is_none() && !self.memory.stale;
         self.memory.settled = in_sync.then(|| desired.clone());
+        if let (true, Some((key, revision))) = (in_sync, told) {
+            self.context.progress.followed(&key, revision);
+        }
         if let Some(error) = &error
             && error.kind == ErrorKind::PortTaken
             && let Some(local) = &local
@@ -224,6 +228,19 @@ impl<D: Dataplane> NetworkTask<D> {
             absent: desired.is_none() && matches!(self.memory.believed, Seen::Absent),
             awaiting_handshakes: awaiting_handshakes(&self.memory.believed),
         }
+    }
+
+    /// The cluster, and up to which revision it tells of this network.
+    fn view(&self) -> (Arc<ClusterView>, Option<(NetworkKey, i64)>) {
+        let state = self.context.journal.state();
+        let key = state.networks.get(&self.network).map(|local| local.definition.key.clone());
+        // Held while asking, so that no later view comes between.
+        let view = self.context.view.borrow();
+        let told = key.and_then(|key| {
+            let revision = self.context.progress.revision(&key)?;
+            Some((key, revision))
+        });
+        (Arc::clone(&view), told)
     }
 
     /// Carries the steps out; goes on past failures, so that one bad object harms no other.
