@@ -9,7 +9,7 @@ pub mod way;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wgnet_core::{ClusterView, Judge, Refusal, Verdict};
 use wgnet_proto::record::ClusterRecord;
@@ -36,7 +36,9 @@ pub struct Fleet {
     refused: BTreeMap<String, Refusal>,
     /// Valid records that another host's record at the same key has precedence over.
     outclaimed: BTreeMap<String, HostId>,
-    /// What hosts tell of themselves.
+    /// What drivers themselves answered.
+    direct: BTreeMap<HostId, HostReport>,
+    /// What hosts tell of themselves, by their records and directly.
     reports: BTreeMap<HostId, HostReport>,
     revision: Revision,
     connection: Connection,
@@ -60,6 +62,7 @@ impl Fleet {
             judge,
             refused: BTreeMap::new(),
             outclaimed: BTreeMap::new(),
+            direct: BTreeMap::new(),
             reports: BTreeMap::new(),
             revision: 0,
             connection: Connection::default(),
@@ -105,11 +108,17 @@ impl Fleet {
             self.note(key, verdict);
         }
         self.revision = revision;
-        self.hear_reports();
+        let hosts: BTreeSet<HostId> =
+            self.view().hosts.keys().chain(self.reports.keys()).copied().collect();
+        hosts.into_iter().for_each(|host| self.renew_report(host));
     }
 
     fn changed(&mut self, revision: Revision, changes: Vec<Change>) {
         for change in changes {
+            let status = match Path::parse(change.key()) {
+                Some(Path::Status(host)) => Some(host),
+                _ => None,
+            };
             match change {
                 Change::Put(Entry { key, value, mod_revision }) => {
                     let verdict = self.judge.put(&key, &value, mod_revision);
@@ -121,9 +130,11 @@ impl Fleet {
                     self.forget(&key);
                 }
             }
+            if let Some(host) = status {
+                self.renew_report(host);
+            }
         }
         self.revision = revision;
-        self.hear_reports();
     }
 
     fn forget(&mut self, key: &str) {
@@ -139,25 +150,23 @@ impl Fleet {
         }
     }
 
-    /// What status records say takes the place of what was told before.
-    fn hear_reports(&mut self) {
-        let statuses = self.judge.view().hosts.keys().map(|host| (*host, Path::Status(*host)));
-        let told = statuses.filter_map(|(host, path)| {
-            let report = HostReport::of_record(&self.judge.entry(&path)?.record)?;
-            Some((host, report))
-        });
-        let told: BTreeMap<HostId, HostReport> = told.collect();
-        self.reports.retain(|host, report| report.is_direct || told.contains_key(host));
-        for (host, report) in told {
-            if self.reports.get(&host).is_none_or(|known| !known.is_direct) {
-                self.reports.insert(host, report);
-            }
+    fn renew_report(&mut self, host: HostId) {
+        let entry = self.judge.entry(&Path::Status(host));
+        let told = entry.and_then(|entry| HostReport::of_record(&entry.record));
+        let report = match (told, self.direct.get(&host)) {
+            (told, Some(direct)) => Some(direct.with(told.as_ref())),
+            (told, None) => told,
+        };
+        match report {
+            Some(report) => _ = self.reports.insert(host, report),
+            None => _ = self.reports.remove(&host),
         }
     }
 
-    /// Takes in what a driver itself tells, which is newer than any record of it.
+    /// Takes in what a driver itself answers; its record is older, and knows more of silent peers.
     pub fn hear(&mut self, host: HostId, report: HostReport) {
-        self.reports.insert(host, report);
+        self.direct.insert(host, report);
+        self.renew_report(host);
     }
 
     /// The accepted records.

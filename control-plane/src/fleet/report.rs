@@ -24,6 +24,8 @@ pub struct HostReport {
     pub kernel: String,
     /// By the host's own clock; of a direct one there is none.
     pub written: Option<u64>,
+    /// It writes again within so many seconds.
+    pub next_within: u32,
 }
 
 /// One network on the host that reports.
@@ -67,7 +69,31 @@ impl HostReport {
             unpublished: status.store.unpublished as u64,
             kernel: String::new(),
             written: None,
+            next_within: 0,
         }
+    }
+
+    /// This one, asked of the driver, with what only the host's record says.
+    pub(super) fn with(&self, told: Option<&Self>) -> Self {
+        let mut report = self.clone();
+        let Some(told) = told else { return report };
+        for (key, network) in &mut report.networks {
+            let Some(told) = told.networks.get(key) else { continue };
+            network.key_made = told.key_made;
+            for peer in &mut network.peers {
+                peer.silent = told.peers.iter().any(|it| it.host == peer.host && it.silent);
+            }
+        }
+        let news = told.problems.iter().filter(|problem| {
+            !self
+                .problems
+                .iter()
+                .any(|it| (&it.code, &it.object) == (&problem.code, &problem.object))
+        });
+        report.problems.extend(news.cloned());
+        report.kernel.clone_from(&told.kernel);
+        (report.written, report.next_within) = (told.written, told.next_within);
+        report
     }
 
     pub(super) fn of_record(record: &Record) -> Option<Self> {
@@ -92,6 +118,7 @@ impl HostReport {
             unpublished: status.store.unpublished,
             kernel: shown(&status.kernel),
             written: Some(status.written),
+            next_within: status.next_within,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! etcd as the store. A scope becomes one key range; what the range holds beyond the scope
 //! (`networks/blue-2` in that of `networks/blue`) is left out here.
 
+pub mod health;
 mod line;
 mod watch;
 

@@ -168,6 +168,15 @@ impl Etcd {
         self.client().await.delete(key, None).await.unwrap();
     }
 
+    /// Says that there is no room.
+    pub(crate) async fn raise_alarm(&self) {
+        let mut client = self.client().await;
+        let member = client.status().await.unwrap().header().unwrap().member_id();
+        let mut of_member = AlarmOptions::new();
+        of_member.with_member(member);
+        client.alarm(AlarmAction::Activate, AlarmType::Nospace, Some(of_member)).await.unwrap();
+    }
+
     /// Makes the room of what is compacted free, and says that there is room again.
     pub(crate) async fn defragment_and_disarm(&self) {
         let mut client = self.client().await;

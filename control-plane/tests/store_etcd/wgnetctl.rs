@@ -2,12 +2,15 @@
 //! its exit codes.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tempfile::TempDir;
 use wgnet_control_plane::store::etcd::EtcdStore;
@@ -207,4 +210,118 @@ impl Drop for Watching {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doctor_finds_what_is_planted_and_goes_on_past_it() {
+    let mut fleet = Fleet::start().await;
+    let codes = |fleet: &Fleet| -> Vec<String> {
+        let docker = fleet.dir.path().join("no-docker");
+        let areas = fleet.json(&["doctor", "--docker", docker.to_str().unwrap()]);
+        let findings = areas.iter().flat_map(|area| area["findings"].as_array().unwrap());
+        findings
+            .map(|finding| {
+                for field in ["what", "why", "next_step"] {
+                    assert!(!finding[field].as_str().unwrap().is_empty(), "{finding}");
+                }
+                finding["code"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    };
+    // etcd and the records are as they should be; there is no driver and no Docker here. What this
+    // machine's kernel and firewall are like is not known.
+    let told = codes(&fleet);
+    assert!(told.contains(&"driver-away".to_owned()) && told.contains(&"docker-away".to_owned()));
+    let of_cluster = |told: &[String]| -> Vec<String> {
+        let known = ["driver-away", "docker-away", "etcd-old", "etcd-slow"];
+        let of_machine = ["no-wireguard", "no-nft", "kernel-old", "firewall-closed", "state-full"];
+        let rest = told
+            .iter()
+            .filter(|it| !known.contains(&it.as_str()) && !of_machine.contains(&it.as_str()));
+        rest.cloned().collect()
+    };
+    assert_eq!(of_cluster(&told), Vec::<String>::new());
+
+    fleet.etcd.raise_alarm().await;
+    assert_eq!(of_cluster(&codes(&fleet)), ["etcd-alarm"]);
+    fleet.etcd.defragment_and_disarm().await;
+    fleet.endpoint(2, 99, [66; 32]).await;
+    assert_eq!(of_cluster(&codes(&fleet)), ["refused-wrong-secret"]);
+    let secret = fleet.dir.path().join("secret");
+    std::fs::remove_file(&secret).unwrap();
+    ClusterSecrets::generate([77; 32]).write_new(&secret).unwrap();
+    assert_eq!(of_cluster(&codes(&fleet)), ["wrong-secret"]);
+    std::fs::remove_file(&secret).unwrap();
+    assert_eq!(of_cluster(&codes(&fleet)), ["secret-missing"]);
+    ClusterSecrets::generate(SECRET).write_new(&secret).unwrap();
+    fleet.etcd.kill_all();
+    assert_eq!(of_cluster(&codes(&fleet)), ["etcd-away"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bundle_holds_no_secret_in_any_form() {
+    let fleet = Fleet::start().await;
+    let dir = fleet.dir.path();
+    let host_key = [0xc7; 32];
+    std::fs::write(dir.join("host.key"), format!("wgnet-host-key v1\n{}\n", hex::encode(host_key)))
+        .unwrap();
+    // A log and settings that say what they must not.
+    let private = [0x5e; 32];
+    let mut said = String::from("#!/bin/sh\ncat <<'END'\nthe driver said this\n");
+    for key in [&SECRET, &host_key, &private] {
+        said.push_str(&format!(
+            "{}\n{}\n{}\n",
+            STANDARD.encode(key),
+            hex::encode(key),
+            hex::encode_upper(key)
+        ));
+    }
+    said.push_str("END\n");
+    let programs = dir.join("bin");
+    std::fs::create_dir(&programs).unwrap();
+    std::fs::write(programs.join("journalctl"), said).unwrap();
+    std::fs::set_permissions(programs.join("journalctl"), std::fs::Permissions::from_mode(0o755))
+        .unwrap();
+    let settings = dir.join("driver.toml");
+    let text = format!("# secret: {}\nstate_dir = {:?}\n", STANDARD.encode(SECRET), dir);
+    std::fs::write(&settings, text).unwrap();
+
+    let bundle = dir.join("bundle.tar.gz");
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let args =
+        ["bundle", "--output", bundle.to_str().unwrap(), "--config", settings.to_str().unwrap()];
+    let output =
+        fleet.command(&args).args(["--docker", "/nowhere"]).env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+
+    let mut files = BTreeMap::new();
+    let unpacked = flate2::read::GzDecoder::new(std::fs::File::open(&bundle).unwrap());
+    for entry in tar::Archive::new(unpacked).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        files.insert(path.file_name().unwrap().to_str().unwrap().to_owned(), content);
+    }
+    let text = |name: &str| String::from_utf8(files[name].clone()).unwrap();
+    assert!(text("log.txt").contains("the driver said this"));
+    assert!(text("settings.toml").contains("state_dir"));
+    assert!(text("endpoints.json").contains("10.0.0.2"));
+    assert!(text("doctor.json").contains("driver-away"));
+    for (name, content) in &files {
+        for key in [&SECRET, &host_key, &private] {
+            let encoded = STANDARD.encode(key);
+            let forms = [
+                key.to_vec(),
+                hex::encode(key).into_bytes(),
+                hex::encode_upper(key).into_bytes(),
+                encoded.trim_end_matches('=').as_bytes().to_vec(),
+            ];
+            for form in forms {
+                assert!(!content.windows(form.len()).any(|part| part == form), "a key in {name}");
+            }
+        }
+    }
+    let mode = std::fs::metadata(&bundle).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }

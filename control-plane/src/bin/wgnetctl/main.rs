@@ -1,5 +1,7 @@
 //! The operator's command: secret, plugin, what the cluster and this host's driver say, and orders.
 
+mod bundle;
+mod doctor;
 mod driver;
 mod list;
 mod orders;
@@ -13,6 +15,7 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use wgnet_control_plane::fleet::problems::ProblemRow;
@@ -33,8 +36,10 @@ use wgnet_control_plane::store::StoreError;
 /// wrong with it: `problems`. Why one container does not reach another: `path`. What this host's
 /// driver does: `status`.
 ///
-/// Exit codes: 0 done, and nothing is wrong; 1 failed (the reason is on stderr), or `problems` has
-/// found some, or `path` no way; 2 wrong usage; 3 etcd cannot be reached.
+/// What is wrong on this host: `doctor`. For a bug report: `bundle`.
+///
+/// Exit codes: 0 done, and nothing is wrong; 1 failed (the reason is on stderr), or `problems` or
+/// `doctor` found something, or `path` no way; 2 wrong usage; 3 etcd cannot be reached.
 #[derive(Debug, Parser)]
 #[command(name = "wgnetctl", version, verbatim_doc_comment, max_term_width = 100)]
 struct Cli {
@@ -75,12 +80,26 @@ enum Command {
     /// step fails. Exit code 1 if there is no way. Looks only; sends nothing to the endpoints.
     #[command(after_long_help = EXAMPLES_PATH)]
     Path(path::Options),
+    /// Looks at everything wgnet needs on this host and in the cluster: secret, driver, kernel, disk,
+    /// firewall, Docker, etcd, clocks, the other hosts. Of each finding it says what, why it matters
+    /// and what to type. Run it as root. Exit code 1 if there is any.
+    #[command(after_long_help = EXAMPLES_DOCTOR)]
+    Doctor(doctor::Options),
+    /// Writes one archive for a bug report: what doctor, status and the lists say, settings, log,
+    /// links, routes and rules. No key or secret is in it. Run it as root.
+    #[command(after_long_help = EXAMPLES_BUNDLE)]
+    Bundle(bundle::Options),
     /// Shows listings of etcd that this host does not believe, because most members of a network
     /// would go at once; believes them if told which.
     Release(orders::ReleaseOptions),
     /// Removes the records of a host that is gone for good, before the grace time is over. Refuses
     /// while the host is alive.
     ForgetHost(orders::ForgetOptions),
+    /// Writes the man pages, one for each command, into a directory.
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Prints a completion script: wgnetctl completion bash > /etc/bash_completion.d/wgnetctl
     Completion {
         #[arg(value_enum)]
@@ -146,6 +165,21 @@ Steps: endpoint, network, address, host, member, generation, key, underlay, secr
 handshake. Fields of --json: from, to, network, verdict (open, unproven, broken), steps (step,
 outcome: good, unknown, broken; says, next_step).";
 
+const EXAMPLES_DOCTOR: &str = "\
+Examples:
+  wgnetctl doctor                            everything, for a person
+  wgnetctl doctor --json | jq -r '.[].findings[] | .code + \": \" + .next_step'
+
+Fields of --json: for each area: area, not_seen (why it could not be looked at; null: it was),
+findings (severity: error, warning; code, what, why, next_step).";
+
+const EXAMPLES_BUNDLE: &str = "\
+Examples:
+  wgnetctl bundle                            writes wgnet-bundle-HOST-TIME.tar.gz here
+  wgnetctl bundle -o /tmp/b.tar.gz           writes there
+  tar -xzOf b.tar.gz --wildcards '*/doctor.json'
+                                             looks into it";
+
 #[derive(Debug, Subcommand)]
 enum SecretCommand {
     /// Writes a new secret (mode 0600) to a file that does not exist yet. Copy it to every host.
@@ -209,9 +243,17 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Endpoints(options) => block_on(options.show::<EndpointRow>()),
         Command::Peers(options) => block_on(options.show::<PeerRow>()),
         Command::Problems(options) => block_on(options.show::<ProblemRow>()),
+        Command::Bundle(options) => block_on(bundle::write(&options)),
+        Command::Doctor(options) => block_on(doctor::show(&options)),
         Command::Path(options) => block_on(path::show(&options)),
         Command::Release(options) => block_on(orders::release(&options)).map(done),
         Command::ForgetHost(options) => block_on(orders::forget(&options)).map(done),
+        Command::Man { directory } => {
+            clap_mangen::generate_to(Cli::command(), &directory)
+                .with_context(|| format!("cannot write into {}", directory.display()))?;
+            println!("Wrote the man pages; to read one: man -l {}/wgnetctl.1", directory.display());
+            Ok(Outcome::Fine)
+        }
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "wgnetctl", &mut std::io::stdout());
             Ok(Outcome::Fine)
@@ -230,6 +272,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_man_page_and_the_first_tells_exit_codes() {
+        let dir = tempfile::tempdir().unwrap();
+        run(Command::Man { directory: dir.path().to_owned() }).unwrap();
+        let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(page("wgnetctl.1").contains("Exit codes"));
+        assert!(page("wgnetctl-path.1").contains("between two addresses"));
+        let mut cli = Cli::command().disable_help_subcommand(true);
+        cli.build();
+        for command in cli.get_subcommands() {
+            assert!(page(&format!("wgnetctl-{}.1", command.get_name())).contains(".SH NAME"));
+        }
+        run(Command::Man { directory: dir.path().join("none") }).unwrap_err();
     }
 
     #[test]

@@ -50,6 +50,12 @@ struct Settings {
     /// The cluster runs without a secret.
     #[arg(long, env = "WGNET_INSECURE", num_args = 0..=1, default_missing_value = "true")]
     insecure: Option<bool>,
+    #[arg(skip)]
+    state_dir: Option<PathBuf>,
+    #[arg(skip)]
+    ports: Option<String>,
+    #[arg(skip)]
+    legacy_socket: Option<bool>,
 }
 
 /// The settings, complete.
@@ -61,6 +67,11 @@ pub(crate) struct Cluster {
     pub(crate) client: Option<(PathBuf, PathBuf)>,
     pub(crate) secret: PathBuf,
     pub(crate) is_insecure: bool,
+    pub(crate) state_dir: PathBuf,
+    /// First and last.
+    pub(crate) ports: (u16, u16),
+    /// Whether engines without swarm are served.
+    pub(crate) is_legacy: bool,
 }
 
 impl ClusterArgs {
@@ -100,6 +111,9 @@ impl Settings {
             etcd_insecure: self.etcd_insecure.or(file.etcd_insecure),
             secret: self.secret.or(file.secret),
             insecure: self.insecure.or(file.insecure),
+            state_dir: self.state_dir.or(file.state_dir),
+            ports: self.ports.or(file.ports),
+            legacy_socket: self.legacy_socket.or(file.legacy_socket),
         }
     }
 
@@ -118,6 +132,13 @@ impl Settings {
             (None, None) => None,
             _ => bail!("etcd_cert and etcd_key belong together; set both or neither"),
         };
+        let ports = self.ports.as_deref().unwrap_or("51820-52819");
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let port = |text: &str| {
+            text.trim().parse().with_context(|| {
+                format!("`ports`: \"{}\" must be FIRST-LAST, as in 51820-52819", clipped(ports, 80))
+            })
+        };
         Ok(Cluster {
             etcd,
             prefix: self.etcd_prefix.unwrap_or_else(|| "/wgnet/v1".to_owned()),
@@ -125,6 +146,9 @@ impl Settings {
             client,
             secret: self.secret.unwrap_or_else(|| "/etc/wgnet/secret".into()),
             is_insecure: self.insecure.unwrap_or(false),
+            state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/wgnet".into()),
+            ports: (port(first)?, port(last)?),
+            is_legacy: self.legacy_socket.unwrap_or(false),
         })
     }
 }
@@ -186,6 +210,7 @@ mod tests {
         let cluster = cluster(file).unwrap();
         assert_eq!(cluster.etcd.len(), 3);
         assert_eq!(cluster.prefix, "/wgnet/v1");
+        assert_eq!(cluster.ports, (51_820, 52_819));
         assert!(cluster.client.is_some());
     }
 
