@@ -1,9 +1,11 @@
 //! What one network should look like on this host.
 
 mod claims;
+mod derivation;
 mod derive;
 mod underlay;
 
+pub use derivation::{Derivation, Difference, Inputs, Parts};
 pub use derive::{derive, superseded};
 pub use underlay::Families;
 

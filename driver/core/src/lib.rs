@@ -23,7 +23,8 @@ pub mod view;
 pub mod watchdog;
 
 pub use desired::{
-    Desired, DesiredPeer, DesiredVeth, DesiredWireguard, Families, RouteTarget, derive, superseded,
+    Derivation, Desired, DesiredPeer, DesiredVeth, DesiredWireguard, Difference, Families, Inputs,
+    Parts, RouteTarget, derive, superseded,
 };
 pub use join::{JoinAnswer, join};
 pub use judge::{Changed, InForce, InStore, Judge, Refusal, Verdict};
@@ -33,9 +34,9 @@ pub use local::{
 pub use observed::{
     ContainerEnd, ContainerInterface, Observed, ObservedPeer, ObservedVeth, ObservedWireguard, Seen,
 };
-pub use plan::{Hints, plan};
+pub use plan::{Hints, plan, plan_parts};
 pub use step::Step;
-pub use view::{ClusterView, NetworkView};
+pub use view::{ClusterView, Endpoints, NetworkView, Shared};
 
 use std::fmt;
 

@@ -7,7 +7,7 @@
 
 mod check;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use wgnet_proto::{IfName, MacAddr, PublicKey};
@@ -64,6 +64,90 @@ pub fn apply(seen: &mut Seen<Observed>, step: &Step) -> Result<(), ModelError> {
     }
 }
 
+/// Does what many steps do; whether a kernel would refuse none.
+pub fn apply_all(seen: &mut Seen<Observed>, steps: &[Step]) -> bool {
+    let mut owners = Owners::default();
+    let mut is_all = true;
+    for step in steps {
+        let applied = match (&mut *seen, step) {
+            (Seen::Present(kernel), Step::AddPeer { wireguard: name, peer, config })
+                if steps.len() >= MANY =>
+            {
+                wireguard(kernel, name).map(|interface| {
+                    let owners = owners.of(name, interface);
+                    add_peer(interface, *peer, config, Some(owners));
+                })
+            }
+            (Seen::Present(kernel), Step::AddAllowed { wireguard: name, peer, addresses })
+                if steps.len() >= MANY =>
+            {
+                peer_of(kernel, name, peer).map(drop).and_then(|()| {
+                    let interface = wireguard(kernel, name)?;
+                    give(interface, peer, addresses, Some(owners.of(name, interface)));
+                    Ok(())
+                })
+            }
+            (seen, step) => {
+                if matches!(step, Step::CreateWireguard { .. } | Step::DeleteNamespace) {
+                    owners = Owners::default();
+                }
+                apply(seen, step)
+            }
+        };
+        is_all &= applied.is_ok();
+    }
+    is_all
+}
+
+/// From so many steps on it pays to know who has which address.
+const MANY: usize = 8;
+
+/// Who was given which address of an interface: who has it, if anybody has.
+#[derive(Default)]
+struct Owners(BTreeMap<IfName, BTreeMap<IpAddr, PublicKey>>);
+
+impl Owners {
+    fn of(
+        &mut self,
+        name: &IfName,
+        interface: &ObservedWireguard,
+    ) -> &mut BTreeMap<IpAddr, PublicKey> {
+        self.0.entry(name.clone()).or_insert_with(|| {
+            let peers = interface.peers.iter();
+            peers.flat_map(|(key, peer)| peer.allowed.iter().map(|a| (*a, *key))).collect()
+        })
+    }
+}
+
+/// What decides whether a kernel refuses a step: everything but routes and peers' addresses.
+pub fn outline(seen: &Seen<Observed>) -> Seen<Observed> {
+    let Seen::Present(kernel) = seen else {
+        return seen.clone();
+    };
+    let peer = |peer: &ObservedPeer| ObservedPeer {
+        preshared_key: peer.preshared_key.clone(),
+        allowed: BTreeSet::new(),
+        ..*peer
+    };
+    let interface = |of: &ObservedWireguard| ObservedWireguard {
+        public_key: of.public_key,
+        port: of.port,
+        mtu: of.mtu,
+        up: of.up,
+        peers: of.peers.iter().map(|(key, of)| (*key, peer(of))).collect(),
+    };
+    Seen::Present(Observed {
+        pinned: kernel.pinned,
+        prepared: kernel.prepared,
+        gateways: kernel.gateways.clone(),
+        wireguards: kernel.wireguards.iter().map(|(k, w)| (k.clone(), interface(w))).collect(),
+        veths: kernel.veths.clone(),
+        routes: BTreeMap::new(),
+        guard: kernel.guard.clone(),
+        foreign: kernel.foreign.clone(),
+    })
+}
+
 fn is_removal(step: &Step) -> bool {
     matches!(
         step,
@@ -97,7 +181,7 @@ fn apply_inside(kernel: &mut Observed, step: &Step) -> Result<(), ModelError> {
         }
 
         Step::AddPeer { wireguard: name, peer, config } => {
-            add_peer(wireguard(kernel, name)?, *peer, config);
+            add_peer(wireguard(kernel, name)?, *peer, config, None);
         }
         Step::UpdatePeer { wireguard: name, peer, preshared_key, underlay, keepalive } => {
             let known = peer_of(kernel, name, peer)?;
@@ -116,12 +200,12 @@ fn apply_inside(kernel: &mut Observed, step: &Step) -> Result<(), ModelError> {
         }
         Step::AddAllowed { wireguard: name, peer, addresses } => {
             peer_of(kernel, name, peer)?;
-            give(wireguard(kernel, name)?, peer, addresses);
+            give(wireguard(kernel, name)?, peer, addresses, None);
         }
         Step::RemoveAllowed { wireguard: name, peer, addresses } => {
             let wireguard = kernel.wireguards.get_mut(name);
             if let Some(peer) = wireguard.and_then(|w| w.peers.get_mut(peer)) {
-                peer.allowed.retain(|a| !addresses.contains(a));
+                take(&mut peer.allowed, addresses);
             }
         }
 
@@ -194,23 +278,52 @@ fn create_wireguard(
 }
 
 /// A peer that exists keeps its session and gets this configuration, addresses included.
-fn add_peer(wireguard: &mut ObservedWireguard, peer: PublicKey, config: &DesiredPeer) {
+fn add_peer(
+    wireguard: &mut ObservedWireguard,
+    peer: PublicKey,
+    config: &DesiredPeer,
+    owners: Option<&mut BTreeMap<IpAddr, PublicKey>>,
+) {
     let known = wireguard.peers.entry(peer).or_default();
     known.preshared_key = config.preshared_key.clone();
     known.underlay = config.underlay.or(known.underlay);
     known.keepalive = config.keepalive;
     known.allowed.clear();
-    give(wireguard, &peer, &config.allowed);
+    give(wireguard, &peer, &config.allowed, owners);
 }
 
 /// WireGuard has one table of addresses for an interface: what one peer gets, the others lose.
-fn give(wireguard: &mut ObservedWireguard, receiver: &PublicKey, addresses: &BTreeSet<IpAddr>) {
-    for (key, peer) in &mut wireguard.peers {
-        if key == receiver {
-            peer.allowed.extend(addresses.iter().copied());
-        } else {
-            peer.allowed.retain(|a| !addresses.contains(a));
+fn give(
+    wireguard: &mut ObservedWireguard,
+    receiver: &PublicKey,
+    addresses: &BTreeSet<IpAddr>,
+    owners: Option<&mut BTreeMap<IpAddr, PublicKey>>,
+) {
+    if let Some(owners) = owners {
+        for address in addresses {
+            let owner = owners.insert(*address, *receiver);
+            if let Some(owner) = owner.and_then(|owner| wireguard.peers.get_mut(&owner)) {
+                owner.allowed.remove(address);
+            }
         }
+    } else {
+        for peer in wireguard.peers.values_mut() {
+            take(&mut peer.allowed, addresses);
+        }
+    }
+    if let Some(peer) = wireguard.peers.get_mut(receiver) {
+        peer.allowed.extend(addresses.iter().copied());
+    }
+}
+
+/// At the price of the smaller set.
+fn take(allowed: &mut BTreeSet<IpAddr>, addresses: &BTreeSet<IpAddr>) {
+    if addresses.len() < allowed.len() {
+        for address in addresses {
+            allowed.remove(address);
+        }
+    } else {
+        allowed.retain(|address| !addresses.contains(address));
     }
 }
 

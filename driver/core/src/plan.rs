@@ -24,6 +24,7 @@
 //!   namespace, Docker is about to move it.
 
 mod links;
+mod parts;
 mod wireguard;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +33,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use wgnet_proto::{IfName, PublicKey};
 
-use crate::{Desired, Observed, RouteTarget, Seen, Step};
+use crate::{Desired, Observed, Parts, RouteTarget, Seen, Step};
 
 /// Seconds of keepalive while a peer without a configured one waits for its first handshake: as
 /// often as WireGuard itself would try again (REKEY_TIMEOUT).
@@ -117,6 +118,21 @@ pub fn plan(desired: Option<&Desired>, observed: &Seen<Observed>, hints: &Hints)
         (Some(desired), Seen::Absent) => difference(desired, &Observed::default(), hints),
         (Some(desired), Seen::Present(observed)) => difference(desired, observed, hints),
     }
+}
+
+/// The same as [`plan`] for a kernel that was as desired until these parts of it changed, at the
+/// price of the parts. `None` if it cannot have been: then plan everything.
+pub fn plan_parts(
+    desired: &Desired,
+    observed: &Observed,
+    parts: &Parts,
+    hints: &Hints,
+) -> Option<Vec<Step>> {
+    if *parts == Parts::default() {
+        return Some(Vec::new());
+    }
+    let (desired, observed) = parts::only(desired, observed, parts)?;
+    Some(difference(&desired, &observed, hints))
 }
 
 /// The guard goes after the last way into the network and before the namespace: with the namespace

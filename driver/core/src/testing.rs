@@ -48,6 +48,11 @@ pub fn dice(choices: usize) -> impl Strategy<Value = Dice> {
     vec(any::<u8>(), choices).prop_map(|bytes| Dice { bytes, next: 0 })
 }
 
+/// These choices.
+pub fn dice_of(bytes: &[u8]) -> Dice {
+    Dice { bytes: bytes.to_vec(), next: 0 }
+}
+
 /// Plans and applies, as the reconciler does, and makes sure that nothing is left to do.
 ///
 /// # Panics

@@ -1,17 +1,26 @@
 //! What the cluster says, after every record was opened and judged: the other input of the planner.
+//!
+//! A view is handed on with every change, to several tasks that keep it for as long as they like. So
+//! all that grows with the cluster is shared between a view and its copies: copying one costs the
+//! same however large it is.
+
+mod endpoints;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use wgnet_proto::record::{EndpointRecord, HostRecord, MemberRecord, NetworkRecord};
+use wgnet_proto::record::{HostRecord, MemberRecord, NetworkRecord};
 use wgnet_proto::{Generation, HostId, NetworkKey};
+
+pub use endpoints::Endpoints;
+pub use shared::Shared;
 
 /// The accepted records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterView {
-    pub hosts: BTreeMap<HostId, HostRecord>,
-    pub alive: BTreeSet<HostId>,
-    pub revoked: BTreeSet<HostId>,
+    pub hosts: Shared<BTreeMap<HostId, HostRecord>>,
+    pub alive: Shared<BTreeSet<HostId>>,
+    pub revoked: Shared<BTreeSet<HostId>>,
     pub networks: BTreeMap<NetworkKey, NetworkView>,
 }
 
@@ -21,6 +30,6 @@ pub struct ClusterView {
 pub struct NetworkView {
     pub record: Option<NetworkRecord>,
     pub generation: Generation,
-    pub members: BTreeMap<HostId, MemberRecord>,
-    pub endpoints: BTreeMap<IpAddr, EndpointRecord>,
+    pub members: Shared<BTreeMap<HostId, MemberRecord>>,
+    pub endpoints: Endpoints,
 }

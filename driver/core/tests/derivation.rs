@@ -135,7 +135,7 @@ fn of_two_remote_claims_the_higher_one_wins() {
     world.remote_endpoint(2, 6, 1, B);
     // C's endpoint has B's address as its secondary one.
     world.remote_endpoint(3, 7, 2, C);
-    world.network.endpoints.get_mut(&ipv4(7)).unwrap().addresses.push(ipv4(6));
+    world.also(ipv4(7), ipv4(6));
     let desired = world.desired();
     let peers = &desired.wireguards[&link("wg0")].peers;
     assert!(peers[&key(B, 0)].allowed.is_empty());
@@ -160,7 +160,7 @@ fn an_endpoint_that_lost_a_secondary_address_keeps_the_primary_one() {
     world.local_endpoint(1, 5, 1);
     world.local.endpoints.get_mut(&endpoint_id(1)).unwrap().addresses.push(net(ipv6(5), 64));
     world.remote_endpoint(2, 6, 9, B);
-    world.network.endpoints.get_mut(&ipv4(6)).unwrap().addresses.push(ipv6(5));
+    world.also(ipv4(6), ipv6(5));
     let desired = world.desired();
     let veth = RouteTarget::Link(IfName::veth_host(&endpoint_id(1)));
     assert_eq!(desired.routes[&host(5)], veth);
@@ -351,6 +351,13 @@ impl World {
     fn remote_endpoint(&mut self, number: u8, last: u8, claim: u64, host: HostId) {
         let address = ipv4(last);
         self.network.endpoints.insert(address, record(number, address, claim, host));
+    }
+
+    /// Gives a remote endpoint another address.
+    fn also(&mut self, at: IpAddr, address: IpAddr) {
+        let mut record = self.network.endpoints.get(&at).unwrap().clone();
+        record.addresses.push(address);
+        self.network.endpoints.insert(at, record);
     }
 
     fn derived(&self) -> Option<Desired> {

@@ -154,10 +154,9 @@ impl<'a> Elsewhere<'a> {
 }
 
 fn highest_claim(view: &ClusterView, key: &wgnet_proto::NetworkKey) -> u64 {
-    let endpoints =
-        view.networks.get(key).into_iter().flat_map(|network| network.endpoints.values());
+    let highest = view.networks.get(key).and_then(|network| network.endpoints.highest_claim());
     // Leaves room for one more, whatever somebody with the secret wrote.
-    endpoints.map(|endpoint| endpoint.claim).max().unwrap_or(0).min(u64::MAX - 1)
+    highest.unwrap_or(0).min(u64::MAX - 1)
 }
 
 pub(super) async fn join(

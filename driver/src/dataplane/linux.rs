@@ -24,7 +24,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::StreamExt;
 use tokio::task::AbortHandle;
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_engine::Spawn;
@@ -38,9 +37,6 @@ use self::wireguard::kernel::{self, Kernel};
 use self::wireguard::userspace::Userspace;
 use super::changes::{Changed, Changes};
 use super::{Claimed, Dataplane, Joined, Swept};
-
-/// Requests to the kernel that are under way at once.
-const PIPELINED: usize = 64;
 
 /// Whose WireGuard a host uses.
 #[derive(Debug, Clone)]
@@ -204,19 +200,28 @@ impl Linux {
         proxied.map_err(failing("answer for gateway", network.object(gateway)))
     }
 
-    /// Sets routes with requests that overlap.
-    async fn set_routes(&self, namespace: &Namespace, steps: &[Step]) -> Result<Vec<Result<()>>> {
+    /// Carries out steps of one kind with messages that need not wait for each other.
+    async fn apply_run(&self, namespace: &Namespace, run: &[Step]) -> Result<Vec<Result<()>>> {
         let network = &self.existing(namespace, "change").await?;
-        let links =
-            network.space.rtnl.links().await.map_err(failing("list the links of", namespace))?;
-        let links = &links.into_iter().map(|link| (link.name, link.index)).collect();
-        let set = async |step: &Step| match step {
-            Step::SetRoute { destination, target } => {
-                route::set_known(network, links, *destination, target).await
+        match &run[0] {
+            Step::AddPeer { wireguard, .. } | Step::AddAllowed { wireguard, .. } => {
+                self.shared.backend.change_peers(network, wireguard, run).await
             }
-            other => self.apply_step(namespace, other).await,
-        };
-        Ok(futures::stream::iter(steps).map(set).buffered(PIPELINED).collect().await)
+            _ => route::change(network, run).await,
+        }
+    }
+}
+
+/// Whether steps can be carried out together.
+fn go_together(a: &Step, b: &Step) -> bool {
+    use Step::{AddAllowed, AddPeer, RemoveRoute, SetRoute};
+    match (a, b) {
+        (SetRoute { .. }, SetRoute { .. }) | (RemoveRoute { .. }, RemoveRoute { .. }) => true,
+        (
+            AddPeer { wireguard: a, .. } | AddAllowed { wireguard: a, .. },
+            AddPeer { wireguard: b, .. } | AddAllowed { wireguard: b, .. },
+        ) => a == b,
+        _ => false,
     }
 }
 
@@ -283,14 +288,17 @@ impl Dataplane for Linux {
     }
 
     async fn apply_all(&self, namespace: &Namespace, steps: &[Step]) -> Vec<Result<()>> {
-        let is_route = |step: &Step| matches!(step, Step::SetRoute { .. });
         let mut results = Vec::with_capacity(steps.len());
-        for run in steps.chunk_by(|a, b| is_route(a) && is_route(b)) {
-            if run.len() > 1
-                && let Ok(set) = self.set_routes(namespace, run).await
-            {
-                results.extend(set);
-                continue;
+        for run in steps.chunk_by(go_together) {
+            if run.len() > 1 {
+                let applied = self.apply_run(namespace, run).await;
+                if changes_peers(&run[0]) {
+                    self.shared.touched().insert(namespace.clone());
+                }
+                if let Ok(applied) = applied {
+                    results.extend(applied);
+                    continue;
+                }
             }
             for step in run {
                 results.push(self.apply(namespace, step).await);

@@ -180,12 +180,7 @@ mod tests {
         State { freed: [NetworkKey::swarm(&id())].into(), ..live() }
     }
 
-    const NEVER: ClusterView = ClusterView {
-        hosts: BTreeMap::new(),
-        alive: std::collections::BTreeSet::new(),
-        revoked: std::collections::BTreeSet::new(),
-        networks: BTreeMap::new(),
-    };
+    static NEVER: std::sync::LazyLock<ClusterView> = std::sync::LazyLock::new(ClusterView::default);
 
     #[test]
     fn a_freed_network_without_endpoints_is_abandoned_after_its_time() {

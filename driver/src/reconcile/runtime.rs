@@ -1,22 +1,20 @@
-//! What each network's task last saw and did, for the status.
+//! How each network's task fares, for the status.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wgnet_core::{Observed, Seen};
 use wgnet_proto::DockerNetworkId;
 
-/// One network's last picture.
+/// How one network's last pass ended.
 #[derive(Debug, Clone)]
 pub struct Runtime {
-    pub observed: Seen<Observed>,
     pub in_sync: bool,
     pub error: Option<String>,
     /// How often something that somebody else changed was put right.
     pub repairs: u64,
 }
 
-/// All networks' last pictures; written by their tasks.
+/// How all networks fare; written by their tasks.
 #[derive(Clone, Default)]
 pub struct Runtimes(Arc<Mutex<BTreeMap<DockerNetworkId, Runtime>>>);
 

@@ -13,8 +13,8 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 use wgnet_core::orphan::Orphans;
 use wgnet_core::watchdog::Watchdog;
 use wgnet_core::{
-    ClusterView, Desired, Hints, LocalNetwork, Namespace, NetworkView, Observed, RouteTarget, Seen,
-    Step, model,
+    ClusterView, Derivation, Difference, Hints, Inputs, LocalNetwork, Namespace, NetworkView,
+    Observed, RouteTarget, Seen, Step, model,
 };
 use wgnet_proto::status::Problem;
 use wgnet_proto::{DockerNetworkId, EndpointId, IfName, NetworkKey};
@@ -62,13 +62,25 @@ struct Memory {
     orphans: Orphans,
     /// Since when each veth is known to be joined.
     joined_since: BTreeMap<IfName, Instant>,
-    /// What was wanted in the last pass that ended in sync.
-    settled: Option<Option<Desired>>,
+    /// What is wanted.
+    derivation: Derivation,
+    /// Endpoints that were left out of it, in the last pass.
+    left_out: BTreeSet<EndpointId>,
+    /// Whether the last pass ended with everything as it is wanted.
+    settled: bool,
     failures: u32,
     /// When to look because the kernel told of a change.
     look_due: Option<Instant>,
     young_peers_since: Option<Instant>,
     repairs: u64,
+}
+
+/// What became of the steps.
+struct Done {
+    error: Option<DataplaneError>,
+    local_error: Option<String>,
+    /// Every step was carried out.
+    all: bool,
 }
 
 /// How a pass ended.
@@ -95,7 +107,9 @@ impl<D: Dataplane> NetworkTask<D> {
             watchdog: Watchdog::default(),
             orphans: Orphans::default(),
             joined_since: BTreeMap::new(),
-            settled: None,
+            derivation: Derivation::default(),
+            left_out: BTreeSet::new(),
+            settled: false,
             failures: 0,
             look_due: None,
             young_peers_since: None,
@@ -155,52 +169,50 @@ impl<D: Dataplane> NetworkTask<D> {
 
     async fn pass(&mut self, started: Instant) -> Outcome {
         let (view, told) = self.view();
-        let keyring = Arc::clone(&self.context.keyring);
-        let families = crate::status::families(&self.context.underlay.borrow());
         let local = self.context.journal.state().networks.get(&self.network).cloned();
-        let none = NetworkView::default();
-        let network = local
-            .as_ref()
-            .and_then(|local| view.networks.get(&local.definition.key))
-            .unwrap_or(&none);
-        let mut desired = local.as_ref().and_then(|local| {
-            let keys =
-                |generation, peer| keyring.preshared_key(&local.definition.key, generation, peer);
-            wgnet_core::derive(local, network, &view, self.context.me, families, &keys)
-        });
-
         let looked = self.memory.stale;
+        let difference = self.derive(local.as_ref(), &view, looked);
+
         if looked {
             self.memory.look_due = None;
             self.memory.looked = Instant::now();
-            let joined = self.joined(desired.as_ref());
+            let joined = self.joined();
             self.memory.believed = self.context.dataplane.observe(&self.namespace, &joined).await;
             self.memory.stale = matches!(self.memory.believed, Seen::Unknown);
             if let Some(local) = local.as_ref().filter(|local| !local.lingering) {
                 self.give_up_orphans(local, started.elapsed().as_secs()).await;
             }
         }
-        if let Some(desired) = &mut desired {
-            // Docker may be about to make the container that is not there.
-            let calls = self.context.applied.calls();
-            let is_gone = |endpoint: &EndpointId| {
-                self.memory.orphans.is_gone(endpoint) && !calls.is_running(endpoint.as_str())
-            };
-            orphans::leave_out(desired, is_gone);
-        }
+        let left_out = self.orphaned();
+        let same_left_out = self.memory.left_out == left_out;
+        self.memory.left_out = left_out;
+        let reduced = self.without_those_left_out();
+        let desired = reduced.as_ref().or(self.memory.derivation.desired());
         if let (true, Seen::Present(observed)) = (looked, &self.memory.believed) {
             self.memory.hints.remake =
                 self.memory.watchdog.feed(started.elapsed().as_secs(), observed);
         }
         let remade = !self.memory.hints.remake.is_empty();
-        let steps = wgnet_core::plan(desired.as_ref(), &self.memory.believed, &self.memory.hints);
+        let settled = self.memory.settled;
+        let of_parts = match (&difference, desired, &self.memory.believed) {
+            (Difference::Parts(parts), Some(desired), Seen::Present(observed))
+                if settled && !looked && same_left_out && reduced.is_none() && !remade =>
+            {
+                wgnet_core::plan_parts(desired, observed, parts, &self.memory.hints)
+            }
+            _ => None,
+        };
+        let steps = of_parts.unwrap_or_else(|| {
+            wgnet_core::plan(desired, &self.memory.believed, &self.memory.hints)
+        });
         if let (true, Some(desired), Seen::Present(observed)) =
-            (looked, &desired, &self.memory.believed)
+            (looked, desired, &self.memory.believed)
         {
             self.memory.hints.adopt(desired, observed);
         }
+        let is_wanted = desired.is_some();
 
-        let unchanged = self.memory.settled.as_ref() == Some(&desired);
+        let unchanged = settled && difference.is_none() && same_left_out;
         let repairs = steps.iter().filter(|step| !is_upkeep(step)).count() as u64;
         if unchanged && repairs > 0 && self.memory.failures == 0 && !remade {
             self.memory.repairs += repairs;
@@ -210,9 +222,9 @@ impl<D: Dataplane> NetworkTask<D> {
                 "Putting right what was changed from outside"
             );
         }
-        let (error, local_error) = self.apply(steps).await;
+        let Done { error, local_error, all } = self.apply(steps).await;
         let in_sync = error.is_none() && !self.memory.stale;
-        self.memory.settled = in_sync.then(|| desired.clone());
+        self.memory.settled = in_sync && all;
         if let (true, Some((key, revision))) = (in_sync, told) {
             self.context.progress.followed(&key, revision);
         }
@@ -225,7 +237,7 @@ impl<D: Dataplane> NetworkTask<D> {
         Outcome {
             error,
             local_error,
-            absent: desired.is_none() && matches!(self.memory.believed, Seen::Absent),
+            absent: !is_wanted && matches!(self.memory.believed, Seen::Absent),
             awaiting_handshakes: awaiting_handshakes(&self.memory.believed),
         }
     }
@@ -243,64 +255,130 @@ impl<D: Dataplane> NetworkTask<D> {
         (Arc::clone(&view), told)
     }
 
-    /// Carries the steps out; goes on past failures, so that one bad object harms no other.
-    async fn apply(&mut self, steps: Vec<Step>) -> (Option<DataplaneError>, Option<String>) {
-        let (mut first, mut first_local, mut gone) = (None, None, BTreeSet::new());
-        // No way leads to a pair that cannot be made.
-        let leads_there = |step: &Step, gone: &BTreeSet<IfName>| match step {
-            Step::SetRoute { target: RouteTarget::Link(link), .. } => gone.contains(link),
-            _ => false,
+    /// Brings what is wanted up to date. What is looked at as a whole is compared with what is
+    /// derived as a whole.
+    fn derive(
+        &mut self,
+        local: Option<&Arc<LocalNetwork>>,
+        view: &ClusterView,
+        looked: bool,
+    ) -> Difference {
+        let Context { keyring, me, underlay, .. } = &self.context;
+        let none = NetworkView::default();
+        let definition = local.map(|local| &local.definition);
+        let network = definition.and_then(|d| view.networks.get(&d.key)).unwrap_or(&none);
+        let keys = |generation, peer| {
+            definition.and_then(|d| keyring.preshared_key(&d.key, generation, peer))
         };
-        for step in steps {
-            // What a failed step should have made is missing: the step that needs it would fail, too.
-            if leads_there(&step, &gone) {
-                continue;
-            }
-            if first.is_some() && model::apply(&mut self.memory.believed.clone(), &step).is_err() {
-                continue;
-            }
-            // With the namespace gone nobody would look for a guard that could not be removed.
-            if step == Step::DeleteNamespace
-                && matches!(&self.memory.believed, Seen::Present(seen) if !seen.guard.is_empty())
-            {
-                continue;
-            }
-            debug!(step = name(&step), "Applying");
-            match self.context.dataplane.apply(&self.namespace, &step).await {
-                Ok(()) => self.applied(&step),
-                Err(error) => {
-                    if let (
-                        ErrorKind::ContainerGone,
-                        Step::RestoreVeth { name, veth, .. } | Step::FixContainer { name, veth },
-                    ) = (error.kind, &step)
-                    {
-                        // It ended since this pass looked; the next look counts it as gone.
-                        info!(endpoint = veth.endpoint.short(), "The container is gone");
-                        gone.insert(name.clone());
-                        continue;
-                    }
-                    self.memory.stale = true;
-                    warn!(step = name(&step), error = crate::chain(&error), "A step failed");
-                    if !is_remote(&step) {
-                        first_local.get_or_insert_with(|| crate::chain(&error));
-                    }
-                    first.get_or_insert(error);
-                }
-            }
-        }
-        (first, first_local)
+        let families = crate::status::families(&underlay.borrow());
+        let (cluster, me, keys) = (view, *me, &keys);
+        let inputs = local.map(|local| Inputs { local, network, cluster, me, families, keys });
+        let derivation = &mut self.memory.derivation;
+        if looked { derivation.renew(inputs) } else { derivation.update(inputs) }
     }
 
-    fn applied(&mut self, step: &Step) {
-        if model::apply(&mut self.memory.believed, step).is_err() {
+    /// Carries the steps out, those at once that can be; goes on past failures, so that one bad
+    /// object harms no other.
+    async fn apply(&mut self, steps: Vec<Step>) -> Done {
+        let mut done = Done { error: None, local_error: None, all: true };
+        let mut gone = BTreeSet::new();
+        let mut outline = None;
+        let mut steps = steps.into_iter().peekable();
+        while let Some(step) = steps.next() {
+            let mut batch = vec![step];
+            while let Some(next) = steps.next_if(|next| goes_with(&batch[0], next)) {
+                batch.push(next);
+            }
+            let count = batch.len();
+            batch.retain(|step| !self.is_futile(step, &gone, done.error.is_some(), &mut outline));
+            done.all &= batch.len() == count;
+            let results = match batch.as_slice() {
+                [] => continue,
+                [step] => {
+                    debug!(step = name(step), "Applying");
+                    vec![self.context.dataplane.apply(&self.namespace, step).await]
+                }
+                steps => {
+                    debug!(step = name(&steps[0]), count = steps.len(), "Applying");
+                    self.context.dataplane.apply_all(&self.namespace, steps).await
+                }
+            };
+            let (made, failed): (Vec<_>, Vec<_>) =
+                batch.into_iter().zip(results).partition(|(_, result)| result.is_ok());
+            let made: Vec<Step> = made.into_iter().map(|(step, _)| step).collect();
+            self.applied(&made);
+            for (step, error) in failed.into_iter().filter_map(|(s, r)| Some((s, r.err()?))) {
+                outline = None;
+                done.all = false;
+                self.failed(&step, error, &mut gone, &mut done);
+            }
+        }
+        done
+    }
+
+    /// Whether a step leads nowhere for what failed before it.
+    fn is_futile(
+        &self,
+        step: &Step,
+        gone: &BTreeSet<IfName>,
+        has_failed: bool,
+        outline: &mut Option<Seen<Observed>>,
+    ) -> bool {
+        match step {
+            // No way leads to a pair that cannot be made.
+            Step::SetRoute { target: RouteTarget::Link(link), .. } if gone.contains(link) => true,
+            // A pair that could not be removed keeps its guard.
+            Step::RemoveGuard if has_failed => {
+                matches!(&self.memory.believed, Seen::Present(seen) if !seen.veths.is_empty())
+            }
+            // With the namespace gone nobody would look for a guard that could not be removed.
+            Step::DeleteNamespace => {
+                matches!(&self.memory.believed, Seen::Present(seen) if !seen.guard.is_empty())
+            }
+            // What a failed step should have made is missing: the step that needs it would fail, too.
+            step if has_failed => {
+                let outline = outline.get_or_insert_with(|| model::outline(&self.memory.believed));
+                model::apply(outline, step).is_err()
+            }
+            _ => false,
+        }
+    }
+
+    fn failed(
+        &mut self,
+        step: &Step,
+        error: DataplaneError,
+        gone: &mut BTreeSet<IfName>,
+        done: &mut Done,
+    ) {
+        if let (
+            ErrorKind::ContainerGone,
+            Step::RestoreVeth { name, veth, .. } | Step::FixContainer { name, veth },
+        ) = (error.kind, step)
+        {
+            // It ended since this pass looked; the next look counts it as gone.
+            info!(endpoint = veth.endpoint.short(), "The container is gone");
+            gone.insert(name.clone());
+            return;
+        }
+        self.memory.stale = true;
+        warn!(step = name(step), error = crate::chain(&error), "A step failed");
+        if !is_remote(step) {
+            done.local_error.get_or_insert_with(|| crate::chain(&error));
+        }
+        done.error.get_or_insert(error);
+    }
+
+    fn applied(&mut self, steps: &[Step]) {
+        if !model::apply_all(&mut self.memory.believed, steps) {
             self.memory.stale = true;
         }
-        self.memory.hints.applied(step);
+        steps.iter().for_each(|step| self.memory.hints.applied(step));
     }
 
     /// Where the containers are that may be looked into: not of those that dockerd is still at work on.
-    fn joined(&mut self, desired: Option<&Desired>) -> Joined {
-        let veths = desired.iter().flat_map(|desired| &desired.veths);
+    fn joined(&mut self) -> Joined {
+        let veths = self.memory.derivation.desired().into_iter().flat_map(|desired| &desired.veths);
         let joined: Joined =
             veths.filter_map(|(name, veth)| Some((name.clone(), veth.sandbox.clone()?))).collect();
         let since = &mut self.memory.joined_since;
@@ -373,12 +451,7 @@ impl<D: Dataplane> NetworkTask<D> {
         );
         self.context.runtimes.set(
             &self.network,
-            Runtime {
-                observed: self.memory.believed.clone(),
-                in_sync: error.is_none(),
-                error,
-                repairs: self.memory.repairs,
-            },
+            Runtime { in_sync: error.is_none(), error, repairs: self.memory.repairs },
         );
     }
 
@@ -415,18 +488,33 @@ fn awaiting_handshakes(observed: &Seen<Observed>) -> bool {
     peers.any(|peer| peer.last_handshake.is_none())
 }
 
+/// Whether steps may be carried out at once: neither needs the other.
+fn goes_with(step: &Step, next: &Step) -> bool {
+    match (step, next) {
+        (Step::SetRoute { .. }, Step::SetRoute { .. })
+        | (Step::RemoveRoute { .. }, Step::RemoveRoute { .. }) => true,
+        _ => changes_peer(step) && changes_peer(next),
+    }
+}
+
+fn changes_peer(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::AddPeer { .. }
+            | Step::UpdatePeer { .. }
+            | Step::RemovePeer { .. }
+            | Step::AddAllowed { .. }
+            | Step::RemoveAllowed { .. }
+    )
+}
+
 /// Whether a step concerns other hosts only: a bad peer must not keep a container here from starting.
 fn is_remote(step: &Step) -> bool {
     match step {
-        Step::AddPeer { .. }
-        | Step::UpdatePeer { .. }
-        | Step::RemovePeer { .. }
-        | Step::AddAllowed { .. }
-        | Step::RemoveAllowed { .. } => true,
         Step::SetRoute { target: RouteTarget::Link(link), .. } => {
             link.as_str().starts_with("wg") && !link.as_str().starts_with("wgv")
         }
-        _ => false,
+        step => changes_peer(step),
     }
 }
 

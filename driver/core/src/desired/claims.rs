@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use wgnet_proto::record::EndpointRecord;
 use wgnet_proto::{Claim, EndpointId, HostId};
 
 use crate::{ClusterView, LocalEndpoint, LocalNetwork, NetworkView};
@@ -34,13 +35,47 @@ impl<'a> Owners<'a> {
         cluster: &ClusterView,
         me: HostId,
     ) -> Self {
-        let mut claimants = claimants(local, network, cluster, me);
-        claimants.sort_unstable_by(|a, b| b.rank().cmp(&a.rank()));
+        let claimants = claimants(local, network, cluster, me);
+        Self::among(claimants, &AddressPlan::of(local))
+    }
 
-        let plan = AddressPlan::of(local);
+    /// Decides these addresses, and all that hang together with them: those of whoever claims one,
+    /// and so on. What others do is of no influence on who owns them.
+    pub(super) fn decide_on(
+        addresses: BTreeSet<IpAddr>,
+        local: &'a LocalNetwork,
+        network: &'a NetworkView,
+        cluster: &ClusterView,
+        me: HostId,
+    ) -> Self {
+        let mut at: BTreeMap<IpAddr, Vec<&LocalEndpoint>> = BTreeMap::new();
+        for endpoint in live(local) {
+            for address in &endpoint.addresses {
+                at.entry(address.addr()).or_default().push(endpoint);
+            }
+        }
+        let mut claimants = BTreeMap::new();
+        let mut left: Vec<IpAddr> = addresses.iter().copied().collect();
+        let mut known = addresses;
+        while let Some(address) = left.pop() {
+            let here = at.get(&address).into_iter().flatten().map(|e| local_claimant(e, me));
+            let there = network.endpoints.on(address).map(|(_, record)| record);
+            let there = there.filter(|record| counts(record.host, network, cluster, me));
+            for claimant in here.chain(there.map(remote_claimant)) {
+                let addresses = claimant.addresses();
+                if claimants.insert(claimant.rank(), claimant).is_none() {
+                    left.extend(addresses.filter(|address| known.insert(*address)));
+                }
+            }
+        }
+        Self::among(claimants.into_values().collect(), &AddressPlan::of(local))
+    }
+
+    fn among(mut claimants: Vec<Claimant<'a>>, plan: &AddressPlan) -> Self {
+        claimants.sort_unstable_by(|a, b| b.rank().cmp(&a.rank()));
         let mut owners = Self::default();
         for claimant in &claimants {
-            owners.admit(claimant, &plan);
+            owners.admit(claimant, plan);
         }
         owners
     }
@@ -80,6 +115,8 @@ struct Claimant<'a> {
     owner: Owner<'a>,
 }
 
+type Rank<'a> = (Claim, HostId, &'a EndpointId, Option<IpAddr>);
+
 #[derive(Clone, Copy)]
 enum Addresses<'a> {
     Given(&'a [IpNet]),
@@ -87,9 +124,9 @@ enum Addresses<'a> {
 }
 
 impl<'a> Claimant<'a> {
-    /// The endpoint's id only makes the order total: a host numbers its claims once.
-    fn rank(&self) -> (Claim, HostId, &'a EndpointId) {
-        (self.claim, self.host, self.endpoint)
+    /// A host numbers its claims once; id and primary address only make the order total.
+    fn rank(&self) -> Rank<'a> {
+        (self.claim, self.host, self.endpoint, self.addresses().next())
     }
 
     fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<'a> {
@@ -107,25 +144,39 @@ fn claimants<'a>(
     cluster: &ClusterView,
     me: HostId,
 ) -> Vec<Claimant<'a>> {
-    let live = local.endpoints.values().filter(|e| !e.superseded).map(|endpoint| Claimant {
+    // Once per host, not once per endpoint.
+    let hosts: BTreeSet<HostId> =
+        network.members.keys().copied().filter(|h| counts(*h, network, cluster, me)).collect();
+    let remote = network.endpoints.values().filter(move |e| hosts.contains(&e.host));
+    live(local)
+        .map(|endpoint| local_claimant(endpoint, me))
+        .chain(remote.map(remote_claimant))
+        .collect()
+}
+
+/// Superseded endpoints claim nothing.
+fn live(local: &LocalNetwork) -> impl Iterator<Item = &LocalEndpoint> {
+    local.endpoints.values().filter(|endpoint| !endpoint.superseded)
+}
+
+fn local_claimant(endpoint: &LocalEndpoint, me: HostId) -> Claimant<'_> {
+    Claimant {
         claim: endpoint.claim,
         host: me,
         endpoint: &endpoint.id,
         addresses: Addresses::Given(&endpoint.addresses),
         owner: Owner::Local(endpoint),
-    });
-    // Once per host, not once per endpoint.
-    let hosts: BTreeSet<HostId> =
-        network.members.keys().copied().filter(|h| counts(*h, network, cluster, me)).collect();
-    let remote = network.endpoints.values().filter(move |e| hosts.contains(&e.host));
-    let remote = remote.map(|record| Claimant {
+    }
+}
+
+fn remote_claimant(record: &EndpointRecord) -> Claimant<'_> {
+    Claimant {
         claim: record.claim,
         host: record.host,
         endpoint: &record.endpoint,
         addresses: Addresses::Published(&record.addresses),
         owner: Owner::Remote(record.host),
-    });
-    live.chain(remote).collect()
+    }
 }
 
 /// Which addresses an endpoint can have at all. Whatever else a record claims is ignored.

@@ -1,5 +1,6 @@
 //! From local intent and the cluster's records to what one network should look like here.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -24,6 +25,27 @@ pub fn derive(
     families: Families,
     keys: &dyn Fn(Generation, HostId) -> Option<PresharedKey>,
 ) -> Option<Desired> {
+    whole(local, network, cluster, me, families, keys).map(|(desired, _)| desired)
+}
+
+/// How a host is reached: what its endpoints' addresses lead to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Way {
+    /// As what it is configured on this host's interfaces.
+    pub(super) peers: Vec<(IfName, PublicKey)>,
+    /// What packets to it go through, if there is a generation that both sides have.
+    pub(super) link: Option<IfName>,
+}
+
+/// What [`derive`] says, and the ways to the other hosts that it found.
+pub(super) fn whole(
+    local: &LocalNetwork,
+    network: &NetworkView,
+    cluster: &ClusterView,
+    me: HostId,
+    families: Families,
+    keys: &dyn Fn(Generation, HostId) -> Option<PresharedKey>,
+) -> Option<(Desired, BTreeMap<HostId, Way>)> {
     if local.lingering {
         return None;
     }
@@ -32,19 +54,26 @@ pub fn derive(
     let allowed = allowed(&owners);
     let members = Members { network, cluster, me, families, keys, allowed: &allowed };
 
+    let others = network.members.keys().filter(|host| counts(**host, network, cluster, me));
+    let way = |host: HostId| Way {
+        peers: Vec::new(),
+        link: traffic_generation(&slots, network, host).map(IfName::wireguard),
+    };
+    let mut ways: BTreeMap<HostId, Way> = others.map(|host| (*host, way(*host))).collect();
     let mut wireguards = BTreeMap::new();
     for (name, slot) in &slots {
-        wireguards.insert(name.clone(), members.wireguard(local, slot));
+        wireguards.insert(name.clone(), members.wireguard(local, name, slot, &mut ways));
     }
     let subnets = &local.definition.subnets;
-    Some(Desired {
+    let desired = Desired {
         mtu: local.definition.mtu,
         gateways: subnets.iter().filter_map(|s| s.gateway).collect(),
         wireguards,
         veths: veths(local),
-        routes: routes(local, network, &owners, &slots),
+        routes: routes(local, &owners, &ways),
         guard: guard(local),
-    })
+    };
+    Some((desired, ways))
 }
 
 /// The local endpoints that lost their primary address to a remote claim: the journal marks them
@@ -55,7 +84,9 @@ pub fn superseded(
     cluster: &ClusterView,
     me: HostId,
 ) -> BTreeSet<EndpointId> {
-    let owners = Owners::decide(local, network, cluster, me);
+    let own = local.endpoints.values().flat_map(|endpoint| &endpoint.addresses);
+    let own = own.map(IpNet::addr).collect();
+    let owners = Owners::decide_on(own, local, network, cluster, me);
     let lost = owners.lost.iter().filter_map(|id| local.endpoints.get(*id));
     let to_remote = lost.filter(|endpoint| {
         let winner = endpoint.primary().and_then(|address| owners.by_address.get(&address));
@@ -94,7 +125,13 @@ struct Members<'a> {
 }
 
 impl Members<'_> {
-    fn wireguard(&self, local: &LocalNetwork, slot: &LocalSlot) -> DesiredWireguard {
+    fn wireguard(
+        &self,
+        local: &LocalNetwork,
+        name: &IfName,
+        slot: &LocalSlot,
+        ways: &mut BTreeMap<HostId, Way>,
+    ) -> DesiredWireguard {
         let own_key = slot.private_key.public();
         let mut peers: BTreeMap<PublicKey, DesiredPeer> = BTreeMap::new();
         for (host, member) in &self.network.members {
@@ -108,7 +145,11 @@ impl Members<'_> {
             };
             // Of hosts that publish one key, which only one of them can hold, every host takes the
             // first; what is sent to the others cannot be read by them anyway.
-            peers.entry(theirs.public_key).or_insert_with(|| DesiredPeer {
+            let Entry::Vacant(peer) = peers.entry(theirs.public_key) else {
+                continue;
+            };
+            ways.entry(*host).or_default().peers.push((name.clone(), theirs.public_key));
+            peer.insert(DesiredPeer {
                 preshared_key: (self.keys)(slot.generation, *host),
                 underlay: choose(theirs, record, self.families),
                 keepalive: local.definition.options.keepalive,
@@ -124,7 +165,7 @@ fn slot_of(member: &MemberRecord, generation: Generation) -> Option<&Slot> {
 }
 
 /// Superseded endpoints have no pair: a container that cannot be reached shall not look healthy.
-fn veths(local: &LocalNetwork) -> BTreeMap<IfName, DesiredVeth> {
+pub(super) fn veths(local: &LocalNetwork) -> BTreeMap<IfName, DesiredVeth> {
     let live = local.endpoints.values().filter(|endpoint| !endpoint.superseded);
     live.map(|endpoint| (IfName::veth_host(&endpoint.id), veth(local, endpoint))).collect()
 }
@@ -142,31 +183,30 @@ fn veth(local: &LocalNetwork, endpoint: &LocalEndpoint) -> DesiredVeth {
 
 fn routes(
     local: &LocalNetwork,
-    network: &NetworkView,
     owners: &Owners<'_>,
-    slots: &BTreeMap<IfName, &LocalSlot>,
+    ways: &BTreeMap<HostId, Way>,
 ) -> BTreeMap<IpNet, RouteTarget> {
-    let mut ways: BTreeMap<HostId, Option<IfName>> = BTreeMap::new();
-    let mut routes = BTreeMap::new();
-    for subnet in &local.definition.subnets {
-        routes.insert(subnet.pool.trunc(), RouteTarget::Unreachable);
-    }
+    let mut routes: BTreeMap<_, _> =
+        subnets(local).map(|subnet| (subnet, RouteTarget::Unreachable)).collect();
     for (address, owner) in &owners.by_address {
-        let link = match owner {
-            Owner::Local(endpoint) => Some(IfName::veth_host(&endpoint.id)),
-            Owner::Remote(host) => {
-                let way = ways.entry(*host).or_insert_with(|| {
-                    traffic_generation(slots, network, *host).map(IfName::wireguard)
-                });
-                way.clone()
-            }
-        };
         // Without a common generation the subnet's route answers: unreachable.
-        if let Some(link) = link {
+        if let Some(link) = link_to(owner, ways) {
             routes.insert(IpNet::from(*address), RouteTarget::Link(link));
         }
     }
     routes
+}
+
+pub(super) fn subnets(local: &LocalNetwork) -> impl Iterator<Item = IpNet> {
+    local.definition.subnets.iter().map(|subnet| subnet.pool.trunc())
+}
+
+/// The link that an owner's address leads through.
+pub(super) fn link_to(owner: &Owner<'_>, ways: &BTreeMap<HostId, Way>) -> Option<IfName> {
+    match owner {
+        Owner::Local(endpoint) => Some(IfName::veth_host(&endpoint.id)),
+        Owner::Remote(host) => ways.get(host)?.link.clone(),
+    }
 }
 
 /// The generation that packets to a host go through: the network's current one if both sides have
@@ -185,5 +225,5 @@ fn traffic_generation(
 /// Present as long as the network is, closed networks included: a container that is on another
 /// network as well, or was taken off this one, still has words for it and another way out.
 fn guard(local: &LocalNetwork) -> BTreeSet<IpNet> {
-    local.definition.subnets.iter().map(|s| s.pool.trunc()).collect()
+    subnets(local).collect()
 }

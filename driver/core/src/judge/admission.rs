@@ -208,7 +208,8 @@ impl Judge {
     }
 
     fn revoke(&mut self, host: HostId) {
-        if self.view.revoked.insert(host) {
+        if !self.view.revoked.contains(&host) {
+            self.view.revoked.insert(host);
             self.changed.hosts = true;
             let is_tombstone = |path: &Path| matches!(path, Path::Tombstone(_));
             let paths = self.places.keys().filter(|path| !is_tombstone(path)).cloned().collect();

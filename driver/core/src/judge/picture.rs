@@ -1,13 +1,12 @@
 //! How the places, and what follows from them, are kept in line.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use wgnet_proto::{NetworkKey, Path, Record};
 
 use super::Judge;
 use super::place::{Held, Place};
-use crate::view::NetworkView;
+use crate::view::{NetworkView, Shared};
 
 impl Judge {
     pub(super) fn place_mut(&mut self, path: &Path) -> &mut Place {
@@ -67,9 +66,13 @@ impl Judge {
             (Path::Host(host), Some(Record::Host(record))) => {
                 self.changed.hosts |= replace(&mut view.hosts, *host, record);
             }
-            (Path::Host(host), _) => self.changed.hosts |= view.hosts.remove(host).is_some(),
+            (Path::Host(host), _) => self.changed.hosts |= remove(&mut view.hosts, host),
             (Path::Alive(host), record) => {
-                self.changed.hosts |= set(&mut view.alive, host, record.is_some());
+                let is_news = view.alive.contains(host) != record.is_some();
+                if is_news {
+                    set(&mut view.alive, host, record.is_some());
+                }
+                self.changed.hosts |= is_news;
             }
             (Path::Status(_) | Path::Tombstone(_), _) => {}
             (Path::Network(key) | Path::Generation(key), record) => {
@@ -86,7 +89,7 @@ impl Judge {
             }
             (Path::Member(key, host), record) => self.show_in(key, |network| {
                 let Some(Record::Member(record)) = record else {
-                    return network.members.remove(host).is_some();
+                    return remove(&mut network.members, host);
                 };
                 replace(&mut network.members, *host, record)
             }),
@@ -94,7 +97,11 @@ impl Judge {
                 let Some(Record::Endpoint(record)) = record else {
                     return network.endpoints.remove(ip).is_some();
                 };
-                replace(&mut network.endpoints, *ip, record)
+                let is_news = network.endpoints.get(ip) != Some(&record);
+                if is_news {
+                    network.endpoints.insert(*ip, record);
+                }
+                is_news
             }),
         }
     }
@@ -115,17 +122,19 @@ fn set<T: Ord + Clone>(elements: &mut BTreeSet<T>, element: &T, is_in: bool) -> 
     if is_in { elements.insert(element.clone()) } else { elements.remove(element) }
 }
 
-/// Sets a value; whether that changed the map.
-fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: V) -> bool {
-    match map.entry(key) {
-        Entry::Occupied(entry) if *entry.get() == value => false,
-        Entry::Occupied(mut entry) => {
-            entry.insert(value);
-            true
-        }
-        Entry::Vacant(entry) => {
-            entry.insert(value);
-            true
-        }
+/// Sets a value; whether that changed the map, which is copied only then.
+fn replace<K: Ord + Clone, V: PartialEq + Clone>(
+    map: &mut Shared<BTreeMap<K, V>>,
+    key: K,
+    value: V,
+) -> bool {
+    let is_news = map.get(&key) != Some(&value);
+    if is_news {
+        map.insert(key, value);
     }
+    is_news
+}
+
+fn remove<K: Ord + Clone, V: Clone>(map: &mut Shared<BTreeMap<K, V>>, key: &K) -> bool {
+    map.contains_key(key) && map.remove(key).is_some()
 }

@@ -32,11 +32,11 @@ pub(crate) enum Watch {
 
 impl Watch {
     /// Subscribes in the namespace and reports until aborted; not what is changed through the
-    /// socket that has this port there.
+    /// sockets that have these ports there.
     pub(crate) async fn start(
         self,
         namespace: &impl AsFd,
-        own_port: u32,
+        own_ports: [u32; 2],
         changes: &Changes,
     ) -> io::Result<AbortHandle> {
         let changes = changes.clone();
@@ -56,7 +56,7 @@ impl Watch {
                     netns::within(namespace, move || Ok((links()?, rules()?))).await?;
                 tokio::spawn(async move {
                     let others = |datagram: &[u8]| {
-                        if !is_all_from(datagram, own_port) {
+                        if !is_all_from(datagram, &own_ports) {
                             changes.report(&network);
                         }
                     };

@@ -8,11 +8,25 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NLMSG_ALIGNTO};
 use rtnetlink::sys::{Socket, SocketAddr};
+use zeroize::{Zeroize, Zeroizing};
 
 const HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Bytes that are sent at once, unless one message alone is longer: well below what a socket buffers,
+/// with room for an answer to each should all be refused.
+const TOGETHER: usize = 16 << 10;
+
+/// One of many requests that need nothing of each other.
+pub(crate) struct Request {
+    pub(crate) kind: u16,
+    /// Beside `NLM_F_REQUEST`.
+    pub(crate) flags: u16,
+    /// May hold keys.
+    pub(crate) payload: Zeroizing<Vec<u8>>,
+}
 
 /// A socket that stays in the namespace of the thread that opened it.
 pub(crate) struct Requests {
@@ -31,20 +45,62 @@ impl Requests {
         Ok(Self { socket, sequence: 0 })
     }
 
+    /// By which the kernel says that a change was this socket's.
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
+    }
+
+    /// Sends many requests, many at a time: the kernel answers what it refuses, and the last of each
+    /// time. One result for each, in order.
+    pub(crate) fn requests(&mut self, requests: &[Request]) -> io::Result<Vec<io::Result<()>>> {
+        let mut results = Vec::with_capacity(requests.len());
+        let mut rest = requests;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fitting = rest.iter().take_while(|request| {
+                bytes += aligned(HEADER + request.payload.len());
+                bytes <= TOGETHER
+            });
+            let (now, later) = rest.split_at(fitting.count().max(1));
+            results.extend(self.at_once(now)?);
+            rest = later;
+        }
+        Ok(results)
+    }
+
+    fn at_once(&mut self, requests: &[Request]) -> io::Result<Vec<io::Result<()>>> {
+        let before = self.sequence;
+        let mut datagram = Zeroizing::new(Vec::new());
+        for (index, request) in requests.iter().enumerate() {
+            self.sequence = self.sequence.wrapping_add(1);
+            let is_last = index + 1 == requests.len();
+            let flags = NLM_F_REQUEST | request.flags | if is_last { NLM_F_ACK } else { 0 };
+            append(&mut datagram, request.kind, flags, self.sequence, &request.payload)?;
+        }
+        self.socket.send(&datagram, 0)?;
+        let mut results: Vec<io::Result<()>> = requests.iter().map(|_| Ok(())).collect();
+        loop {
+            let (answers, _) = self.socket.recv_from_full()?;
+            for answer in messages(&answers).filter(|answer| answer.kind == NLMSG_ERROR) {
+                let index = answer.sequence.wrapping_sub(before).wrapping_sub(1) as usize;
+                // What is not among them is the answer to requests that had timed out.
+                let Some(result) = results.get_mut(index) else { continue };
+                *result = outcome(answer.payload);
+                if index + 1 == requests.len() {
+                    return Ok(results);
+                }
+            }
+        }
+    }
+
     /// Sends one request and returns the payloads of the replies that came before its end.
     pub(crate) fn request(&mut self, kind: u16, payload: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut message = Vec::with_capacity(HEADER + payload.len());
-        let length = u32::try_from(HEADER + payload.len()).map_err(io::Error::other)?;
-        message.extend(length.to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend((NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
-        message.extend(self.sequence.to_ne_bytes());
-        message.extend([0; 4]);
-        message.extend(payload);
-        let sent = self.socket.send(&message, 0);
-        zeroize::Zeroize::zeroize(&mut message);
-        sent?;
+        let mut message = Zeroizing::new(Vec::new());
+        append(&mut message, kind, NLM_F_REQUEST | NLM_F_ACK, self.sequence, payload)?;
+        self.socket.send(&message, 0)?;
         self.replies()
     }
 
@@ -60,20 +116,47 @@ impl Requests {
                 match message.kind {
                     NLMSG_DONE => return Ok(replies),
                     NLMSG_ERROR => {
-                        return match message
-                            .payload
-                            .first_chunk()
-                            .map(|code| i32::from_ne_bytes(*code))
-                        {
-                            Some(0) => Ok(replies),
-                            Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
-                            None => Err(io::ErrorKind::InvalidData.into()),
-                        };
+                        return outcome(message.payload).map(|()| replies);
                     }
                     _ => replies.push(message.payload.to_vec()),
                 }
             }
         }
+    }
+}
+
+/// Adds a message to a datagram that takes all its memory at once: what grows leaves copies of keys.
+fn append(
+    datagram: &mut Vec<u8>,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    payload: &[u8],
+) -> io::Result<()> {
+    let length = u32::try_from(HEADER + payload.len()).map_err(io::Error::other)?;
+    let end = datagram.len() + aligned(HEADER + payload.len());
+    if datagram.capacity() < end {
+        let mut larger = Vec::with_capacity(end.max(TOGETHER));
+        larger.extend_from_slice(datagram);
+        datagram.zeroize();
+        *datagram = larger;
+    }
+    datagram.extend(length.to_ne_bytes());
+    datagram.extend(kind.to_ne_bytes());
+    datagram.extend(flags.to_ne_bytes());
+    datagram.extend(sequence.to_ne_bytes());
+    datagram.extend([0; 4]);
+    datagram.extend(payload);
+    datagram.resize(end, 0);
+    Ok(())
+}
+
+/// What the kernel says of a request.
+fn outcome(payload: &[u8]) -> io::Result<()> {
+    match payload.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        None => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -104,10 +187,10 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes))
 }
 
-/// Whether everything a datagram tells was asked for through this port.
-pub(crate) fn is_all_from(datagram: &[u8], port: u32) -> bool {
+/// Whether everything a datagram tells was asked for through these ports.
+pub(crate) fn is_all_from(datagram: &[u8], ports: &[u32]) -> bool {
     let mut messages = messages(datagram).peekable();
-    messages.peek().is_some() && messages.all(|message| message.port == port)
+    messages.peek().is_some() && messages.all(|message| ports.contains(&message.port))
 }
 
 /// The payload of the first message of a datagram.
@@ -160,10 +243,20 @@ mod tests {
     #[test]
     fn the_asker_of_every_message_counts() {
         let message = |port: u8| [16, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, port, 0, 0, 0];
-        assert!(is_all_from(&message(7), 7));
-        assert!(is_all_from(&[message(7), message(7)].concat(), 7));
-        assert!(!is_all_from(&[message(7), message(0)].concat(), 7));
-        assert!(!is_all_from(&[], 7));
+        assert!(is_all_from(&message(7), &[7]));
+        assert!(is_all_from(&[message(7), message(8)].concat(), &[7, 8]));
+        assert!(!is_all_from(&[message(7), message(0)].concat(), &[7, 8]));
+        assert!(!is_all_from(&[], &[7]));
+    }
+
+    #[test]
+    fn messages_of_a_datagram_begin_where_the_kernel_looks_for_them() {
+        let mut datagram = Vec::new();
+        append(&mut datagram, 24, NLM_F_REQUEST, 7, b"wgnet").unwrap();
+        append(&mut datagram, 25, NLM_F_REQUEST | NLM_F_ACK, 8, b"").unwrap();
+        let read: Vec<_> =
+            messages(&datagram).map(|m| (m.kind, m.sequence, m.payload.to_vec())).collect();
+        assert_eq!(read, [(24, 7, b"wgnet".to_vec()), (25, 8, Vec::new())]);
     }
 
     #[test]
@@ -194,7 +287,7 @@ mod tests {
             }
             prop_assert!(messages(&bytes).count() * HEADER <= bytes.len());
             first(&bytes);
-            is_all_from(&bytes, 1);
+            is_all_from(&bytes, &[1]);
         }
     }
 }

@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use rtnetlink::packet_core::{Emitable as _, NLM_F_CREATE, NLM_F_REPLACE};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType,
 };
-use wgnet_core::RouteTarget;
+use wgnet_core::{RouteTarget, Step};
 use wgnet_proto::IfName;
+use zeroize::Zeroizing;
 
 use super::error::{Result, failing, refused};
 use super::link::Link;
+use super::netlink::Request;
 use super::space::Network;
-use crate::dataplane::ErrorKind;
+use crate::dataplane::{DataplaneError, ErrorKind};
 
 /// Marks our routes (`ip route` shows `proto 119`); the letter `w`.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(b'w');
@@ -31,10 +34,7 @@ pub(crate) async fn set(network: &Network, destination: IpNet, target: &RouteTar
                 .link(name.as_str())
                 .await
                 .map_err(failing("set route", &object))?;
-            let reason = || {
-                refused("set route", &object, ErrorKind::Other, format!("there is no link {name}"))
-            };
-            Some(link.ok_or_else(reason)?.index)
+            Some(link.ok_or_else(|| no_link(&object, name))?.index)
         }
     };
     network
@@ -45,47 +45,91 @@ pub(crate) async fn set(network: &Network, destination: IpNet, target: &RouteTar
         .map_err(failing("set route", object))
 }
 
-/// The same for many, whose links were read before.
-pub(crate) async fn set_known(
-    network: &Network,
-    links: &BTreeMap<String, u32>,
-    destination: IpNet,
-    target: &RouteTarget,
-) -> Result<()> {
-    let object = || network.object(destination);
-    let index = match target {
-        RouteTarget::Unreachable => None,
-        RouteTarget::Link(name) => match links.get(name.as_str()) {
-            Some(index) => Some(*index),
-            None => {
-                return Err(refused(
-                    "set route",
-                    object(),
-                    ErrorKind::Other,
-                    format!("there is no link {name}"),
-                ));
+/// Carries out many steps that set or remove routes; one result for each.
+pub(crate) async fn change(network: &Network, steps: &[Step]) -> Result<Vec<Result<()>>> {
+    let namespace = &network.namespace;
+    let links =
+        network.space.rtnl.links().await.map_err(failing("list the links of", namespace))?;
+    let links: BTreeMap<String, u32> = links.into_iter().map(|l| (l.name, l.index)).collect();
+    let (mut requests, mut of) = (Vec::new(), Vec::new());
+    let mut results: Vec<Result<()>> = steps.iter().map(|_| Ok(())).collect();
+    for (index, step) in steps.iter().enumerate() {
+        let made = match step {
+            Step::SetRoute { destination, target } => {
+                let link = index_of(target, &links);
+                link.map(|link| request(NEW_ROUTE, REPLACE, &message(*destination, link)))
+                    .map_err(|name| no_link(&network.object(destination), &name))
             }
-        },
-    };
-    network
-        .space
-        .rtnl
-        .set_route(message(destination, index))
-        .await
-        .map_err(failing("set route", object()))
+            Step::RemoveRoute { destination } => Ok(request(DELETE_ROUTE, 0, &any(*destination))),
+            _ => continue,
+        };
+        match made {
+            Ok(request) => {
+                requests.push(request);
+                of.push(index);
+            }
+            Err(error) => results[index] = Err(error),
+        }
+    }
+    let answers = network.space.routes(requests).await;
+    let answers = answers.map_err(failing("change routes of", namespace))?;
+    for (index, answer) in of.into_iter().zip(answers) {
+        results[index] = match (answer, &steps[index]) {
+            (Err(error), Step::RemoveRoute { .. })
+                if error.raw_os_error() == Some(nix::libc::ESRCH) =>
+            {
+                Ok(())
+            }
+            (answer, Step::RemoveRoute { destination }) => {
+                answer.map_err(failing("delete route", network.object(destination)))
+            }
+            (answer, Step::SetRoute { destination, .. }) => {
+                answer.map_err(failing("set route", network.object(destination)))
+            }
+            (answer, _) => answer.map_err(failing("change routes of", namespace)),
+        };
+    }
+    Ok(results)
+}
+
+const NEW_ROUTE: u16 = 24;
+const DELETE_ROUTE: u16 = 25;
+const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+
+fn request(kind: u16, flags: u16, message: &RouteMessage) -> Request {
+    let mut payload = Zeroizing::new(vec![0; message.buffer_len()]);
+    message.emit(&mut payload);
+    Request { kind, flags, payload }
+}
+
+/// `None` for no link; fails with the name of one that is not there.
+fn index_of(
+    target: &RouteTarget,
+    links: &BTreeMap<String, u32>,
+) -> std::result::Result<Option<u32>, IfName> {
+    match target {
+        RouteTarget::Unreachable => Ok(None),
+        RouteTarget::Link(name) => {
+            links.get(name.as_str()).map(|index| Some(*index)).ok_or_else(|| name.clone())
+        }
+    }
+}
+
+fn no_link(object: &str, name: &IfName) -> DataplaneError {
+    refused("set route", object, ErrorKind::Other, format!("there is no link {name}"))
 }
 
 pub(crate) async fn remove(network: &Network, destination: IpNet) -> Result<()> {
+    let deleted = network.space.rtnl.delete_route(any(destination)).await;
+    deleted.map_err(failing("delete route", network.object(destination)))
+}
+
+/// The route there, whatever it leads to.
+fn any(destination: IpNet) -> RouteMessage {
     let mut route = base(destination);
-    // Whatever it leads to.
     route.header.kind = RouteType::Unspec;
     route.header.scope = RouteScope::NoWhere;
-    network
-        .space
-        .rtnl
-        .delete_route(route)
-        .await
-        .map_err(failing("delete route", network.object(destination)))
+    route
 }
 
 /// Our routes among all of a namespace.

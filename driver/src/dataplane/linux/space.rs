@@ -5,16 +5,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use tokio::task::AbortHandle;
 use wgnet_core::Namespace;
 
 use super::events::Watch;
-use super::netlink::Requests;
+use super::netlink::{Request, Requests};
 use super::netns;
 use super::nft::Ruleset;
 use super::rtnl::Rtnl;
 use super::wireguard::genl::Wireguard;
+use super::wireguard::owners::Owners;
 use crate::dataplane::changes::Changes;
 
 /// The host's namespace, or one of a network. As long as it is held, the namespace lives.
@@ -22,6 +23,8 @@ pub(crate) struct Space {
     fd: OwnedFd,
     pub(crate) rtnl: Rtnl,
     pub(crate) ruleset: Ruleset,
+    routes: Blocking<Requests>,
+    pub(crate) owners: Owners,
     wireguard: Blocking<Wireguard>,
     watch: AbortHandle,
 }
@@ -42,15 +45,23 @@ impl Space {
     /// Opens the sockets and begins to report what changes in the namespace.
     pub(crate) async fn open(fd: OwnedFd, watch: Watch, changes: &Changes) -> io::Result<Self> {
         let rtnl = Rtnl::open(&fd).await?;
-        let netfilter = netns::within(&fd, || Requests::open(NETLINK_NETFILTER)).await?;
-        let watch = watch.start(&fd, rtnl.port, changes).await?;
+        let open = || Ok((Requests::open(NETLINK_NETFILTER)?, Requests::open(NETLINK_ROUTE)?));
+        let (netfilter, routes) = netns::within(&fd, open).await?;
+        let watch = watch.start(&fd, [rtnl.port, routes.port()?], changes).await?;
         Ok(Self {
             fd,
             rtnl,
             ruleset: Ruleset::new(netfilter),
+            routes: Blocking::new(routes),
+            owners: Owners::default(),
             wireguard: Blocking::default(),
             watch,
         })
+    }
+
+    /// Changes many routes in this namespace; one result for each.
+    pub(crate) async fn routes(&self, requests: Vec<Request>) -> io::Result<Vec<io::Result<()>>> {
+        self.routes.run(move |socket| socket.requests(&requests)).await
     }
 
     /// Runs requests to the kernel's WireGuard in this namespace.

@@ -2,6 +2,7 @@
 
 pub(crate) mod genl;
 pub(crate) mod kernel;
+pub(crate) mod owners;
 pub(crate) mod userspace;
 
 use std::collections::BTreeSet;
@@ -9,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use wgnet_core::{DesiredPeer, ObservedWireguard};
+use wgnet_core::{DesiredPeer, ObservedWireguard, Step};
 use wgnet_proto::{IfName, PrivateKey, PublicKey};
 
 use self::genl::PeerChange;
@@ -95,6 +96,26 @@ impl Backend {
                 added.map_err(failing("add a peer to", network.object(name)))
             }
             Self::Userspace(engine) => engine.add_peer(network, name, peer, config).await,
+        }
+    }
+
+    /// Carries out many steps of one interface, each of which makes a peer or gives it addresses; one
+    /// result for each.
+    pub(crate) async fn change_peers(
+        &self,
+        network: &Network,
+        name: &IfName,
+        steps: &[Step],
+    ) -> Result<Vec<Result<()>>> {
+        let operation = "change peers of";
+        match self {
+            Self::Kernel(kernel) => {
+                let results = kernel.change(network, name, steps).await;
+                let results = results.map_err(failing(operation, network.object(name)))?;
+                let told = |r: io::Result<()>| r.map_err(failing(operation, network.object(name)));
+                Ok(results.into_iter().map(told).collect())
+            }
+            Self::Userspace(engine) => engine.change_peers(network, name, steps).await,
         }
     }
 

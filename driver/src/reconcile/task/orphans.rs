@@ -35,6 +35,25 @@ impl<D: Dataplane> NetworkTask<D> {
         }
     }
 
+    /// Wanted endpoints whose container is gone.
+    pub(super) fn orphaned(&self) -> BTreeSet<EndpointId> {
+        let calls = self.context.applied.calls();
+        let wanted = self.memory.derivation.desired().into_iter().flat_map(|d| d.veths.values());
+        let gone = wanted.map(|veth| &veth.endpoint).filter(|endpoint| {
+            // Docker may be about to make the container that is not there.
+            self.memory.orphans.is_gone(endpoint) && !calls.is_running(endpoint.as_str())
+        });
+        gone.cloned().collect()
+    }
+
+    /// What is wanted, where anything of it is to be left out.
+    pub(super) fn without_those_left_out(&self) -> Option<Desired> {
+        let gone = &self.memory.left_out;
+        let mut desired = self.memory.derivation.desired().filter(|_| !gone.is_empty())?.clone();
+        leave_out(&mut desired, gone);
+        Some(desired)
+    }
+
     /// Does what DeleteEndpoint would, for endpoints that are still as they were seen and that no
     /// call is about.
     async fn withdraw(&self, endpoints: Vec<LocalEndpoint>) {
@@ -68,6 +87,15 @@ impl<D: Dataplane> NetworkTask<D> {
     }
 }
 
+/// A container that is gone gets no new interface, and no route leads to where it was.
+fn leave_out(desired: &mut Desired, gone: &BTreeSet<EndpointId>) {
+    let names: BTreeSet<IfName> = gone.iter().map(IfName::veth_host).collect();
+    desired.veths.retain(|_, veth| !gone.contains(&veth.endpoint));
+    let leads_there =
+        |target: &RouteTarget| matches!(target, RouteTarget::Link(link) if names.contains(link));
+    desired.routes.retain(|_, target| !leads_there(target));
+}
+
 fn ends(local: &LocalNetwork, observed: &Observed) -> BTreeMap<EndpointId, End> {
     let end = |id: &EndpointId| match observed.veths.get(&IfName::veth_host(id)) {
         None => End::Nowhere,
@@ -77,17 +105,4 @@ fn ends(local: &LocalNetwork, observed: &Observed) -> BTreeMap<EndpointId, End> 
         },
     };
     local.endpoints.keys().map(|id| (id.clone(), end(id))).collect()
-}
-
-/// A container that is gone gets no new interface, and no route leads to where it was.
-pub(super) fn leave_out(desired: &mut Desired, is_gone: impl Fn(&EndpointId) -> bool) {
-    let gone = desired.veths.iter().filter(|(_, veth)| is_gone(&veth.endpoint));
-    let gone: BTreeSet<IfName> = gone.map(|(name, _)| name.clone()).collect();
-    if gone.is_empty() {
-        return;
-    }
-    desired.veths.retain(|name, _| !gone.contains(name));
-    let leads_there =
-        |target: &RouteTarget| matches!(target, RouteTarget::Link(link) if gone.contains(link));
-    desired.routes.retain(|_, target| !leads_there(target));
 }

@@ -201,7 +201,7 @@ proptest! {
         let snapshot: Vec<_> = judge.export().map(|(key, value)| (key, value.to_vec())).collect();
         let mut restarted = super::judge();
         restarted.import(snapshot.iter().map(|(key, value)| (key.as_str(), value.as_slice())));
-        let expected = ClusterView { alive: BTreeSet::new(), ..judge.view().clone() };
+        let expected = ClusterView { alive: BTreeSet::new().into(), ..judge.view().clone() };
         prop_assert_eq!(restarted.view(), &expected);
         prop_assert!(restarted.clobbered().is_empty() && restarted.own_in_store().is_empty());
         let gone = restarted.missing("", &BTreeSet::new());

@@ -15,9 +15,9 @@ use rtnetlink::packet_core::Emitable;
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use wgnet_core::DesiredPeer;
 use wgnet_proto::{PresharedKey, PrivateKey, PublicKey};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
-use crate::dataplane::linux::netlink::{Requests, attribute, text_attribute};
+use crate::dataplane::linux::netlink::{Request, Requests, attribute, text_attribute};
 
 /// Addresses in one message. All of a peer's lie in one attribute, whose length has 16 bits: 2338
 /// of IPv4 or 1637 of IPv6 are the most.
@@ -55,17 +55,33 @@ impl Wireguard {
         Ok(Self { requests, family })
     }
 
-    fn set(&mut self, name: &str, mut attributes: Vec<WireguardAttribute>) -> io::Result<()> {
-        attributes.insert(0, WireguardAttribute::IfName(name.to_owned()));
-        let mut message = WireguardMessage { cmd: WireguardCmd::SetDevice, attributes };
-        let mut payload = vec![0; 4 + message.buffer_len()];
-        payload[0] = u8::from(message.cmd);
-        payload[1] = WG_VERSION;
-        message.emit(&mut payload[4..]);
-        let result = self.requests.request(self.family, &payload);
-        payload.zeroize();
-        message.attributes.iter_mut().for_each(wipe);
-        result.map(drop)
+    fn set(&mut self, name: &str, attributes: Vec<WireguardAttribute>) -> io::Result<()> {
+        self.requests.request(self.family, &payload(name, attributes)).map(drop)
+    }
+
+    /// Changes many peers, many at a time; one result for each change, in order.
+    pub(crate) fn change(
+        &mut self,
+        name: &str,
+        changes: &[Change<'_>],
+    ) -> io::Result<Vec<io::Result<()>>> {
+        let mut requests = Vec::new();
+        let mut of = Vec::new();
+        for (index, change) in changes.iter().enumerate() {
+            for peer in change.peers() {
+                let payload = payload(name, vec![WireguardAttribute::Peers(vec![peer])]);
+                requests.push(Request { kind: self.family, flags: 0, payload });
+                of.push(index);
+            }
+        }
+        let mut results: Vec<io::Result<()>> = changes.iter().map(|_| Ok(())).collect();
+        for (index, result) in of.into_iter().zip(self.requests.requests(&requests)?) {
+            // The first failure of a change is what is told of it.
+            if results[index].is_ok() {
+                results[index] = result;
+            }
+        }
+        Ok(results)
     }
 
     fn set_peers(&mut self, name: &str, peers: Vec<WireguardPeer>) -> io::Result<()> {
@@ -89,22 +105,8 @@ impl Wireguard {
         key: PublicKey,
         config: &DesiredPeer,
     ) -> io::Result<()> {
-        let change = PeerChange {
-            preshared_key: Some(config.preshared_key.clone()),
-            underlay: config.underlay,
-            keepalive: Some(config.keepalive.unwrap_or(0)),
-        };
-        let mut attributes = vec![
-            WireguardPeerAttribute::PublicKey(key.0),
-            WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
-        ];
-        attributes.extend(change.attributes());
-        let mut chunks = chunks(&config.allowed);
-        attributes.extend(chunks.next().map(WireguardPeerAttribute::AllowedIps));
-        self.set_peers(name, vec![WireguardPeer(attributes)])?;
-        chunks.try_for_each(|chunk| {
-            self.set_peers(name, vec![update(key, [WireguardPeerAttribute::AllowedIps(chunk)])])
-        })
+        let mut peers = Change::AddPeer(key, config).peers().into_iter();
+        peers.try_for_each(|peer| self.set_peers(name, vec![peer]))
     }
 
     /// A peer that is gone stays gone.
@@ -123,9 +125,8 @@ impl Wireguard {
         key: PublicKey,
         addresses: &BTreeSet<IpAddr>,
     ) -> io::Result<()> {
-        chunks(addresses).try_for_each(|chunk| {
-            self.set_peers(name, vec![update(key, [WireguardPeerAttribute::AllowedIps(chunk)])])
-        })
+        let mut peers = Change::AddAllowed(key, addresses).peers().into_iter();
+        peers.try_for_each(|peer| self.set_peers(name, vec![peer]))
     }
 
     /// Takes addresses from a peer; `false` if this kernel cannot.
@@ -135,7 +136,7 @@ impl Wireguard {
         key: PublicKey,
         addresses: &BTreeSet<IpAddr>,
     ) -> io::Result<bool> {
-        if !REMOVES_ADDRESSES.load(Ordering::Relaxed) {
+        if !removes_addresses() {
             return Ok(false);
         }
         let removed = chunks(addresses).try_for_each(|mut chunk| {
@@ -168,6 +169,66 @@ impl Wireguard {
 /// Whether a peer is no peer of anybody's but a step on the way of an address.
 pub(crate) fn is_sink(key: &PublicKey) -> bool {
     key.0 == SINK
+}
+
+/// Whether this kernel can take an address from a peer, as far as it is known.
+pub(crate) fn removes_addresses() -> bool {
+    REMOVES_ADDRESSES.load(Ordering::Relaxed)
+}
+
+/// One of many.
+pub(crate) enum Change<'a> {
+    AddPeer(PublicKey, &'a DesiredPeer),
+    AddAllowed(PublicKey, &'a BTreeSet<IpAddr>),
+}
+
+impl Change<'_> {
+    /// As messages about the peer, each with no more addresses than fit.
+    fn peers(&self) -> Vec<WireguardPeer> {
+        let (key, mut first, addresses) = match self {
+            Self::AddPeer(key, config) => (*key, Some(whole(*key, config)), &config.allowed),
+            Self::AddAllowed(key, addresses) => (*key, None, *addresses),
+        };
+        let mut peers = Vec::new();
+        for chunk in chunks(addresses).map(WireguardPeerAttribute::AllowedIps) {
+            match first.take() {
+                Some(WireguardPeer(mut attributes)) => {
+                    attributes.push(chunk);
+                    peers.push(WireguardPeer(attributes));
+                }
+                None => peers.push(update(key, [chunk])),
+            }
+        }
+        peers.extend(first);
+        peers
+    }
+}
+
+/// A peer that is made, or made exactly this, but for its addresses.
+fn whole(key: PublicKey, config: &DesiredPeer) -> WireguardPeer {
+    let change = PeerChange {
+        preshared_key: Some(config.preshared_key.clone()),
+        underlay: config.underlay,
+        keepalive: Some(config.keepalive.unwrap_or(0)),
+    };
+    let mut attributes = vec![
+        WireguardPeerAttribute::PublicKey(key.0),
+        WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps),
+    ];
+    attributes.extend(change.attributes());
+    WireguardPeer(attributes)
+}
+
+/// The request to change an interface; what it was made of, which may hold keys, is wiped.
+fn payload(name: &str, mut attributes: Vec<WireguardAttribute>) -> Zeroizing<Vec<u8>> {
+    attributes.insert(0, WireguardAttribute::IfName(name.to_owned()));
+    let mut message = WireguardMessage { cmd: WireguardCmd::SetDevice, attributes };
+    let mut payload = Zeroizing::new(vec![0; 4 + message.buffer_len()]);
+    payload[0] = u8::from(message.cmd);
+    payload[1] = WG_VERSION;
+    message.emit(&mut payload[4..]);
+    message.attributes.iter_mut().for_each(wipe);
+    payload
 }
 
 impl PeerChange {
@@ -255,6 +316,26 @@ fn family(requests: &mut Requests) -> io::Result<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_is_made_by_the_first_message_and_gets_the_rest_of_its_addresses_by_others() {
+        let made = |addresses: u32| {
+            let allowed = (0..addresses).map(|i| std::net::Ipv4Addr::from(i).into()).collect();
+            let (preshared_key, underlay, keepalive) = (None, None, None);
+            let config = DesiredPeer { preshared_key, underlay, keepalive, allowed };
+            let peers = Change::AddPeer(PublicKey([7; 32]), &config).peers();
+            let flags = |peer: &WireguardPeer| match peer.0[1] {
+                WireguardPeerAttribute::Flags(flags) => flags,
+                _ => panic!("no flags"),
+            };
+            peers.iter().map(flags).collect::<Vec<_>>()
+        };
+        let (replace, update) =
+            (WireguardPeerFlags::ReplaceAllowedIps, WireguardPeerFlags::UpdateOnly);
+        assert_eq!(made(0), [replace]);
+        assert_eq!(made(1000), [replace]);
+        assert_eq!(made(2001), [replace, update, update]);
+    }
 
     #[test]
     fn addresses_are_sent_in_chunks_that_fit_a_message() {

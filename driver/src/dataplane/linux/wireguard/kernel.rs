@@ -13,10 +13,10 @@ use defguard_wireguard_rs::key::Key;
 use defguard_wireguard_rs::{Kernel as KernelApi, WGApi, WireguardInterfaceApi};
 use rtnetlink::{LinkUnspec, LinkWireguard};
 use sha2::{Digest, Sha256};
-use wgnet_core::{DesiredPeer, ObservedPeer, ObservedWireguard};
+use wgnet_core::{DesiredPeer, ObservedPeer, ObservedWireguard, Step};
 use wgnet_proto::{IfName, PresharedKey, PrivateKey, PublicKey};
 
-use super::genl::{PeerChange, is_sink};
+use super::genl::{Change, PeerChange, Wireguard, is_sink, removes_addresses};
 use crate::dataplane::ErrorKind;
 use crate::dataplane::linux::error::{Result, failed, failing, refused};
 use crate::dataplane::linux::link::{GROUP, Kind, Link, WIREGUARD_ALIAS};
@@ -54,6 +54,7 @@ impl Kernel {
         mtu: u16,
     ) -> Result<()> {
         let object = network.object(name);
+        network.space.owners.forget(name);
         let birth = self.birth(birth_name(network, name));
         remove_leftover(host, &birth.name).await?;
         let message = LinkWireguard::new(&birth.name).mtu(mtu.into()).link_group(GROUP).build();
@@ -109,11 +110,28 @@ impl Kernel {
         peer: PublicKey,
         config: &DesiredPeer,
     ) -> io::Result<()> {
-        let (name, config) = (name.clone(), config.clone());
-        network
-            .space
-            .wireguard(move |wireguard| wireguard.add_peer(name.as_str(), peer, &config))
-            .await
+        let (device, wanted) = (name.clone(), config.clone());
+        let add = move |genl: &mut Wireguard| genl.add_peer(device.as_str(), peer, &wanted);
+        let added = network.space.wireguard(add).await;
+        network.space.owners.forget(name);
+        added
+    }
+
+    /// Carries out many of the steps that make peers and give them addresses.
+    pub(crate) async fn change(
+        &self,
+        network: &Network,
+        name: &IfName,
+        steps: &[Step],
+    ) -> io::Result<Vec<io::Result<()>>> {
+        let (device, steps) = (name.clone(), steps.to_vec());
+        let change = move |genl: &mut Wireguard| {
+            let changes: Vec<_> = steps.iter().filter_map(change_of).collect();
+            genl.change(device.as_str(), &changes)
+        };
+        let changed = network.space.wireguard(change).await;
+        network.space.owners.forget(name);
+        changed
     }
 
     pub(crate) async fn update_peer(
@@ -136,10 +154,12 @@ impl Kernel {
         name: &IfName,
         peer: PublicKey,
     ) -> io::Result<()> {
-        let name = name.to_string();
+        let device = name.to_string();
         let remove =
-            move || interface(&name)?.remove_peer(&Key::new(peer.0)).map_err(io::Error::other);
-        netns::within(&*network.space, remove).await
+            move || interface(&device)?.remove_peer(&Key::new(peer.0)).map_err(io::Error::other);
+        let removed = netns::within(&*network.space, remove).await;
+        network.space.owners.forget(name);
+        removed
     }
 
     pub(crate) async fn add_allowed(
@@ -149,11 +169,14 @@ impl Kernel {
         peer: PublicKey,
         addresses: &BTreeSet<IpAddr>,
     ) -> io::Result<()> {
-        let (name, addresses) = (name.clone(), addresses.clone());
-        network
-            .space
-            .wireguard(move |wireguard| wireguard.add_allowed(name.as_str(), peer, &addresses))
-            .await
+        let (device, given) = (name.clone(), addresses.clone());
+        let add = move |genl: &mut Wireguard| genl.add_allowed(device.as_str(), peer, &given);
+        let added = network.space.wireguard(add).await;
+        match added {
+            Ok(()) => network.space.owners.give(name, peer, addresses),
+            Err(_) => network.space.owners.forget(name),
+        }
+        added
     }
 
     pub(crate) async fn remove_allowed(
@@ -171,10 +194,24 @@ impl Kernel {
             return Ok(());
         }
         // On a kernel before 6.16 an address can only be moved, whoever has it: so not one that is another's by now.
-        let peers = read(&network.space, name.as_str()).await?.peers;
-        let owned = peers.get(&Key::new(peer.0)).map(addresses_of).unwrap_or_default();
-        let (device, owned) = (name.clone(), owned.intersection(addresses).copied().collect());
-        network.space.wireguard(move |genl| genl.sink(device.as_str(), &owned)).await
+        let owners = &network.space.owners;
+        let owned = match owners.of(name, peer, addresses) {
+            Some(owned) => owned,
+            None => {
+                let reading = owners.reading();
+                let seen = read_peers(&network.space, name.as_str()).await?;
+                owners.read(&reading, name, seen.iter().map(|(key, peer)| (*key, &peer.allowed)));
+                let allowed = seen.get(&peer).map(|peer| &peer.allowed);
+                allowed.map(|allowed| allowed & addresses).unwrap_or_default()
+            }
+        };
+        let (device, taken) = (name.clone(), owned.clone());
+        let sunk = network.space.wireguard(move |genl| genl.sink(device.as_str(), &taken)).await;
+        match sunk {
+            Ok(()) => owners.take(name, &owned),
+            Err(_) => owners.forget(name),
+        }
+        sunk
     }
 
     pub(crate) async fn observe(
@@ -193,16 +230,16 @@ impl Kernel {
             // The other backend's, which left it behind: to be made anew.
             return Ok(seen);
         }
+        let reading = space.owners.reading();
         let host = read(space, &link.name).await?;
         seen.port = host.listen_port;
         seen.public_key =
             host.private_key.as_ref().map(|key| PrivateKey::from_bytes(key.as_array()).public());
-        seen.peers = host
-            .peers
-            .into_iter()
-            .map(|(key, peer)| (PublicKey(key.as_array()), observed(&peer)))
-            .collect();
-        seen.peers.retain(|key, _| !is_sink(key));
+        seen.peers = peers_of(host);
+        if let (false, Ok(name)) = (removes_addresses(), link.name.parse()) {
+            let allowed = seen.peers.iter().map(|(key, peer)| (*key, &peer.allowed));
+            space.owners.read(&reading, &name, allowed);
+        }
         Ok(seen)
     }
 
@@ -271,8 +308,21 @@ pub(crate) async fn read(space: &Space, name: &str) -> io::Result<Host> {
         .await
 }
 
-fn addresses_of(peer: &defguard_wireguard_rs::peer::Peer) -> BTreeSet<IpAddr> {
-    peer.allowed_ips.iter().map(|allowed| allowed.address).collect()
+async fn read_peers(space: &Space, name: &str) -> io::Result<BTreeMap<PublicKey, ObservedPeer>> {
+    read(space, name).await.map(peers_of)
+}
+
+fn peers_of(host: Host) -> BTreeMap<PublicKey, ObservedPeer> {
+    let peers = host.peers.into_iter().map(|(key, peer)| (PublicKey(key.as_array()), peer));
+    peers.filter(|(key, _)| !is_sink(key)).map(|(key, peer)| (key, observed(&peer))).collect()
+}
+
+fn change_of(step: &Step) -> Option<Change<'_>> {
+    match step {
+        Step::AddPeer { peer, config, .. } => Some(Change::AddPeer(*peer, config)),
+        Step::AddAllowed { peer, addresses, .. } => Some(Change::AddAllowed(*peer, addresses)),
+        _ => None,
+    }
 }
 
 fn observed(peer: &defguard_wireguard_rs::peer::Peer) -> ObservedPeer {
@@ -286,7 +336,7 @@ fn observed(peer: &defguard_wireguard_rs::peer::Peer) -> ObservedPeer {
         preshared_key: preshared_key.map(PresharedKey::from_bytes),
         underlay: peer.endpoint,
         keepalive: peer.persistent_keepalive_interval.filter(|seconds| *seconds != 0),
-        allowed: addresses_of(peer),
+        allowed: peer.allowed_ips.iter().map(|allowed| allowed.address).collect(),
         last_handshake: seconds.filter(|seconds| *seconds != 0),
         received_bytes: peer.rx_bytes,
         sent_bytes: peer.tx_bytes,

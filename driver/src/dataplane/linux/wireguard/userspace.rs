@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use rtnetlink::LinkUnspec;
-use wgnet_core::{DesiredPeer, ObservedPeer, ObservedWireguard};
+use wgnet_core::{DesiredPeer, ObservedPeer, ObservedWireguard, Step};
 use wgnet_engine::{
     Client, ClientError, Code, DeviceId, NewDevice, Operation, PeerState, PeerUpdate,
     PresharedKey as EngineKey, SecretKey, Spawn, spawn_detached,
@@ -107,18 +107,47 @@ impl Userspace {
         peer: PublicKey,
         config: &DesiredPeer,
     ) -> Result<()> {
-        let change = PeerChange {
-            preshared_key: Some(config.preshared_key.clone()),
-            underlay: config.underlay,
-            keepalive: Some(config.keepalive.unwrap_or(0)),
-        };
-        let operations = [
-            Operation::AddOrUpdatePeer(update(peer, &change)),
-            Operation::ReplaceAllowedIps(peer.0, nets(&config.allowed)),
-        ];
-        self.configure("add a peer to", network, name, &operations).await?;
-        self.remember(network, name, peer, &change);
+        self.configure("add a peer to", network, name, &additions(peer, config)).await?;
+        self.remember(network, name, peer, &whole(config));
         Ok(())
+    }
+
+    /// Carries out many steps of one device in one call; one result for each.
+    pub(crate) async fn change_peers(
+        &self,
+        network: &Network,
+        name: &IfName,
+        steps: &[Step],
+    ) -> Result<Vec<Result<()>>> {
+        let operation = "change peers of";
+        let object = network.object(name);
+        let (mut operations, mut of) = (Vec::new(), Vec::new());
+        for (index, step) in steps.iter().enumerate() {
+            match step {
+                Step::AddPeer { peer, config, .. } => operations.extend(additions(*peer, config)),
+                Step::AddAllowed { peer, addresses, .. } => {
+                    operations.push(Operation::AddAllowedIps(peer.0, nets(addresses)));
+                }
+                _ => {}
+            }
+            of.resize(operations.len(), index);
+        }
+        let configured = self.client.configure(&device_id(network, name), &operations).await;
+        let failures = configured.map_err(|error| answered(operation, &object, error))?;
+        let mut results: Vec<Result<()>> = steps.iter().map(|_| Ok(())).collect();
+        for failure in failures {
+            let is_missing = failure.code == Code::NotFound;
+            let result = of.get(failure.index).and_then(|step| results.get_mut(*step));
+            if let Some(result) = result.filter(|result| result.is_ok() && !is_missing) {
+                *result = Err(refused(operation, &object, kind_of(failure.code), failure.text));
+            }
+        }
+        for (step, _) in steps.iter().zip(&results).filter(|(_, result)| result.is_ok()) {
+            if let Step::AddPeer { peer, config, .. } = step {
+                self.remember(network, name, *peer, &whole(config));
+            }
+        }
+        Ok(results)
     }
 
     /// A peer that is gone stays gone.
@@ -273,6 +302,22 @@ fn device_id(network: &Network, name: &IfName) -> DeviceId {
 
 fn nets(addresses: &BTreeSet<IpAddr>) -> Vec<IpNet> {
     addresses.iter().copied().map(IpNet::from).collect()
+}
+
+/// What makes a peer, or makes it exactly this.
+fn additions(peer: PublicKey, config: &DesiredPeer) -> [Operation; 2] {
+    [
+        Operation::AddOrUpdatePeer(update(peer, &whole(config))),
+        Operation::ReplaceAllowedIps(peer.0, nets(&config.allowed)),
+    ]
+}
+
+fn whole(config: &DesiredPeer) -> PeerChange {
+    PeerChange {
+        preshared_key: Some(config.preshared_key.clone()),
+        underlay: config.underlay,
+        keepalive: Some(config.keepalive.unwrap_or(0)),
+    }
 }
 
 fn update(peer: PublicKey, change: &PeerChange) -> PeerUpdate {
