@@ -26,6 +26,8 @@ use wgnet_proto::{
 use crate::server::Etcd;
 
 const SECRET: [u8; 32] = [9; 32];
+/// Where doctor's probes stay on this machine.
+const HERE: [u8; 3] = [127, 0, 0];
 const CLUSTER: ClusterId = ClusterId([1; 16]);
 
 /// Two hosts in one network, as their drivers would publish them.
@@ -38,6 +40,11 @@ struct Fleet {
 
 impl Fleet {
     async fn start() -> Self {
+        Self::start_at([192, 0, 2]).await
+    }
+
+    /// Whose hosts are found at addresses that begin so.
+    async fn start_at(underlay: [u8; 3]) -> Self {
         let etcd = Etcd::start(1).await;
         let store = etcd.store("/wgnet/v1");
         let dir = tempfile::Builder::new().prefix("wgnett-ctl-").tempdir().unwrap();
@@ -53,7 +60,7 @@ impl Fleet {
             let id = key(host).id();
             let record = HostRecord {
                 name: format!("h{host}"),
-                underlay: vec![IpAddr::from([192, 0, 2, host])],
+                underlay: vec![IpAddr::from([underlay[0], underlay[1], underlay[2], host])],
                 version: "0.1.0".to_owned(),
                 backend: "kernel".to_owned(),
                 incarnation,
@@ -214,7 +221,7 @@ impl Drop for Watching {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn doctor_finds_what_is_planted_and_goes_on_past_it() {
-    let mut fleet = Fleet::start().await;
+    let mut fleet = Fleet::start_at(HERE).await;
     let codes = |fleet: &Fleet| -> Vec<String> {
         let docker = fleet.dir.path().join("no-docker");
         let areas = fleet.json(&["doctor", "--docker", docker.to_str().unwrap()]);
@@ -260,7 +267,7 @@ async fn doctor_finds_what_is_planted_and_goes_on_past_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bundle_holds_no_secret_in_any_form() {
-    let fleet = Fleet::start().await;
+    let fleet = Fleet::start_at(HERE).await;
     let dir = fleet.dir.path();
     let host_key = [0xc7; 32];
     std::fs::write(dir.join("host.key"), format!("wgnet-host-key v1\n{}\n", hex::encode(host_key)))

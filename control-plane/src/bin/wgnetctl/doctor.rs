@@ -9,6 +9,7 @@ mod etcd;
 mod firewall;
 mod host;
 mod hosts;
+mod mtu;
 mod seen;
 
 use std::path::PathBuf;
@@ -163,12 +164,13 @@ async fn hosts(cluster: &Cluster, status: Option<&DriverStatus>, can_judge: bool
         Err(_) => return vec![Area::unseen("cluster", "etcd cannot be read")],
     };
     let now = now();
+    let ways = mtu::area(&fleet, status.map(|status| status.host_id)).await;
     let clocks = clock::findings(&fleet, status.map(|status| status.host_id), now);
     if let Some(status) = status {
         fleet.hear(status.host_id, wgnet_control_plane::fleet::HostReport::direct(status, now));
     }
     let problems = hosts::findings(&fleet.problems(&Filter::default()));
-    vec![Area::new("clocks", clocks), Area::new("cluster", problems)]
+    vec![Area::new("clocks", clocks), ways, Area::new("cluster", problems)]
 }
 
 fn print(areas: &[Area]) {

@@ -81,8 +81,9 @@ enum Command {
     #[command(after_long_help = EXAMPLES_PATH)]
     Path(path::Options),
     /// Looks at everything wgnet needs on this host and in the cluster: secret, driver, kernel, disk,
-    /// firewall, Docker, etcd, clocks, the other hosts. Of each finding it says what, why it matters
-    /// and what to type. Run it as root. Exit code 1 if there is any.
+    /// firewall, Docker, etcd, clocks, the other hosts and the MTU of the ways to them, which it sends
+    /// some echo requests for. Of each finding it says what, why it matters and what to type. Run it
+    /// as root. Exit code 1 if there is any.
     #[command(after_long_help = EXAMPLES_DOCTOR)]
     Doctor(doctor::Options),
     /// Writes one archive for a bug report: what doctor, status and the lists say, settings, log,
