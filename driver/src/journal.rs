@@ -13,6 +13,7 @@ mod aside;
 mod disk;
 mod error;
 mod identity;
+mod kept;
 mod memory;
 mod seq;
 mod state;

@@ -13,6 +13,7 @@ mod files;
 pub mod journal;
 pub mod keyring;
 pub mod lines;
+mod memory;
 pub mod notify;
 pub mod plugins;
 pub mod ports;

@@ -6,6 +6,8 @@
 mod damage;
 #[path = "journal/disk.rs"]
 mod disk;
+#[path = "journal/kept.rs"]
+mod kept;
 #[path = "journal/kill.rs"]
 mod kill;
 #[path = "protocol/support.rs"]

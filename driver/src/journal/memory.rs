@@ -92,6 +92,11 @@ fn loaded(state: &State) -> State {
     }
 }
 
+fn full() -> JournalError {
+    let cause = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    JournalError::file("write journal", path(), cause)
+}
+
 impl Content {
     fn write(&mut self, change: impl FnOnce(&mut Self)) -> Result<(), JournalError> {
         let failing = self.failing.take();
@@ -99,8 +104,7 @@ impl Content {
             change(self);
         }
         if self.full || failing.is_some() {
-            let cause = std::io::Error::from(std::io::ErrorKind::StorageFull);
-            return Err(JournalError::file("write journal", path(), cause));
+            return Err(full());
         }
         Ok(())
     }
@@ -109,7 +113,11 @@ impl Content {
 impl Storage for MemoryStorage {
     fn reopen_if_closed(&mut self) -> Result<Option<State>, JournalError> {
         let closed = std::mem::take(&mut self.closed);
-        Ok(closed.then(|| loaded(&self.disk.content().state)))
+        let mut content = self.disk.content();
+        if closed {
+            content.records = content.synced.clone();
+        }
+        Ok(closed.then(|| loaded(&content.state)))
     }
 
     fn write(&mut self, _: &State, new: &State) -> Result<(), JournalError> {
@@ -123,6 +131,10 @@ impl Storage for MemoryStorage {
 
     fn keep(&mut self, changes: &[(String, Option<Vec<u8>>)]) -> Result<(), JournalError> {
         let mut content = self.disk.content();
+        if content.full {
+            self.closed = true;
+            return Err(full());
+        }
         for (path, record) in changes {
             match record {
                 Some(record) => drop(content.records.insert(path.clone(), record.clone())),
@@ -133,7 +145,9 @@ impl Storage for MemoryStorage {
     }
 
     fn flush(&mut self) -> Result<(), JournalError> {
-        self.disk.content().write(|content| content.synced = content.records.clone())
+        let synced = self.disk.content().write(|content| content.synced = content.records.clone());
+        self.closed |= synced.is_err();
+        synced
     }
 
     fn records(&self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, warn};
 
 use super::disk::Disk;
+use super::kept::Kept;
 use super::memory::Gate;
 use super::{JournalError, State};
 
@@ -95,7 +96,7 @@ pub(super) enum Writer {
 impl Writer {
     pub(super) fn start(disk: Disk, states: watch::Sender<Arc<State>>) -> Self {
         let (jobs, queue) = channel();
-        let run = move || Loop { disk, states, unsynced: false }.run(&queue);
+        let run = move || Loop::new(disk, states).run(&queue);
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(run)
@@ -110,7 +111,7 @@ impl Writer {
         gate: Gate,
     ) -> Self {
         let (jobs, queue) = mpsc::unbounded_channel();
-        tokio::spawn(Loop { disk, states, unsynced: false }.run_on_runtime(queue, gate));
+        tokio::spawn(Loop::new(disk, states).run_on_runtime(queue, gate));
         Self::Task(jobs)
     }
 
@@ -144,13 +145,17 @@ impl Drop for Writer {
 struct Loop<S> {
     disk: S,
     states: watch::Sender<Arc<State>>,
-    unsynced: bool,
+    kept: Kept,
 }
 
 impl<S: Storage> Loop<S> {
+    fn new(disk: S, states: watch::Sender<Arc<State>>) -> Self {
+        Self { disk, states, kept: Kept::default() }
+    }
+
     async fn run_on_runtime(mut self, mut queue: mpsc::UnboundedReceiver<Job>, gate: Gate) {
         loop {
-            let first = if self.unsynced {
+            let first = if self.kept.is_due() {
                 match tokio::time::timeout(FLUSH_AFTER, queue.recv()).await {
                     Ok(job) => job,
                     Err(_) => {
@@ -167,14 +172,14 @@ impl<S: Storage> Loop<S> {
             self.batch(first, || queue.try_recv().ok());
             gate().await;
         }
-        if self.unsynced {
+        if self.kept.is_due() {
             self.flush();
         }
     }
 
     fn run(mut self, queue: &Receiver<Job>) {
         loop {
-            let first = if self.unsynced {
+            let first = if self.kept.is_due() {
                 match queue.recv_timeout(FLUSH_AFTER) {
                     Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
@@ -189,7 +194,7 @@ impl<S: Storage> Loop<S> {
             };
             self.batch(first, || queue.try_recv().ok());
         }
-        if self.unsynced {
+        if self.kept.is_due() {
             self.flush();
         }
     }
@@ -212,7 +217,7 @@ impl<S: Storage> Loop<S> {
     }
 
     fn apply(&mut self, updates: Vec<Change>) {
-        let reopened = self.reopen();
+        let reopened = self.reopen().and_then(|()| self.kept.put_again(&mut self.disk));
         let before = self.states.borrow().clone();
         let mut after = State::clone(&before);
         let mut finishes = Vec::with_capacity(updates.len());
@@ -244,7 +249,7 @@ impl<S: Storage> Loop<S> {
             warn!("{}", error.sentence());
             return Err(error.clone());
         }
-        self.unsynced = false;
+        self.kept.synced();
         after.stamp(before);
         let revision = after.revision;
         self.states.send_replace(Arc::new(after));
@@ -256,6 +261,7 @@ impl<S: Storage> Loop<S> {
         let Some(mut found) = self.disk.reopen_if_closed()? else {
             return Ok(());
         };
+        self.kept.lost();
         let before = self.states.borrow().clone();
         found.revision = before.revision;
         found.changed = before.changed.clone();
@@ -280,8 +286,8 @@ impl<S: Storage> Loop<S> {
         match job {
             Job::Update(_) => unreachable!("updates are collected"),
             Job::Keep(changes, reply) => {
-                let kept = self.reopen().and_then(|()| self.disk.keep(&changes));
-                self.unsynced |= kept.is_ok();
+                let reopened = self.reopen();
+                let kept = self.kept.put(changes, reopened.map(|()| &mut self.disk));
                 let _ = reply.send(kept);
             }
             Job::Records(reply) => {
@@ -292,9 +298,10 @@ impl<S: Storage> Loop<S> {
     }
 
     fn flush(&mut self) {
-        self.unsynced = false;
-        if let Err(error) = self.disk.flush() {
-            warn!("{}", error.sentence());
+        let reopened = self.reopen().and_then(|()| self.kept.put_again(&mut self.disk));
+        match reopened.and_then(|()| self.disk.flush()) {
+            Ok(()) => self.kept.synced(),
+            Err(error) => self.kept.failed(&error),
         }
     }
 }

@@ -155,6 +155,29 @@ fn a_full_disk_is_told_as_long_as_it_is_full_and_no_longer() {
     });
 }
 
+#[test]
+fn records_that_a_full_disk_refused_are_in_the_file_once_it_has_room() {
+    with_small_disk("8m", |dir| {
+        let dir = dir.to_owned();
+        block_on(async {
+            let journal = open(&dir);
+            let _ = std::fs::write(dir.join("ballast"), vec![1; 8 << 20]);
+            let record = |n: u32| (format!("hosts/{n:05}"), Some(vec![1; 4000]));
+            let mut kept = 0;
+            while journal.keep_records(vec![record(kept)]).await.is_ok() {
+                kept += 1;
+            }
+            // Of those that were kept the last were not durable.
+            journal.keep_records(vec![record(kept + 1)]).await.unwrap_err();
+            std::fs::remove_file(dir.join("ballast")).unwrap();
+            let mut health = journal.health();
+            until(|| health.borrow_and_update().is_none()).await;
+            drop(journal);
+            assert_eq!(open(&dir).records().await.unwrap().len(), kept as usize + 2);
+        });
+    });
+}
+
 async fn until(mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
