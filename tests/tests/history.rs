@@ -10,7 +10,7 @@ fn a_wiped_etcd_is_filled_again_and_no_tunnel_is_cut() -> Result<()> {
     let near = swarm.run(1, "near", "blue", &[])?;
     swarm.run(2, "far", "blue", &[])?;
     eventually("the first ping", SOON, || near.ping("far").is_ok())?;
-    let records = swarm.lab.etcd().keys()?;
+    let records = swarm.lab.etcd().records()?;
     let steady = swarm
         .host(1)
         .spawn(&["docker", "exec", "near", "ping", "-i", "0.05", "-w", "15", "-q", "far"])?;
@@ -20,7 +20,7 @@ fn a_wiped_etcd_is_filled_again_and_no_tunnel_is_cut() -> Result<()> {
     swarm.lab.etcd().start()?;
     let mut now = Vec::new();
     let complete = eventually("every record to be back", SOON, || {
-        now = swarm.lab.etcd().keys().unwrap_or_default();
+        now = swarm.lab.etcd().records().unwrap_or_default();
         now == records
     });
     assert!(complete.is_ok(), "{records:?} became {now:?}");

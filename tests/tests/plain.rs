@@ -91,7 +91,7 @@ fn refused(host: &Host, args: &[&str]) -> Result<String> {
 fn a_network_of_plain_engines_outlives_engines_drivers_and_hosts() -> Result<()> {
     let lab = lab("e2e-plain", 3, &[])?;
     let before: Vec<_> = lab.hosts().iter().map(|host| host.inventory()).collect::<Result<_>>()?;
-    let records_before = lab.etcd().keys()?;
+    let records_before = lab.etcd().records()?;
     // Options are each engine's own matter.
     for (number, more) in [(1, &[][..]), (2, &[]), (3, &["-o", "mtu=1380"])] {
         create(lab.host(number), number, more)?;
@@ -167,7 +167,7 @@ fn nothing_remains(lab: &Lab, before: &[Inventory], records_before: &[String]) -
     })?;
     let mut records = Vec::new();
     let clean = eventually("etcd to be as before", SOON, || {
-        records = lab.etcd().keys().unwrap_or_default();
+        records = lab.etcd().records().unwrap_or_default();
         records == records_before
     });
     assert!(clean.is_ok(), "{records_before:?} became {records:?}");

@@ -17,7 +17,7 @@ fn a_swarm_of_three_hosts_shares_a_network_that_nobody_between_them_can_read() -
     let swarm = Swarm::start("e2e-swarm", 3)?;
     let before: Vec<_> =
         swarm.lab.hosts().iter().map(|host| host.inventory()).collect::<Result<_>>()?;
-    let records_before = swarm.lab.etcd().keys()?;
+    let records_before = swarm.lab.etcd().records()?;
 
     swarm.network("blue", &[])?;
     swarm.host(1).docker(&["network", "create", "-d", "overlay", "--attachable", "plain"])?;
@@ -227,7 +227,7 @@ fn nothing_remains(
     }
     let mut records = Vec::new();
     let clean = eventually("the records to be gone", SOON, || {
-        records = swarm.lab.etcd().keys().unwrap_or_default();
+        records = swarm.lab.etcd().records().unwrap_or_default();
         let kept: Vec<_> = records.iter().filter(|key| !records_before.contains(key)).collect();
         kept.is_empty() && !records.iter().any(|key| key.contains("/networks/"))
     });

@@ -239,7 +239,7 @@ impl Before {
         }
         let mut records = Vec::new();
         let _ = eventually("no endpoint to be left in etcd", SOON, || {
-            records = swarm.lab.etcd().keys().unwrap_or_default();
+            records = swarm.lab.etcd().records().unwrap_or_default();
             records.retain(|key| key.contains("/endpoints/"));
             records.is_empty()
         });

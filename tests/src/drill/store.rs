@@ -71,7 +71,7 @@ fn away(scene: &mut Scene<'_>, scale: Scale) -> Result<Row> {
 }
 
 fn wiped(scene: &mut Scene<'_>) -> Result<Row> {
-    let records = scene.etcd().keys()?;
+    let records = scene.etcd().records()?;
     let stream = scene.stream()?;
     scene.etcd().kill()?;
     scene.etcd().wipe()?;
@@ -89,7 +89,7 @@ fn restored(scene: &mut Scene<'_>) -> Result<Row> {
     scene.moved("moved", 3)?;
     scene.run(1, "young", 33)?;
     scene.everywhere(Instant::now(), SOON)?;
-    let records = scene.etcd().keys()?;
+    let records = scene.etcd().records()?;
     let stream = scene.stream()?;
     scene.etcd().kill()?;
     scene.etcd().restore(&backup)?;
@@ -106,7 +106,7 @@ struct Ancient {
 }
 
 fn restored_from_before(scene: &mut Scene<'_>, ancient: &Ancient) -> Result<Row> {
-    let records = scene.etcd().keys()?;
+    let records = scene.etcd().records()?;
     let stream = scene.stream()?;
     scene.etcd().kill()?;
     scene.etcd().restore(&ancient.backup)?;
@@ -123,7 +123,7 @@ fn again(row: Row, scene: &Scene<'_>, records: &[String]) -> Result<Row> {
     let back = Instant::now();
     let mut now = Vec::new();
     let complete = wait_until("every record to be back", SOON, || {
-        now = scene.etcd().keys().unwrap_or_default();
+        now = scene.etcd().records().unwrap_or_default();
         now == records
     });
     if let Err(error) = complete {

@@ -21,7 +21,7 @@ use anyhow::Context;
 use clap::Parser;
 use nix::sys::stat::{Mode, umask};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::devices::Devices;
@@ -84,6 +84,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         .with_ansi(false)
         .init();
 
+    // Before there are threads, which get it from this one.
+    if let Err(error) = go_first() {
+        warn!(%error, "Cannot take precedence over other processes");
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = cli.threads {
         runtime.worker_threads(threads.max(1));
@@ -92,6 +96,15 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let result = runtime.block_on(serve(cli));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// The kernel's WireGuard need not wait until other processes have used up their share of the CPU;
+/// this one has a queue of half a second at most where packets wait for it.
+fn go_first() -> std::io::Result<()> {
+    const NICE: i32 = -10;
+    // SAFETY: takes numbers and touches no memory of ours; 0 is the calling thread.
+    let outcome = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, NICE) };
+    if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 async fn serve(cli: &Cli) -> anyhow::Result<()> {
