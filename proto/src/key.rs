@@ -62,30 +62,36 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// A WireGuard private key.
+/// A WireGuard private key. Its public half is worked out once: everything that is planned or
+/// published asks for it, again and again.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct PrivateKey([u8; 32]);
+pub struct PrivateKey {
+    secret: [u8; 32],
+    #[zeroize(skip)]
+    public: PublicKey,
+}
 
 impl PrivateKey {
     /// A new key from 32 random bytes, clamped as Curve25519 wants (RFC 7748, section 5).
     pub fn from_random(mut bytes: [u8; 32]) -> Self {
         bytes[0] &= 248;
         bytes[31] = (bytes[31] & 127) | 64;
-        Self(bytes)
+        Self::from_bytes(bytes)
     }
 
     /// The key that was kept as these bytes.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub fn from_bytes(secret: [u8; 32]) -> Self {
+        let public = PublicKey(Point::from(&StaticSecret::from(secret)).to_bytes());
+        Self { secret, public }
     }
 
     /// The secret itself, for the kernel, the engine and the journal.
     pub fn expose(&self) -> &[u8; 32] {
-        &self.0
+        &self.secret
     }
 
     pub fn public(&self) -> PublicKey {
-        PublicKey(Point::from(&StaticSecret::from(self.0)).to_bytes())
+        self.public
     }
 }
 
