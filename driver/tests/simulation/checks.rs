@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wgnet_control_plane::store::{Change, Revision};
 use wgnet_core::{Namespace, Observed, RouteTarget, Seen, Step};
+use wgnet_driver::journal::State;
 use wgnet_proto::{
     Claim, ClusterId, ClusterSecrets, EndpointId, HostId, NetworkKey, Opener, Path, PublicKey,
     Record,
@@ -127,6 +128,28 @@ impl Witness {
     }
 }
 
+/// Each time a journal is to reach its disk, and has reached it: it tells what the disk holds, or, if
+/// a write failed, what it told or the disk held before.
+pub(crate) fn journal_told(
+    host: usize,
+    told: &State,
+    disk: &State,
+    before: Option<&(Arc<State>, State)>,
+) {
+    let says = |other: &State| {
+        told.networks == other.networks
+            && told.claims == other.claims
+            && told.floors == other.floors
+            && told.freed == other.freed
+            && told.reserved_seq == other.reserved_seq
+            && (told.cluster, told.incarnation) == (other.cluster, other.incarnation)
+    };
+    let was = before.is_some_and(|(told, disk)| says(told) || says(disk));
+    if !says(disk) && !was {
+        wrong(format!("host {host}: its journal tells what its disk does not hold"));
+    }
+}
+
 fn problems(step: &Step, before: &Seen<Observed>, after: &Seen<Observed>) -> Vec<String> {
     let mut found = Vec::new();
     if let (Step::DeleteNamespace, Seen::Present(before)) = (step, before)
@@ -137,6 +160,9 @@ fn problems(step: &Step, before: &Seen<Observed>, after: &Seen<Observed>) -> Vec
     let Seen::Present(kernel) = after else {
         return found;
     };
+    if *step == Step::RemoveGuard && !kernel.veths.is_empty() {
+        found.push("the guard went before the last pair".to_owned());
+    }
     for (destination, target) in &kernel.routes {
         let RouteTarget::Link(link) = target else {
             continue;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use wgnet_core::observed::{ContainerEnd, ContainerInterface};
 use wgnet_core::{Namespace, Seen};
 use wgnet_driver::api::Scope;
+use wgnet_proto::record::EndpointRecord;
 use wgnet_proto::{EndpointId, IfName, MacAddr};
 
 use super::dice;
@@ -235,8 +236,9 @@ pub(crate) async fn start(host: usize, endpoint: Endpoint) {
         sleep(dice::millis(0, 3000)).await;
     }
     let create = create_endpoint(&network, endpoint.number, endpoint.address);
+    let rival = rival(host, &network, &endpoint);
     match call(host, epoch, "CreateEndpoint", &create).await {
-        Answer::Done => {}
+        Answer::Done => claims_above(host, &network, &endpoint, rival),
         Answer::Abandoned => return,
         Answer::Refused(_) | Answer::Silence => {
             return give_up(host, &network, &endpoint, epoch).await;
@@ -268,6 +270,34 @@ pub(crate) async fn start(host: usize, endpoint: Endpoint) {
             endpoint.stage = Stage::Live;
         }
     });
+}
+
+/// The record of another host that a host knows for an address.
+fn rival(host: usize, network: &Network, endpoint: &Endpoint) -> Option<EndpointRecord> {
+    let running = world(|world| world.hosts[host].running.clone())?;
+    let view = running.view.borrow();
+    let records = &view.networks.get(&network.key())?.endpoints;
+    let known = records.get(&endpoint.address.into())?;
+    (known.host != running.me).then(|| known.clone())
+}
+
+/// Docker gave an endpoint an address that another host had, which its host knew all the time: the
+/// new endpoint's claim is the higher one.
+fn claims_above(
+    host: usize,
+    network: &Network,
+    endpoint: &Endpoint,
+    before: Option<EndpointRecord>,
+) {
+    let Some(rival) = before.filter(|it| rival(host, network, endpoint).as_ref() == Some(it))
+    else {
+        return;
+    };
+    let state = world(|world| world.hosts[host].disk.state());
+    let local = state.live(&network.id).and_then(|local| local.endpoints.get(&endpoint.id()));
+    if local.is_some_and(|local| local.claim <= rival.claim) {
+        wrong(format!("host {host}: {} is claimed no higher than by another", endpoint.address));
+    }
 }
 
 fn is_attached(world: &mut super::world::World, host: usize, network: usize) -> bool {

@@ -44,6 +44,11 @@ impl Life {
         }
     }
 
+    /// Whether both are the same life.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.0.dead.is_cancelled()
     }

@@ -45,14 +45,16 @@ fn main() -> ExitCode {
     }
     let from = number("SIM_FROM").unwrap_or(0);
     let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
+    let enough = number("SIM_ENOUGH").map_or(ENOUGH, |enough| enough as usize);
     println!("\nrunning 2 tests");
-    let same = the_same_seed_is_the_same_run(from);
-    let all = all_seeds_hold(from, seeds);
-    let failed = [same, all].iter().filter(|held| !**held).count();
+    // Who looks for one failing seed knows that seeds repeat.
+    let same = (enough > 1).then(|| the_same_seed_is_the_same_run(from));
+    let held = [same, Some(all_seeds_hold(from, seeds, enough))];
+    let count = |what| held.iter().filter(|held| **held == what).count();
+    let (passed, failed, ignored) = (count(Some(true)), count(Some(false)), count(None));
     let word = if failed == 0 { "ok" } else { "FAILED" };
     println!(
-        "\ntest result: {word}. {} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out\n",
-        2 - failed
+        "\ntest result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; 0 filtered out\n"
     );
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -84,9 +86,8 @@ fn the_same_seed_is_the_same_run(from: u64) -> bool {
     held
 }
 
-fn all_seeds_hold(from: u64, seeds: u64) -> bool {
+fn all_seeds_hold(from: u64, seeds: u64, enough: usize) -> bool {
     let begun = Instant::now();
-    let enough = number("SIM_ENOUGH").map_or(ENOUGH, |enough| enough as usize);
     let (mut ran, mut failed) = (0u32, Vec::new());
     pool::run((from..from + seeds).collect(), run, |report| {
         ran += 1;

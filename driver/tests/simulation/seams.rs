@@ -1,7 +1,7 @@
 //! The seams of one driver's life with faults in them: its line to the store, its kernel, its disk.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -13,12 +13,13 @@ use wgnet_control_plane::store::{
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::dataplane::{Dataplane, DataplaneError, ErrorKind, Joined};
-use wgnet_driver::journal::{Gate, MemoryDisk};
+use wgnet_driver::journal::{Gate, MemoryDisk, State};
 
-use super::checks::Witness;
+use super::checks::{Witness, journal_told};
 use super::dice;
 use super::life::Life;
 use super::trace::note;
+use super::world::world;
 
 /// What goes wrong by itself, in a thousand tries, and how slow things are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -248,13 +249,20 @@ fn somebody_elses(kernel: &mut Observed) {
     kernel.routes.insert("192.0.2.0/24".parse().expect("it is a network"), target);
 }
 
-/// How a disk is reached in one life.
-pub(crate) fn gate(disk: &MemoryDisk, life: &Life) -> Gate {
+/// How a disk is reached in one life of a host.
+pub(crate) fn gate(host: usize, disk: &MemoryDisk, life: &Life) -> Gate {
     let (disk, life) = (disk.clone(), life.clone());
+    let before = Arc::new(Mutex::new(None::<(Arc<State>, State)>));
     Arc::new(move || {
-        let (disk, life) = (disk.clone(), life.clone());
+        let (disk, life, before) = (disk.clone(), life.clone(), Arc::clone(&before));
         Box::pin(async move {
             life.seam("disk").await;
+            if let Some(told) = told_by(host, &life) {
+                let mut before = before.lock().expect("no holder panics");
+                let now = disk.state();
+                journal_told(host, &told, &now, before.as_ref());
+                *before = Some((told, now));
+            }
             let weather = WEATHER.get();
             wait_up_to(weather.disk_ms).await;
             if dice::happens(weather.disk_fails) {
@@ -264,5 +272,13 @@ pub(crate) fn gate(disk: &MemoryDisk, life: &Life) -> Gate {
             }
             life.seam("disk").await;
         })
+    })
+}
+
+/// What the journal of this life says, if it is not over.
+fn told_by(host: usize, life: &Life) -> Option<Arc<State>> {
+    world(|world| {
+        let running = world.hosts[host].running.as_ref();
+        running.filter(|running| running.life.is(life)).map(|running| running.journal.state())
     })
 }

@@ -176,8 +176,8 @@ pub(crate) async fn start_driver(number: usize) {
             host.lives += 1;
             let life = Life::new(format!("driver {number}.{}", host.lives));
             let boot = format!("boot-{number}-{}", host.boots);
-            let opened =
-                Journal::open_in_memory(&host.disk, &boot, &random(), gate(&host.disk, &life));
+            let gate = gate(number, &host.disk, &life);
+            let opened = Journal::open_in_memory(&host.disk, &boot, &random(), gate);
             let Ok(journal) = opened else {
                 note(format!("host {number}: the journal does not open"));
                 return false;
