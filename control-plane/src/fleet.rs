@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use wgnet_core::{ClusterView, Judge, Refusal, Verdict};
 use wgnet_proto::record::ClusterRecord;
 use wgnet_proto::secret::Epoch;
-use wgnet_proto::text::printable;
+use wgnet_proto::text::{clipped, printable};
 use wgnet_proto::{ClusterSecrets, HostId, Path};
 
 use crate::follower::Followed;
@@ -86,7 +86,9 @@ impl Fleet {
     pub fn take(&mut self, event: Followed) {
         match event {
             Followed::Connected => self.connection = Connection::Connected,
-            Followed::Disconnected { error } => self.connection = Connection::Lost(error),
+            Followed::Disconnected { error } => {
+                self.connection = Connection::Lost(clipped(&error, 300));
+            }
             // Another history: nothing that was seen before counts for who looks from outside.
             Followed::History { .. } => self.judge = self.fresh_judge(),
             Followed::Listed { revision, entries, .. } => self.listed(revision, entries),

@@ -65,7 +65,7 @@ impl Fleet {
                 Severity::Error,
                 "etcd-away",
                 "etcd",
-                clipped(error, 300),
+                error.clone(),
                 "see that etcd runs (etcdctl endpoint health); running traffic does not need it, and what is shown here may be old",
             );
         }

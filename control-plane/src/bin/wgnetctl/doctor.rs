@@ -12,7 +12,9 @@ mod hosts;
 mod mtu;
 mod seen;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 use wgnet_control_plane::fleet::Fleet;
@@ -83,6 +85,9 @@ impl Finding {
     }
 }
 
+/// A driver takes a network down within that.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
+
 /// What was looked at together.
 #[derive(Debug, Serialize)]
 pub(crate) struct Area {
@@ -125,6 +130,8 @@ pub(crate) async fn look(
     let can_judge = !secret.iter().any(|finding| finding.severity == Severity::Error);
     areas.push(Area::new("secret", secret));
 
+    // Before the driver is asked: what it makes, it has written down first.
+    let namespaces = seen::namespaces();
     let status = driver.get::<DriverStatus>("/status").await;
     areas.push(match &status {
         Ok(status) => Area::new("driver", host::driver(status, &seen::drivers())),
@@ -134,7 +141,7 @@ pub(crate) async fn look(
     areas.push(Area::new("kernel", host::kernel(&seen::kernel(), status.as_ref())));
     areas.push(Area::new("state directory", host::state(&seen::state(&cluster.state_dir))));
     areas.push(match &status {
-        Some(status) => Area::new("leftovers", host::leftovers(&seen::namespaces(), status)),
+        Some(status) => Area::new("leftovers", leftovers(namespaces, status).await),
         None => Area::unseen("leftovers", "the driver does not say which namespaces it uses"),
     });
     areas.push(firewall::area(cluster, status.as_ref()));
@@ -148,6 +155,16 @@ pub(crate) async fn look(
     }
     areas.extend(hosts(cluster, status.as_ref(), can_judge).await);
     areas
+}
+
+/// What no network uses, and still does not a little later: one may be on its way down.
+async fn leftovers(mut namespaces: BTreeSet<String>, status: &DriverStatus) -> Vec<Finding> {
+    if !host::leftovers(&namespaces, status).is_empty() {
+        tokio::time::sleep(GONE_WITHIN).await;
+        let later = seen::namespaces();
+        namespaces.retain(|name| later.contains(name));
+    }
+    host::leftovers(&namespaces, status)
 }
 
 /// What the records and the other hosts say.

@@ -104,7 +104,7 @@ impl Fleet {
         let Some(name) = Name::parse(text) else {
             steps.broken(
                 "endpoint",
-                format!("{shown} is no address, no MAC address and not the beginning of an endpoint's id"),
+                format!("{shown} is no address, no MAC address, not the beginning of an endpoint's id, and no container here that is on one network of wgnet"),
                 "list them: wgnetctl endpoints",
             );
             return Vec::new();

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
@@ -90,14 +89,9 @@ pub(super) fn drivers() -> Vec<u32> {
     ids.filter(is_driver).collect()
 }
 
-/// Namespaces with the driver's mark in their names that are older than what it is at work on.
+/// Namespaces with the driver's mark in their names.
 pub(super) fn namespaces() -> BTreeSet<String> {
-    const SETTLED: Duration = Duration::from_secs(60);
     let entries = fs::read_dir("/run/netns").into_iter().flatten().filter_map(Result::ok);
-    let old = entries.filter(|entry| {
-        let made = entry.metadata().and_then(|metadata| metadata.modified());
-        made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age > SETTLED))
-    });
-    let names = old.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| name.starts_with("wgnet-")).collect()
 }

@@ -189,8 +189,9 @@ impl Row for PeerRow {
     }
 
     fn after(fleet: &Fleet, _rows: &[Self]) -> Vec<String> {
-        let silent: Vec<_> =
+        let mut silent: Vec<_> =
             fleet.silent_hosts().into_iter().map(|it| fleet.host_name(it)).collect();
+        silent.sort_unstable();
         match silent.len() {
             0 => Vec::new(),
             count => vec![
