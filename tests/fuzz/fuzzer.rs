@@ -1,11 +1,17 @@
-//! One target under libFuzzer: the one this program is named after. With WGNET_FUZZ_SEEDS=DIRECTORY it only writes the
-//! target's valid inputs there, a file each.
+//! One target under libFuzzer: the one this program is named after. libFuzzer wants directories of files, so it only moves
+//! inputs between those and what is in this project
+//!
+//! - with WGNET_FUZZ_UNPACK=DIRECTORY: the seeds to its `seeds`, the corpus to its `corpus`;
+//! - with WGNET_FUZZ_PACK=DIRECTORY: all files there to the corpus, in place of what is in it;
+//! - with WGNET_FUZZ_CURED=FILE: the file to the inputs that once failed.
 
 #![no_main]
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
+use wgnet_fuzz::corpus::{self, Kind};
 use wgnet_fuzz::mutation::{Change, mutate};
 use wgnet_fuzz::named;
 
@@ -13,8 +19,7 @@ const TARGET: &str = env!("CARGO_BIN_NAME");
 
 fuzz_target!(
     init: {
-        if let Some(directory) = std::env::var_os("WGNET_FUZZ_SEEDS") {
-            write_seeds(Path::new(&directory));
+        if moves_inputs() {
             std::process::exit(0);
         }
         if TARGET == "journal" {
@@ -25,12 +30,38 @@ fuzz_target!(
     |data: &[u8]| (named(TARGET).run)(data)
 );
 
-fn write_seeds(directory: &Path) {
-    std::fs::create_dir_all(directory).expect("the directory can be made");
-    for (number, seed) in (named(TARGET).seeds)().into_iter().enumerate() {
-        let file = directory.join(format!("seed-{number:03}"));
-        std::fs::write(file, seed).expect("a seed can be written");
+fn moves_inputs() -> bool {
+    let asked = |variable| std::env::var_os(variable).map(PathBuf::from);
+    if let Some(directory) = asked("WGNET_FUZZ_UNPACK") {
+        let [reaching, cured] =
+            [Kind::Reaching, Kind::Cured].map(|kind| corpus::read(TARGET, kind));
+        unpack(&directory, "seeds", (named(TARGET).seeds)());
+        unpack(&directory, "corpus", [reaching, cured].concat());
+    } else if let Some(directory) = asked("WGNET_FUZZ_PACK") {
+        let files = std::fs::read_dir(directory).expect("the directory can be read");
+        let files = files.map(|file| read(&file.expect("the directory can be read").path()));
+        let cured: BTreeSet<_> = corpus::read(TARGET, Kind::Cured).into_iter().collect();
+        corpus::write(TARGET, Kind::Reaching, files.filter(|input| !cured.contains(input)));
+    } else if let Some(file) = asked("WGNET_FUZZ_CURED") {
+        let before = corpus::read(TARGET, Kind::Cured);
+        corpus::write(TARGET, Kind::Cured, before.into_iter().chain([read(&file)]));
+    } else {
+        return false;
     }
+    true
+}
+
+fn unpack(directory: &Path, what: &str, inputs: Vec<Vec<u8>>) {
+    let directory = directory.join(what);
+    std::fs::create_dir_all(&directory).expect("the directory can be made");
+    for (number, input) in inputs.into_iter().enumerate() {
+        let file = directory.join(format!("{what}-{number:04}"));
+        std::fs::write(file, input).expect("an input can be written");
+    }
+}
+
+fn read(file: &Path) -> Vec<u8> {
+    std::fs::read(file).expect("an input can be read")
 }
 
 // Half of the changes are ours, which know what breaks parsers; the other half the fuzzer's own.

@@ -4,6 +4,7 @@
 //! quick property tests of `tests/run`. A target states what must hold whatever the bytes are; its seeds are valid
 //! inputs, from which [`mutation`] makes hostile ones.
 
+pub mod corpus;
 pub mod mutation;
 
 mod config;

@@ -6,19 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use wgnet_fuzz::corpus::{self, Kind};
 use wgnet_fuzz::mutation::{Change, mutate};
 use wgnet_fuzz::{TARGETS, named};
 
 /// For one input, on a machine that is busy: far above what any takes.
 const WITHIN: Duration = Duration::from_secs(10);
-
-fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(target);
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    files.iter().map(|file| std::fs::read(file).unwrap()).collect()
-}
 
 fn changes() -> impl Strategy<Value = Vec<Change>> {
     let change = any::<(u8, u16, u16, u16)>().prop_map(|(kind, a, b, c)| Change { kind, a, b, c });
@@ -34,7 +27,8 @@ fn run(name: &str) {
     };
     let seeds = (target.seeds)();
     assert!(!seeds.is_empty());
-    let inputs = [seeds, corpus(name)].concat();
+    let inputs =
+        [seeds, corpus::read(name, Kind::Reaching), corpus::read(name, Kind::Cured)].concat();
     for input in &inputs {
         timed(input);
     }
