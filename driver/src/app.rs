@@ -22,10 +22,13 @@ use crate::dataplane::Dataplane;
 use crate::dataplane::linux::probe::{self, Wanted};
 use crate::dataplane::linux::{Linux, netns};
 use crate::journal::{self, Journal, Random, Spare};
+use crate::metrics::serve::{Endpoint, Told, serve};
+use crate::metrics::{Metered, MeteredStore, Metrics};
 use crate::plugins::{self, Bound};
 use crate::problems::Problems;
+use crate::progress::Heard;
 use crate::status::Status;
-use crate::status::report::Report;
+use crate::status::report::{self, Report};
 use crate::wiring::Given;
 use crate::{admin, check, files, notify, underlay, unready};
 
@@ -49,6 +52,13 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     make_private(&config.run_dir)?;
     let listeners = Listeners::open(&config, &cancel)?;
     let (reason, reasons) = watch::channel(None);
+    let (metrics, problems) = (Metrics::default(), Problems::default());
+    let endpoint = Endpoint::new(metrics, reasons.clone());
+    let mut tasks = JoinSet::new();
+    if let Some(address) = config.metrics {
+        let serving = serve(address, endpoint.clone(), problems.clone(), cancel.clone());
+        spawn(&mut tasks, "the endpoint for metrics", serving);
+    }
     let gate = Gate::close(listeners, reasons);
     notify::ready(&format!("STATUS=starting as {}", config.name));
 
@@ -56,7 +66,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         needs = Needs::gather(&config, &reason) => needs,
         () = cancel.cancelled() => return Ok(()),
     };
-    let mut parts = Parts::start(&config, needs, &cancel);
+    let mut parts = Parts::start(&config, needs, problems, &endpoint, tasks, &cancel);
     let served = gate.open().await?;
     parts.serve(served, &cancel);
     notify::ready("STATUS=working");
@@ -117,6 +127,8 @@ pub(crate) async fn dataplane(config: &Config) -> Result<Linux, String> {
     Linux::start(choice).await.map_err(|error| crate::chain(&error))
 }
 
+type Plane = Metered<Linux>;
+
 /// What the driver cannot work without.
 struct Needs {
     secrets: ClusterSecrets,
@@ -170,11 +182,18 @@ impl Needs {
 struct Parts {
     tasks: JoinSet<&'static str>,
     api: Api,
-    admin: Option<Arc<Status<Linux>>>,
+    admin: Option<Arc<Status<Plane>>>,
 }
 
 impl Parts {
-    fn start(config: &Config, needs: Needs, cancel: &CancellationToken) -> Self {
+    fn start(
+        config: &Config,
+        needs: Needs,
+        problems: Problems,
+        endpoint: &Endpoint<Status<Plane>>,
+        mut tasks: JoinSet<&'static str>,
+        cancel: &CancellationToken,
+    ) -> Self {
         let Needs { secrets, store, journal, dataplane, boot } = needs;
         let me = journal.host_id();
         let facts = HostFacts {
@@ -186,11 +205,11 @@ impl Parts {
             underlay: Vec::new(),
         };
         info!(host = %me, backend = facts.backend, "This host");
-        let problems = Problems::default();
+        let metrics = endpoint.metrics.clone();
+        let dataplane = Metered::new(dataplane, metrics.clone());
         note_insecure(&secrets, &problems);
         let (underlay, underlays) = watch::channel(underlay::find(&config.underlay, &[]));
 
-        let mut tasks = JoinSet::new();
         let (configured, etcd) = (config.underlay.clone(), config.etcd.clone());
         spawn(
             &mut tasks,
@@ -202,6 +221,7 @@ impl Parts {
             "the watch over the journal",
             journal::watch_over(journal.clone(), problems.clone(), cancel.clone()),
         );
+        let store = MeteredStore::new(store, metrics.clone());
         let given = Given {
             store: store.clone(),
             dataplane,
@@ -218,10 +238,23 @@ impl Parts {
         for (name, task) in wired.tasks {
             spawn(&mut tasks, name, task);
         }
+        let measuring = metrics.clone();
+        wired.status.progress.listen(move |heard| match heard {
+            Heard::Followed(took) => measuring.followed(took),
+            Heard::Passed { took, in_sync } => measuring.passed(in_sync, took),
+        });
         let status = Arc::new(wired.status);
+        let told = Told {
+            source: Arc::clone(&status),
+            peers: status.peers.clone(),
+            progress: status.progress.clone(),
+            kernel: report::kernel(),
+        };
+        // It is set once.
+        let _ = endpoint.told.set(told);
         let report = Report::of(&status, store, secrets);
         spawn(&mut tasks, "the report to the cluster", report.run(cancel.clone()));
-        Self { tasks, api: wired.api, admin: Some(status) }
+        Self { tasks, api: wired.api.measured_by(metrics), admin: Some(status) }
     }
 
     /// Serves Docker and operators.

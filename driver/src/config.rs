@@ -1,7 +1,7 @@
 //! The driver's settings: one TOML file, environment over it, flags over both. Read once; nothing
 //! else in the driver looks at files of settings or the environment.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -96,6 +96,9 @@ pub struct Settings {
     /// [default: 7d].
     #[arg(long, env = "WGNET_DEAD_HOST_GRACE", value_name = "TIME")]
     dead_host_grace: Option<String>,
+    /// Where Prometheus finds /metrics, or off [default: 127.0.0.1:7586].
+    #[arg(long, env = "WGNET_METRICS", value_name = "ADDRESS:PORT")]
+    metrics: Option<String>,
     /// This host's name for people [default: its hostname].
     #[arg(long, env = "WGNET_NAME", value_name = "NAME")]
     name: Option<String>,
@@ -140,6 +143,7 @@ pub struct Config {
     pub ports: RangeInclusive<u16>,
     pub underlay: Vec<IpAddr>,
     pub dead_host_grace: Duration,
+    pub metrics: Option<SocketAddr>,
     pub name: String,
     pub log: String,
     pub log_format: LogFormat,
@@ -225,6 +229,7 @@ impl Settings {
             ports: self.ports.or(file.ports),
             underlay: self.underlay.or(file.underlay),
             dead_host_grace: self.dead_host_grace.or(file.dead_host_grace),
+            metrics: self.metrics.or(file.metrics),
             name: self.name.or(file.name),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
@@ -280,6 +285,7 @@ impl Settings {
                 "dead_host_grace",
                 self.dead_host_grace.as_deref().unwrap_or("7d"),
             )?,
+            metrics: parse_metrics(self.metrics.as_deref().unwrap_or("127.0.0.1:7586"))?,
             name,
             log: self.log.unwrap_or_else(|| "info".to_owned()),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
@@ -307,6 +313,15 @@ fn absolute(
     } else {
         Err(bad(key, format!("{} must be an absolute path", shown(&path.to_string_lossy()))))
     }
+}
+
+fn parse_metrics(text: &str) -> Result<Option<SocketAddr>, ConfigError> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let wrong = "must be an address and a port, as in 127.0.0.1:7586, or off";
+    let address = text.parse().map_err(|_| bad("metrics", format!("{} {wrong}", shown(text))))?;
+    Ok(Some(address))
 }
 
 /// A number and its unit.
@@ -483,6 +498,10 @@ mod tests {
         for time in ["", "7", "d", "0s", "-1h", "7 d", "1w", "9999999999999999999d"] {
             let setting = format!("dead_host_grace = \"{time}\"");
             assert!(error(&setting).contains("`dead_host_grace`"), "{time}");
+        }
+        for address in ["7586", "localhost:7586", "127.0.0.1", ":7586", ""] {
+            let setting = format!("metrics = \"{address}\"");
+            assert!(error(&setting).contains("`metrics`"), "{address}");
         }
         assert!(error("etcd = []").contains("`etcd`"));
         assert!(error("etcd = [\"192.0.2.2:2379\"]").contains("https://"));

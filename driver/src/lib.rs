@@ -14,6 +14,7 @@ pub mod journal;
 pub mod keyring;
 pub mod lines;
 mod memory;
+pub mod metrics;
 pub mod notify;
 pub mod plugins;
 pub mod ports;

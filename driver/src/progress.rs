@@ -13,11 +13,19 @@ use wgnet_proto::NetworkKey;
 #[derive(Clone, Default)]
 pub struct Progress {
     networks: Arc<Mutex<BTreeMap<NetworkKey, Network>>>,
-    /// Told of every change: how long the kernel took to follow it.
-    on_followed: Arc<Mutex<Option<OnFollowed>>>,
+    listener: Arc<Mutex<Option<Listener>>>,
 }
 
-type OnFollowed = Box<dyn Fn(Duration) + Send>;
+type Listener = Box<dyn Fn(Heard) + Send>;
+
+/// What a listener hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// How long a change took from when it came to when the kernel followed.
+    Followed(Duration),
+    /// How long a look at a network and what followed took, and whether all is as wanted since.
+    Passed { took: Duration, in_sync: bool },
+}
 
 #[derive(Debug, Default)]
 struct Network {
@@ -86,10 +94,11 @@ impl Progress {
                 took.push(since.elapsed());
             }
         }
-        let on_followed = self.on_followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(on_followed) = &*on_followed {
-            took.into_iter().for_each(on_followed);
-        }
+        took.into_iter().for_each(|took| self.say(Heard::Followed(took)));
+    }
+
+    pub fn passed(&self, took: Duration, in_sync: bool) {
+        self.say(Heard::Passed { took, in_sync });
     }
 
     pub fn forget(&self, network: &NetworkKey) {
@@ -104,10 +113,16 @@ impl Progress {
         })
     }
 
-    /// Hears from now on how long each change took from when it came to when the kernel followed.
-    pub fn hear(&self, on_followed: impl Fn(Duration) + Send + 'static) {
-        *self.on_followed.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Box::new(on_followed));
+    /// Has everything told from now on.
+    pub fn listen(&self, listener: impl Fn(Heard) + Send + 'static) {
+        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(listener));
+    }
+
+    fn say(&self, heard: Heard) {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listener) = &*listener {
+            listener(heard);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NetworkKey, Network>> {
@@ -132,7 +147,7 @@ mod tests {
         let (progress, blue) = (Progress::default(), blue());
         let took = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&took);
-        progress.hear(move |time| heard.lock().unwrap().push(time));
+        progress.listen(move |it| heard.lock().unwrap().push(it));
         progress.told(&blue, 5, Instant::now());
         tokio::time::advance(seconds(2)).await;
         progress.told(&blue, 7, Instant::now());
@@ -143,7 +158,8 @@ mod tests {
         progress.followed(&blue, 7);
         progress.followed(&blue, 7);
         assert_eq!(progress.get(&blue), Standing { told: 7, followed: 7, lag: seconds(0) });
-        assert_eq!(*took.lock().unwrap(), [seconds(2), seconds(1)]);
+        let expected = [seconds(2), seconds(1)].map(Heard::Followed);
+        assert_eq!(*took.lock().unwrap(), expected);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,12 +1,12 @@
 //! Puts the status together from journal, cluster and the last look at the kernel.
 
 mod pace;
-mod peers;
+pub(crate) mod peers;
 pub mod report;
 mod summary;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use wgnet_proto::status::{
 };
 use wgnet_proto::{HostId, IfName, PublicKey};
 
+use self::peers::Peers;
 use crate::admin;
 use crate::cluster::{ClusterStatus, HostFacts, Orderer};
 use crate::dataplane::{Dataplane, Joined};
@@ -38,6 +39,17 @@ pub struct Status<D> {
     pub underlay: watch::Receiver<Underlay>,
     pub orderer: Orderer,
     pub progress: Progress,
+    pub peers: SharedPeers,
+}
+
+/// What only shows over time, looked at by whoever reads the kernel. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct SharedPeers(Arc<Mutex<Peers>>);
+
+impl SharedPeers {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Peers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<D: Dataplane> admin::Source for Status<D> {

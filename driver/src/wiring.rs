@@ -23,7 +23,7 @@ use crate::problems::Problems;
 use crate::progress::Progress;
 use crate::reconcile;
 use crate::reconcile::runtime::Runtimes;
-use crate::status::Status;
+use crate::status::{SharedPeers, Status};
 use crate::underlay::Underlay;
 
 /// What a driver is made of.
@@ -133,6 +133,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
             underlay,
             orderer,
             progress,
+            peers: SharedPeers::default(),
         };
         Wired { tasks, api, status, applied }
     }

@@ -25,6 +25,7 @@ use super::call::{self, Call};
 use super::error::CallError;
 use super::turns::{Answers, Delivery, Known, Turns};
 use super::{Context, Scope, wire};
+use crate::metrics::Metrics;
 
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// What the shim adds to dockerd's request: the milliseconds it still waits ...
@@ -45,6 +46,7 @@ pub struct Api {
     pub(super) picking: Arc<Mutex<()>>,
     turns: Turns,
     answers: Answers,
+    metrics: Option<Metrics>,
 }
 
 impl Api {
@@ -54,7 +56,14 @@ impl Api {
             picking: Arc::default(),
             turns: Turns::default(),
             answers: Answers::default(),
+            metrics: None,
         }
+    }
+
+    /// Counts and measures every call from now on.
+    #[must_use]
+    pub fn measured_by(self, metrics: Metrics) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// One call without a socket, as [`serve`] would run it: status and body of its answer.
@@ -247,6 +256,11 @@ impl Server {
             name,
             object = object.map(|object| object.get(..12).unwrap_or(object))
         );
+        let method = match &decoded {
+            // Others choose it.
+            Err(CallError::UnknownCall { .. }) => "unknown".to_owned(),
+            Ok(_) | Err(_) => name.clone(),
+        };
         let (api, scope, abandon) = (self.api.clone(), self.scope, self.abandon.clone());
         let arrived = Instant::now();
         let run = async move {
@@ -263,6 +277,9 @@ impl Server {
                 Err(error) => Err(error),
             };
             let ms = arrived.elapsed().as_millis();
+            if let Some(metrics) = &api.metrics {
+                metrics.called(&method, outcome.is_ok(), arrived.elapsed());
+            }
             match &outcome {
                 Ok(_) => debug!(ms, "Answered"),
                 Err(error) => warn!(ms, %error, "Answered with an error"),

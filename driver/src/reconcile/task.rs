@@ -131,7 +131,10 @@ impl<D: Dataplane> NetworkTask<D> {
                 view.mark_unchanged();
                 underlay.mark_unchanged();
                 let revision = self.context.journal.state().revision;
+                let began = Instant::now();
                 let outcome = self.pass(started).await;
+                let in_sync = outcome.error.is_none() && !self.memory.stale;
+                self.context.progress.passed(began.elapsed(), in_sync);
                 self.report(revision, &outcome);
                 if outcome.absent
                     && !self.context.journal.state().networks.contains_key(&self.network)

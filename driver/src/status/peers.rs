@@ -16,29 +16,29 @@ const NOT_ANSWERED: u64 = 64;
 
 /// All peers, from look to look.
 #[derive(Debug, Default)]
-pub(super) struct Peers(BTreeMap<(DockerNetworkId, PublicKey), Peer>);
+pub(crate) struct Peers(BTreeMap<(DockerNetworkId, PublicKey), Peer>);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     received: u64,
     sent: u64,
     underlay: Option<SocketAddr>,
     /// How often the underlay address changed.
-    pub(super) underlay_changes: u64,
+    pub(crate) underlay_changes: u64,
     /// Since when something was sent and nothing came back.
     unanswered_since: Option<Instant>,
 }
 
 impl Peer {
     /// Whether nothing has come back for so long that nothing will.
-    pub(super) fn is_silent(&self, now: Instant) -> bool {
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
         self.unanswered_since.is_some_and(|since| now.duration_since(since) >= SILENT_AFTER)
     }
 }
 
 impl Peers {
     /// Takes a look in.
-    pub(super) fn look(&mut self, status: &DriverStatus, now: Instant) {
+    pub(crate) fn look(&mut self, status: &DriverStatus, now: Instant) {
         let mut before = std::mem::take(&mut self.0);
         for network in &status.networks {
             for member in &network.members {
@@ -49,7 +49,7 @@ impl Peers {
         }
     }
 
-    pub(super) fn get(&self, network: &DockerNetworkId, key: PublicKey) -> Peer {
+    pub(crate) fn get(&self, network: &DockerNetworkId, key: PublicKey) -> Peer {
         self.0.get(&(network.clone(), key)).copied().unwrap_or_default()
     }
 }

@@ -17,10 +17,9 @@ use wgnet_proto::seal::Opener;
 use wgnet_proto::status::DriverStatus;
 use wgnet_proto::{ClusterId, ClusterSecrets, Path, Sealer};
 
-use super::Status;
 use super::pace::Pace;
-use super::peers::Peers;
 use super::summary::{Whole, gist};
+use super::{SharedPeers, Status};
 use crate::admin::Source;
 use crate::cluster::ClusterStatus;
 use crate::dataplane::Dataplane;
@@ -47,6 +46,7 @@ pub struct Report<S, L> {
     pub view: watch::Receiver<Arc<ClusterView>>,
     pub problems: Problems,
     pub progress: Progress,
+    pub peers: SharedPeers,
     pub kernel: String,
     pub clock: Clock,
 }
@@ -87,9 +87,6 @@ impl Memory {
 impl<S: Store, D: Dataplane> Report<S, Status<D>> {
     /// Of what a status is made from, by the host's own clock.
     pub fn of(status: &Arc<Status<D>>, store: S, secrets: ClusterSecrets) -> Self {
-        let name = nix::sys::utsname::uname();
-        let kernel =
-            name.map_or_else(|_| String::new(), |it| it.release().to_string_lossy().into_owned());
         Self {
             store,
             source: Arc::clone(status),
@@ -99,7 +96,8 @@ impl<S: Store, D: Dataplane> Report<S, Status<D>> {
             view: status.view.clone(),
             problems: status.problems.clone(),
             progress: status.progress.clone(),
-            kernel,
+            peers: status.peers.clone(),
+            kernel: kernel(),
             clock: Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
         }
     }
@@ -109,7 +107,7 @@ impl<S: Store, L: Source> Report<S, L> {
     /// Runs until cancelled.
     pub async fn run(mut self, cancel: CancellationToken) {
         let started = (self.clock)();
-        let (mut peers, mut memory) = (Peers::default(), Memory::default());
+        let mut memory = Memory::default();
         let mut journal = self.journal.watch();
         let mut problems = self.problems.watch();
         loop {
@@ -117,11 +115,11 @@ impl<S: Store, L: Source> Report<S, L> {
             journal.mark_unchanged();
             problems.mark_unchanged();
             let status = self.source.status().await;
-            peers.look(&status, looked);
+            self.peers.lock().look(&status, looked);
             let cluster = self.cluster.borrow_and_update().clone();
             let pace = self.pace();
             let now = (self.clock)();
-            let record = self.record(&status, &peers, &cluster, pace, started, now);
+            let record = self.record(&status, &cluster, pace, started, now);
             let pause = self.tell(&mut memory, record, &cluster, pace, now).await;
             // All arms are cancel-safe; nothing is awaited inside an arm.
             tokio::select! {
@@ -174,16 +172,16 @@ impl<S: Store, L: Source> Report<S, L> {
     fn record(
         &self,
         status: &DriverStatus,
-        peers: &Peers,
         cluster: &ClusterStatus,
         pace: Pace,
         started: Duration,
         now: Duration,
     ) -> StatusRecord {
         let view = Arc::clone(&self.view.borrow());
+        let peers = self.peers.lock();
         let whole = Whole {
             status,
-            peers,
+            peers: &peers,
             view: &view,
             progress: &self.progress,
             unpublished: &cluster.unpublished,
@@ -241,6 +239,12 @@ impl<S: Store, L: Source> Report<S, L> {
             }
         }
     }
+}
+
+/// The kernel's release.
+pub fn kernel() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

@@ -83,6 +83,7 @@ impl Rig {
             view: views,
             problems: problems.clone(),
             progress: Progress::default(),
+            peers: SharedPeers::default(),
             kernel: "6.1.0".to_owned(),
             clock: Arc::new(move || day + began.elapsed()),
         };
