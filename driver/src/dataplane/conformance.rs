@@ -115,6 +115,7 @@ pub async fn suite(bench: &mut impl Bench) {
         peers::an_address_moves_to_the_peer_it_is_given_to,
         peers::an_address_is_taken_only_from_the_peer_that_is_named,
         peers::thousands_of_addresses_fit_on_a_peer,
+        peers::many_peers_are_made_and_changed_at_once,
         route::a_route_is_replaced_in_one_step,
         route::removing_can_be_repeated,
         route::a_route_to_no_link_is_refused,

@@ -196,3 +196,46 @@ pub(super) async fn thousands_of_addresses_fit_on_a_peer(bench: &mut impl Bench)
     assert_eq!(network.peer(2).await.allowed.len(), 6001);
     network.delete().await;
 }
+
+pub(super) async fn many_peers_are_made_and_changed_at_once(bench: &mut impl Bench) {
+    const PEERS: u8 = 150;
+    let network = Network::with_wireguard(bench.plane(), "peers", 52028).await;
+    let address = |peer: u8, number: u32| {
+        IpAddr::from(Ipv4Addr::from(0x0a32_0000 + (u32::from(peer) << 12) + number))
+    };
+    // More addresses than fit in a message, here and there.
+    let count = |peer: u8| if peer % 50 == 7 { 2100 } else { 20 };
+    let config = |peer: u8| DesiredPeer {
+        allowed: (0..count(peer)).map(|number| address(peer, number)).collect(),
+        ..peer_config(&[])
+    };
+    let mut steps: Vec<Step> = (0..PEERS).map(|peer| add_peer(peer, &config(peer))).collect();
+    let moved = BTreeSet::from([address(1, 0), address(2, 1)]);
+    steps.push(add_allowed(3, &moved));
+    // Whether that is a failure is the data plane's choice; it is nobody else's.
+    steps.insert(100, add_allowed(PEERS, &ips(&["10.60.0.1"])));
+    let results = network.plane.apply_all(&network.namespace, &steps).await;
+    assert_eq!(results.len(), steps.len());
+    for (index, result) in results.iter().enumerate().filter(|(index, _)| *index != 100) {
+        assert!(result.is_ok(), "step {index}: {result:?}");
+    }
+    assert_eq!(network.peers().await, usize::from(PEERS));
+    for peer in [0, 1, 2, 3, 57, PEERS - 1] {
+        let mut wanted = config(peer);
+        match peer {
+            1 | 2 => wanted.allowed.retain(|address| !moved.contains(address)),
+            3 => wanted.allowed.extend(&moved),
+            _ => {}
+        }
+        assert_is(&network.peer(peer).await, &wanted);
+    }
+    // One address, now that it was read and changed who has which.
+    network.apply(remove_allowed(1, &BTreeSet::from([address(1, 0), address(1, 2)]))).await;
+    assert!(network.peer(3).await.allowed.contains(&address(1, 0)), "it is another's by now");
+    network.apply(add_allowed(1, &moved)).await;
+    network.apply(remove_allowed(1, &moved)).await;
+    network.apply(remove_allowed(3, &moved)).await;
+    assert_eq!(network.peer(1).await.allowed.len(), 18);
+    assert_eq!(network.peer(3).await.allowed.len(), 20);
+    network.delete().await;
+}
