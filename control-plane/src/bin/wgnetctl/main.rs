@@ -4,6 +4,7 @@ mod bundle;
 mod doctor;
 mod driver;
 mod list;
+mod man;
 mod orders;
 mod path;
 mod plugin;
@@ -15,21 +16,24 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use wgnet_control_plane::fleet::problems::ProblemRow;
 use wgnet_control_plane::fleet::rows::{EndpointRow, HostRow, NetworkRow, PeerRow};
 use wgnet_control_plane::store::StoreError;
+use wgnet_proto::text::printable;
 
 /// Runs and looks into wgnet: networks for Docker whose traffic between hosts is WireGuard.
 ///
 /// First steps on a new cluster:
 ///
 /// - on one host: `wgnetctl secret new /etc/wgnet/secret`
+///
 /// - on every host: copy that file there (mode 0600), set `etcd` in /etc/wgnet/driver.toml, start
 ///   wgnet-driver, then `wgnetctl plugin install`
+///
 /// - on a manager: `docker network create -d wgnet:latest --attachable blue`
+///
 /// - anywhere: `wgnetctl status`
 ///
 /// What is where, in the whole cluster, from etcd: `networks`, `hosts`, `endpoints`, `peers`. What is
@@ -209,7 +213,8 @@ fn main() -> ExitCode {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Found) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("wgnetctl: {error:#}");
+            // What etcd, Docker or a file says may hold anything.
+            eprintln!("wgnetctl: {}", printable(&format!("{error:#}")));
             code_of(&error)
         }
     }
@@ -250,9 +255,8 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Release(options) => block_on(orders::release(&options)).map(done),
         Command::ForgetHost(options) => block_on(orders::forget(&options)).map(done),
         Command::Man { directory } => {
-            clap_mangen::generate_to(Cli::command(), &directory)
-                .with_context(|| format!("cannot write into {}", directory.display()))?;
-            println!("Wrote the man pages; to read one: man -l {}/wgnetctl.1", directory.display());
+            let pages = man::write(Cli::command(), &directory)?;
+            println!("Wrote {pages} pages; to read one: man -l {}/wgnetctl.1", directory.display());
             Ok(Outcome::Fine)
         }
         Command::Completion { shell } => {
@@ -281,7 +285,7 @@ mod tests {
         run(Command::Man { directory: dir.path().to_owned() }).unwrap();
         let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         assert!(page("wgnetctl.1").contains("Exit codes"));
-        assert!(page("wgnetctl-path.1").contains("between two addresses"));
+        assert!(page("wgnetctl-path.1").contains(".SH EXAMPLES"));
         let mut cli = Cli::command().disable_help_subcommand(true);
         cli.build();
         for command in cli.get_subcommands() {
