@@ -187,7 +187,7 @@ impl<S: Store> Task<S> {
         let state = inputs.journal.state();
         let judge = Judge::new(inputs.secrets.clone(), state.cluster, inputs.facts.me);
         Self {
-            history: History::new(state.incarnation),
+            history: History::new(state.incarnation, state.history, state.written_from),
             sweeper: Sweeper::new(inputs.dead_host_grace),
             outclaimed: Outclaimed::default(),
             inputs,
@@ -266,12 +266,18 @@ impl<S: Store> Task<S> {
         let keys = entries.iter().map(|entry| entry.key.as_str()).collect();
         let mut missing = self.judge.missing(scope, &keys);
         missing.extend(self.history.still_missing(scope, &keys));
+        missing.sort();
+        missing.dedup();
         let me = self.inputs.facts.me;
         let (mut gone, kept) = self.history.split_missing(missing, &self.judge, me);
         if let Some(held) = self.history.brake(scope, &gone, self.judge.view()) {
             self.problem_of_brake(scope, held.vanishing, held.of);
             // Its own a host puts back, and can only if it knows that they are missing.
-            gone.retain(|path| self.judge.entry(path).is_some_and(|entry| entry.writer == me));
+            let owner = |path: &Path| self.judge.entry(path).map(|entry| entry.writer);
+            let others = gone.extract_if(.., |path| owner(path) != Some(me));
+            let others: Vec<Path> = others.collect();
+            let held = others.into_iter().filter_map(|path| Some((path.clone(), owner(&path)?)));
+            self.history.hold(held);
         } else {
             self.inputs.problems.clear("mass-delete-held", scope);
         }
@@ -305,7 +311,13 @@ impl<S: Store> Task<S> {
                     entry.key
                 }
                 Change::Delete { key, .. } => {
-                    self.judge.delete(&key);
+                    let me = self.inputs.facts.me;
+                    match Path::parse(&key) {
+                        Some(path) if self.history.outlives(&path, &self.judge, me) => {
+                            self.judge.keep_without_store(&path);
+                        }
+                        Some(_) | None => self.judge.delete(&key),
+                    }
                     key
                 }
             };

@@ -118,7 +118,8 @@ async fn everything_comes_back_as_it_was() {
         state.freed.insert(key);
         state.cluster = Some("00112233445566778899aabbccddeeff".parse().unwrap());
         state.incarnation = Some("ffeeddccbbaa99887766554433221100".parse().unwrap());
-        state.store_revision = 4711;
+        state.history = 4711;
+        state.written_from = 12;
     };
     journal.update(change).await.unwrap();
     let rotate = move |state: &mut State| {

@@ -21,6 +21,8 @@ pub struct ClusterRecord {
     /// Replaced by whoever sees the store's revision fall: another history.
     pub incarnation: Incarnation,
     pub schema: u32,
+    /// Counts the incarnations, so that one of a backup is known for an earlier one.
+    pub history: u64,
 }
 
 /// `hosts/<HostId>`, written last by a host that republishes.

@@ -21,7 +21,8 @@ pub(super) enum Turn {
     Same,
     /// Somebody announced another history.
     Another,
-    /// The revision fell and the record still names the old history: announce another.
+    /// The revision fell and the record still names the old history, or one before it, as a backup
+    /// does: announce another.
     Announce,
     /// Another cluster's store stood in its place, and it is back as it was left.
     Returned,
@@ -39,6 +40,10 @@ pub(super) enum Owner {
 
 pub(super) struct History {
     incarnation: Option<Incarnation>,
+    /// What the store's record said of it: counts the histories of the cluster.
+    ordinal: u64,
+    /// Records of this host with a lower seq are of an earlier history, whatever they say.
+    written_from: u64,
     /// Counts the histories of this process.
     number: u64,
     /// The revision fell, and no new incarnation was met since.
@@ -72,9 +77,12 @@ struct Braked {
 }
 
 impl History {
-    pub(super) fn new(incarnation: Option<Incarnation>) -> Self {
+    /// As the journal knows it.
+    pub(super) fn new(incarnation: Option<Incarnation>, ordinal: u64, written_from: u64) -> Self {
         Self {
             incarnation,
+            ordinal,
+            written_from,
             number: 0,
             fell: false,
             fell_as_ours: false,
@@ -143,27 +151,54 @@ impl History {
         self.owner == Owner::Us
     }
 
-    /// The record that the store holds names this incarnation.
-    pub(super) fn meet(&mut self, incarnation: Incarnation) -> Turn {
+    /// The record that the store holds names this incarnation; this host's next record will have
+    /// this seq.
+    pub(super) fn meet(&mut self, record: &ClusterRecord, next_seq: u64) -> Turn {
         self.founding = None;
         let returned = std::mem::take(&mut self.returned);
         match self.incarnation {
-            Some(known) if known == incarnation && self.fell => Turn::Announce,
-            Some(known) if known == incarnation && returned => Turn::Returned,
-            Some(known) if known == incarnation => Turn::Same,
+            Some(known) if known == record.incarnation && self.fell => Turn::Announce,
+            Some(known) if known == record.incarnation && returned => Turn::Returned,
+            Some(known) if known == record.incarnation => Turn::Same,
             None => {
-                self.incarnation = Some(incarnation);
+                (self.incarnation, self.ordinal) = (Some(record.incarnation), record.history);
                 self.fell = false;
                 Turn::Same
             }
+            Some(_) if record.history < self.ordinal => {
+                if !std::mem::replace(&mut self.fell, true) {
+                    self.number += 1;
+                }
+                Turn::Announce
+            }
             Some(_) => {
-                self.incarnation = Some(incarnation);
+                (self.incarnation, self.ordinal) = (Some(record.incarnation), record.history);
+                self.written_from = next_seq;
                 if !std::mem::take(&mut self.fell) {
                     self.number += 1;
                 }
                 Turn::Another
             }
         }
+    }
+
+    /// The record that announces another history.
+    pub(super) fn announcing(
+        &self,
+        stood: &ClusterRecord,
+        incarnation: Incarnation,
+    ) -> ClusterRecord {
+        let history = self.ordinal.max(stood.history) + 1;
+        ClusterRecord { incarnation, history, ..stood.clone() }
+    }
+
+    /// The newest history met, and its number.
+    pub(super) fn met(&self) -> (Option<Incarnation>, u64) {
+        (self.incarnation, self.ordinal)
+    }
+
+    pub(super) fn written_from(&self) -> u64 {
+        self.written_from
     }
 
     /// The record to found the cluster with: under the id this host is pinned to, if it is.
@@ -173,7 +208,8 @@ impl History {
         cluster: ClusterId,
         incarnation: Incarnation,
     ) -> ClusterRecord {
-        let record = ClusterRecord { cluster: pinned.unwrap_or(cluster), incarnation, schema: 1 };
+        let (cluster, history) = (pinned.unwrap_or(cluster), self.ordinal + 1);
+        let record = ClusterRecord { cluster, incarnation, schema: 1, history };
         // Somebody else's cluster was met meanwhile, and is gone again.
         self.founding.take_if(|tried| pinned.is_some_and(|id| id != tried.cluster));
         self.founding.get_or_insert(record).clone()
@@ -208,6 +244,19 @@ impl History {
             }
         }
         (gone, kept)
+    }
+
+    /// Whether a record stands though its key is deleted: what was there was another host's, as a
+    /// backup brings it back, and the record's owner has not spoken in this history yet.
+    pub(super) fn outlives(&mut self, path: &Path, judge: &Judge, me: HostId) -> bool {
+        let (entry, held) = (judge.entry(path), judge.in_store(path));
+        let is_others = entry.zip(held).is_some_and(|(it, held)| held.writer != Some(it.writer));
+        is_others && !self.split_missing(vec![path.clone()], judge, me).1.is_empty()
+    }
+
+    /// A listing without these is not believed yet: they stay missing until it is.
+    pub(super) fn hold(&mut self, missing: impl Iterator<Item = (Path, HostId)>) {
+        self.kept.extend(missing);
     }
 
     /// A record stands in the store again.

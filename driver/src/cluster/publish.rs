@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::warn;
 use wgnet_control_plane::publisher::{Picture, Present, WantedRecords};
 use wgnet_control_plane::store::{Store, covers};
+use wgnet_core::InForce;
 use wgnet_proto::{Path, Record};
 
 use super::{CLUSTER, HostFacts, Task, wanted};
@@ -87,7 +88,20 @@ impl<S: Store> Task<S> {
             let key = path.to_string();
             self.seen.keys().any(|scope| covers(scope, &key))
         };
-        wanted.keys().all(is_listed) && wanted::is_complete(wanted, &self.judge)
+        let is_anew = |path: &Path| {
+            let held = self.judge.in_store(path).and_then(|held| held.accepted);
+            held.is_some_and(|held| self.is_of_this_history(path, &held))
+        };
+        wanted.keys().all(|path| is_listed(path) && is_anew(path))
+            && wanted::is_complete(wanted, &self.judge)
+    }
+
+    /// Whether a record was not brought back by a backup: others may know a newer one, which this
+    /// host has forgotten, and would refuse the older.
+    fn is_of_this_history(&self, path: &Path, held: &InForce) -> bool {
+        let is_own = held.writer == self.inputs.facts.me
+            && !matches!(path, Path::Cluster | Path::Network(_));
+        !is_own || held.seq >= self.history.written_from()
     }
 
     pub(super) fn facts(&self) -> HostFacts {
@@ -104,9 +118,10 @@ impl<S: Store> Task<S> {
         for path in wanted.keys().chain(self.judge.own_in_store()) {
             if let Some(held) = self.judge.in_store(path) {
                 let mine = held.writer == Some(self.inputs.facts.me);
-                let current = held
-                    .accepted
-                    .filter(|accepted| accepted.epoch == self.inputs.secrets.current_epoch());
+                let current = held.accepted.filter(|accepted| {
+                    accepted.epoch == self.inputs.secrets.current_epoch()
+                        && self.is_of_this_history(path, accepted)
+                });
                 let record = current.map(|accepted| accepted.record);
                 present.insert(
                     path.clone(),

@@ -44,10 +44,12 @@ impl<S: Store> Task<S> {
             self.inputs.problems.clear("foreign-cluster", "etcd");
             self.turn_history(&record).await;
         }
-        if state.cluster != Some(record.cluster) || state.incarnation != Some(record.incarnation) {
+        let (met, written_from) = (self.history.met(), self.history.written_from());
+        if state.cluster != Some(record.cluster) || (state.incarnation, state.history) != met {
             let pinned = self.inputs.journal.update(move |state| {
                 state.cluster = Some(record.cluster);
-                state.incarnation = Some(record.incarnation);
+                (state.incarnation, state.history) = met;
+                state.written_from = written_from;
             });
             if let Err(error) = pinned.await {
                 warn!(error = crate::chain(&error), "Cannot note the cluster");
@@ -58,7 +60,7 @@ impl<S: Store> Task<S> {
     /// Another incarnation is another history; after a fall that nobody told of, this host says so.
     pub(super) async fn turn_history(&mut self, record: &wgnet_proto::record::ClusterRecord) {
         let has_fallen = self.history.has_fallen();
-        let turn = self.history.meet(record.incarnation);
+        let turn = self.history.meet(record, self.inputs.journal.next_unused_seq());
         match turn {
             history::Turn::Same => {}
             history::Turn::Another | history::Turn::Returned => {
@@ -77,10 +79,7 @@ impl<S: Store> Task<S> {
                 let Some(held) = self.judge.in_store(&Path::Cluster) else {
                     return;
                 };
-                let next = wgnet_proto::record::ClusterRecord {
-                    incarnation: self.random_id(),
-                    ..record.clone()
-                };
+                let next = self.history.announcing(record, self.random_id());
                 let Ok(seq) = self.inputs.journal.next_seq().await else {
                     return;
                 };

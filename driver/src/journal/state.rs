@@ -22,9 +22,11 @@ pub struct State {
     pub boot: String,
     /// The cluster this host belongs to, once it knows.
     pub cluster: Option<ClusterId>,
-    /// The newest history of the store that was seen, and its highest revision.
+    /// The newest history of the store that was seen, and its number.
     pub incarnation: Option<Incarnation>,
-    pub store_revision: i64,
+    pub history: u64,
+    /// Records of this host with a lower seq are of an earlier history, and written anew.
+    pub written_from: u64,
     /// Sequence numbers below this one may have been used.
     pub reserved_seq: u64,
     pub networks: BTreeMap<DockerNetworkId, Arc<LocalNetwork>>,

@@ -18,6 +18,7 @@ mod dice;
 mod docker;
 mod kernel;
 mod life;
+mod loss;
 mod pool;
 mod rest;
 mod schedule;

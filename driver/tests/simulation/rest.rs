@@ -16,11 +16,13 @@ use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::journal::State;
 use wgnet_driver::keyring::Keyring;
 use wgnet_driver::underlay::Underlay;
-use wgnet_proto::{ClusterSecrets, HostId, IfName, Incarnation, NetworkKey, PublicKey};
+use wgnet_proto::{ClusterSecrets, HostId, IfName, NetworkKey, PublicKey};
 
 use super::checks::{Place, Witness, short};
+use super::dice;
 use super::docker::{Endpoint, Stage};
 use super::kernel::shake_hands;
+use super::loss;
 use super::schedule::History;
 use super::trace::{is_wrong, note, wrong};
 use super::world::{Network, world};
@@ -49,18 +51,46 @@ struct Host {
 }
 
 struct Picture {
+    /// Those of the store's cluster ...
     hosts: Vec<Host>,
+    /// ... and those of another.
+    strangers: Vec<Host>,
+    /// Whether some host, or its disk, is gone for good.
+    has_lost_hosts: bool,
     networks: Vec<Network>,
     fresh: Judge,
     secrets: ClusterSecrets,
     witness: Arc<Witness>,
 }
 
+/// How many in a thousand runs lose the store's contents once more when all is at rest.
+const LOSES_STORE: u64 = 300;
+
 /// Lets time pass until all is as it should be.
-pub(crate) async fn settle(history: History, at_last: bool) {
+pub(crate) async fn settle(mut history: History, at_last: bool) {
     if is_wrong() {
         return;
     }
+    let mut problems = until_well(&history).await;
+    if problems.is_empty() && !is_wrong() && dice::happens(LOSES_STORE) {
+        let calm = loss::lose_store(&mut history).await;
+        if is_wrong() {
+            return;
+        }
+        problems = if calm { unsaid().await } else { Vec::new() };
+        if problems.is_empty() {
+            problems = until_well(&history).await;
+        }
+    }
+    if problems.is_empty() && at_last && !is_wrong() {
+        note("=== lingering");
+        pass(LINGERED).await;
+        problems = look(&history, true).await;
+    }
+    problems.iter().for_each(wrong);
+}
+
+async fn until_well(history: &History) -> Vec<String> {
     let mut waits: Vec<u64> = SOON.to_vec();
     if history.lost_changes {
         waits.extend(AT_LAST);
@@ -73,12 +103,7 @@ pub(crate) async fn settle(history: History, at_last: bool) {
             break;
         }
     }
-    if problems.is_empty() && at_last {
-        note("=== lingering");
-        pass(LINGERED).await;
-        problems = look(history, true).await;
-    }
-    problems.iter().for_each(wrong);
+    problems
 }
 
 async fn pass(seconds: u64) {
@@ -88,14 +113,33 @@ async fn pass(seconds: u64) {
     }
 }
 
-async fn look(history: History, at_last: bool) -> Vec<String> {
+/// Whose records are not all in this history of the store, as its host says.
+async fn unsaid() -> Vec<String> {
+    let (picture, _) = picture_now().await;
+    let mut found = Vec::new();
+    let incarnation = picture.fresh.cluster().map(|record| record.incarnation);
+    for host in &picture.hosts {
+        picture.published(host, &mut found);
+        let record = picture.fresh.view().hosts.get(&host.me);
+        if record.map(|record| record.incarnation) != incarnation {
+            found.push(format!("host {} has not said that its records are there", host.number));
+        }
+    }
+    found
+}
+
+async fn picture_now() -> (Picture, Listing) {
     let (store, secrets): (MemoryStore, _) =
         world(|world| (world.store.clone(), world.secrets.clone()));
     let listing = store.list("").await.expect("the store is well");
     let mut fresh = Judge::new(secrets, None, HostId([0; 16]));
     let entries = listing.entries.iter();
     fresh.listed("", entries.map(|e| (e.key.as_str(), e.value.as_slice(), e.mod_revision)));
-    let picture = picture(fresh);
+    (picture(fresh), listing)
+}
+
+async fn look(history: &History, at_last: bool) -> Vec<String> {
+    let (picture, listing) = picture_now().await;
     let found = picture.problems(history, at_last, &listing);
     note(format!(
         "looked: {} problems{}",
@@ -124,8 +168,13 @@ fn picture(fresh: Judge) -> Picture {
                     && !host.engine.is_unsure,
             })
         });
+        let cluster = fresh.cluster().map(|record| record.cluster);
+        let is_at_home = |host: &Host| host.state.cluster.is_none_or(|id| Some(id) == cluster);
+        let (hosts, strangers) = hosts.partition(is_at_home);
         Picture {
-            hosts: hosts.collect(),
+            hosts,
+            strangers,
+            has_lost_hosts: world.hosts.iter().any(|it| it.is_gone || !it.former.is_empty()),
             networks: world.networks.clone(),
             fresh,
             secrets: world.secrets.clone(),
@@ -135,31 +184,31 @@ fn picture(fresh: Judge) -> Picture {
 }
 
 impl Picture {
-    fn problems(&self, history: History, at_last: bool, listing: &Listing) -> Vec<String> {
+    fn problems(&self, history: &History, at_last: bool, listing: &Listing) -> Vec<String> {
         let mut found = Vec::new();
-        let Some(cluster) = self.fresh.cluster() else {
-            return vec!["the store has no cluster".to_owned()];
-        };
-        let foreign = |host: &&Host| host.state.cluster.is_some_and(|id| id != cluster.cluster);
-        if let Some(host) = self.hosts.iter().find(foreign) {
-            // An empty store was taken by a host that knew no cluster yet: for people to solve.
-            if history.another_history {
-                note(format!("host {} belongs to another cluster than the store", host.number));
-                return found;
-            }
-            found.push(format!("host {} belongs to another cluster than the store", host.number));
-        }
-        for host in &self.hosts {
+        for host in self.hosts.iter().chain(&self.strangers) {
             self.applied(host, &mut found);
+            self.dockers(host, at_last, &mut found);
+        }
+        if self.fresh.cluster().is_none() {
+            found.push("the store has no cluster".to_owned());
+        }
+        for host in &self.strangers {
+            // An empty store was taken by a host that knew no cluster yet: for people to solve.
+            let belongs = "belongs to another cluster than the store";
+            note(format!("host {} {belongs}", host.number));
+            if !history.another_history {
+                found.push(format!("host {} {belongs}", host.number));
+            }
         }
         for host in &self.hosts {
             self.same_view(host, history, &mut found);
             self.published(host, &mut found);
-            self.dockers(host, at_last, &mut found);
+            self.reaches(host, history, &mut found);
         }
         self.single_owners(&mut found);
         if at_last {
-            self.left_over(listing, &mut found);
+            self.left_over(history, listing, &mut found);
         }
         found
     }
@@ -176,18 +225,12 @@ impl Picture {
         network
     }
 
-    fn same_view(&self, host: &Host, history: History, found: &mut Vec<String>) {
+    fn same_view(&self, host: &Host, history: &History, found: &mut Vec<String>) {
         let fresh = self.fresh.view();
         let n = host.number;
         let hosts = |view: &ClusterView| {
             let hosts = view.hosts.iter().filter(|(id, _)| self.lives(**id));
-            let mut hosts: BTreeMap<_, _> =
-                hosts.map(|(id, record)| (*id, record.clone())).collect();
-            if history.another_history {
-                // A backup may bring an earlier name of the history back.
-                hosts.values_mut().for_each(|host| host.incarnation = Incarnation([0; 16]));
-            }
-            hosts
+            hosts.map(|(id, record)| (*id, record.clone())).collect::<BTreeMap<_, _>>()
         };
         if hosts(fresh) != hosts(&host.view) {
             let (seen, there) = (hosts(&host.view), hosts(fresh));
@@ -210,12 +253,10 @@ impl Picture {
         for key in host.state.networks.values().map(|network| &network.definition.key) {
             let none = NetworkView::default();
             let mut seen = self.of_the_living(host.view.networks.get(key).unwrap_or(&none));
-            for address in self.stale(host, key) {
-                seen.endpoints.remove(&address);
-                if let Some(record) =
-                    fresh.networks.get(key).and_then(|n| n.endpoints.get(&address))
-                {
-                    seen.endpoints.insert(address, record.clone());
+            for address in self.of_the_lost(host, key, history) {
+                let there = fresh.networks.get(key).and_then(|it| it.endpoints.get(&address));
+                if let Some(there) = there {
+                    seen.endpoints.insert(address, there.clone());
                 }
             }
             let there = self.of_the_living(fresh.networks.get(key).unwrap_or(&none));
@@ -228,16 +269,18 @@ impl Picture {
         }
     }
 
-    /// Addresses of which a host still believes a higher claim that was withdrawn and overwritten by a
-    /// lower one while it could not see it: a defect that is known.
-    fn stale(&self, host: &Host, key: &NetworkKey) -> Vec<IpAddr> {
-        let seen = host.view.networks.get(key).into_iter().flat_map(|network| &network.endpoints);
-        let there = |address: &IpAddr| self.fresh.view().networks.get(key)?.endpoints.get(address);
-        let stale = seen.filter(|(address, record)| {
-            there(address)
-                .is_some_and(|there| (there.claim, there.host) < (record.claim, record.host))
+    /// Addresses that a lost host claimed higher than the one that has them, in an earlier history:
+    /// kept until the grace is over, which is longer than a run.
+    fn of_the_lost(&self, host: &Host, key: &NetworkKey, history: &History) -> Vec<IpAddr> {
+        let kept = host.view.networks.get(key).filter(|_| history.another_history);
+        let kept = kept.into_iter().flat_map(|network| &network.endpoints);
+        let there = |address| self.fresh.view().networks.get(key)?.endpoints.get(address);
+        let lost = kept.filter(|(address, kept)| {
+            let is_higher =
+                there(address).is_some_and(|it| (it.claim, it.host) < (kept.claim, kept.host));
+            !self.lives(kept.host) && is_higher
         });
-        stale.map(|(address, _)| *address).collect()
+        lost.map(|(address, _)| *address).collect()
     }
 
     /// Journal and store say the same of a host.
@@ -326,19 +369,17 @@ impl Picture {
                 continue;
             };
             let address = IpAddr::V4(endpoint.address);
-            if local.superseded {
-                if !self.witness.was_outclaimed(&network.key(), address, local.claim, host.me) {
-                    found.push(format!("host {n} gave {address} up, and nobody claimed it higher"));
-                }
-                continue;
+            let outclaimed =
+                || self.witness.was_outclaimed(&network.key(), address, local.claim, host.me);
+            if local.superseded && !outclaimed() {
+                found.push(format!("host {n} gave {address} up, and nobody claimed it higher"));
             }
-            self.reached(host, network, endpoint, found);
         }
         for (id, network) in &host.state.networks {
             for local in network.endpoints.values() {
                 let known = host.endpoints.iter().any(|e| e.id() == local.id);
-                // Not always given up when their deletion failed: a defect that is known.
-                let excused = host.limbo.contains(local.id.as_str());
+                // Given up after a while.
+                let excused = !at_last && host.limbo.contains(local.id.as_str());
                 if !known && !excused {
                     found.push(format!(
                         "endpoint {} is left on host {n} in {}, limbo: {}",
@@ -358,6 +399,17 @@ impl Picture {
         }
     }
 
+    /// What runs here is reached from everywhere.
+    fn reaches(&self, host: &Host, history: &History, found: &mut Vec<String>) {
+        for endpoint in host.endpoints.iter().filter(|e| e.stage == Stage::Live) {
+            let network = &self.networks[endpoint.network];
+            let local = host.state.live(&network.id).and_then(|l| l.endpoints.get(&endpoint.id()));
+            if local.is_some_and(|local| !local.superseded) {
+                self.reached(host, network, endpoint, history, found);
+            }
+        }
+    }
+
     /// Docker gave the same host the same address again for another container.
     fn taken_here(&self, host: &Host, endpoint: &Endpoint) -> bool {
         let here = host.endpoints.iter();
@@ -370,6 +422,7 @@ impl Picture {
         home: &Host,
         network: &Network,
         endpoint: &Endpoint,
+        history: &History,
         found: &mut Vec<String>,
     ) {
         let address = IpAddr::V4(endpoint.address);
@@ -397,7 +450,7 @@ impl Picture {
                 lost(&format!("host {} has no namespace", other.number));
                 continue;
             };
-            if self.stale(other, &network.key()).contains(&address) {
+            if self.of_the_lost(other, &network.key(), history).contains(&address) {
                 continue;
             }
             if let Err(why) = way(address, (&here, other), (&there, home)) {
@@ -426,14 +479,20 @@ impl Picture {
         }
     }
 
-    /// A network without members is gone from the store.
-    fn left_over(&self, listing: &Listing, found: &mut Vec<String>) {
+    /// A network without members is gone from the store. Some of it goes after the grace only, which
+    /// is longer than a run: what a backup brought back, and what a host left while it still kept the
+    /// membership of a lost one from an earlier history.
+    fn left_over(&self, history: &History, listing: &Listing, found: &mut Vec<String>) {
+        if history.another_history && self.has_lost_hosts {
+            return;
+        }
         let fresh = self.fresh.view();
         for network in &self.networks {
             let prefix = format!("networks/{}", network.key());
             let keys: Vec<_> = listing
                 .entries
                 .iter()
+                .filter(|entry| entry.mod_revision > history.restored)
                 .filter(|entry| entry.key.starts_with(&prefix))
                 .map(|entry| entry.key.as_str())
                 .collect();

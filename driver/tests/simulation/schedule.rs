@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::sleep;
+use wgnet_control_plane::store::Revision;
 use wgnet_control_plane::store::memory::Backup;
 use wgnet_core::{Seen, Step, model};
 
@@ -98,18 +99,21 @@ impl Deed {
 }
 
 /// What a run has seen that later expectations depend on.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct History {
     /// A change was made that no watch was told of: only an audit finds it.
     pub(crate) lost_changes: bool,
     /// The store went back, or began anew.
     pub(crate) another_history: bool,
+    /// The newest of the store's contents.
+    pub(crate) backup: Option<Backup>,
+    /// What the store holds up to this revision, a backup brought back.
+    pub(crate) restored: Revision,
 }
 
 struct Run {
     deeds: Vec<(Deed, u64)>,
     history: History,
-    backup: Option<Backup>,
 }
 
 /// Runs the eventful part of a seed.
@@ -148,7 +152,7 @@ pub(crate) async fn eventful() -> History {
             start_driver(host).await;
         });
     }
-    let mut run = Run { deeds, history: History::default(), backup: None };
+    let mut run = Run { deeds, history: History::default() };
     for _ in 0..steps {
         run.step().await;
         shake_hands();
@@ -244,12 +248,14 @@ impl Run {
                 Deed::Wipe => {
                     store.wipe();
                     self.history.another_history = true;
+                    self.history.restored = 0;
                 }
-                Deed::Backup => self.backup = Some(store.backup()),
+                Deed::Backup => self.history.backup = Some(store.backup()),
                 Deed::Restore => {
-                    if let Some(backup) = &self.backup {
+                    if let Some(backup) = &self.history.backup {
                         store.restore(backup);
                         self.history.another_history = true;
+                        self.history.restored = backup.revision();
                     }
                 }
                 Deed::LoseChange => {

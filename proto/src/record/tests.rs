@@ -76,7 +76,10 @@ fn distinct_addresses(least: usize) -> impl Strategy<Value = Vec<IpAddr>> {
 fn any_record() -> impl Strategy<Value = (Path, Record)> {
     let cluster = any::<([u8; 16], [u8; 16])>().prop_map(|(cluster, incarnation)| {
         let (cluster, incarnation) = (ClusterId(cluster), Incarnation(incarnation));
-        (Path::Cluster, Record::Cluster(ClusterRecord { cluster, incarnation, schema: 1 }))
+        (
+            Path::Cluster,
+            Record::Cluster(ClusterRecord { cluster, incarnation, schema: 1, history: 1 }),
+        )
     });
     let host = ("[ -~]{1,64}", distinct_addresses(0), any::<[u8; 16]>()).prop_map(
         |(name, underlay, incarnation)| {

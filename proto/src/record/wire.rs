@@ -77,6 +77,7 @@ fn cluster_to_wire(record: &ClusterRecord) -> v1::ClusterRecord {
         cluster: record.cluster.0.to_vec(),
         incarnation: record.incarnation.0.to_vec(),
         schema: record.schema,
+        history: record.history,
     }
 }
 
@@ -85,6 +86,7 @@ fn cluster_from_wire(wire: v1::ClusterRecord) -> Result<ClusterRecord, BadRecord
         cluster: id("cluster", &wire.cluster)?,
         incarnation: id("incarnation", &wire.incarnation)?,
         schema: wire.schema,
+        history: wire.history,
     })
 }
 

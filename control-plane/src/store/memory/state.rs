@@ -46,6 +46,13 @@ pub struct Backup {
     leases: BTreeMap<LeaseId, Duration>,
 }
 
+impl Backup {
+    /// A store that it is restored to is there.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
 impl State {
     /// Empty, as a new etcd: at revision 1.
     pub(super) fn new() -> Self {

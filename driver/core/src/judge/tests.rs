@@ -127,7 +127,7 @@ fn tombstone(writer: u8, seq: u64, of: u8) -> Sealed {
 
 fn cluster(writer: u8, seq: u64, incarnation: u8) -> Sealed {
     let incarnation = Incarnation([incarnation; 16]);
-    let record = ClusterRecord { cluster: CLUSTER, incarnation, schema: 1 };
+    let record = ClusterRecord { cluster: CLUSTER, incarnation, schema: 1, history: 1 };
     Sealed::new(writer, seq, Path::Cluster, Record::Cluster(record))
 }
 

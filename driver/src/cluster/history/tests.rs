@@ -3,10 +3,17 @@ use super::*;
 const OURS: Incarnation = Incarnation([1; 16]);
 const NEXT: Incarnation = Incarnation([2; 16]);
 
+/// The number of this host's next record.
+const NEXT_SEQ: u64 = 7;
+
+fn record(incarnation: Incarnation, history: u64) -> ClusterRecord {
+    ClusterRecord { cluster: ClusterId([3; 16]), incarnation, schema: 1, history }
+}
+
 fn at_a_hundred() -> History {
-    let mut history = History::new(Some(OURS));
+    let mut history = History::new(Some(OURS), 5, 0);
     assert!(!history.seen_to_be(Owner::Us, 90));
-    assert_eq!(history.meet(OURS), Turn::Same);
+    assert_eq!(history.meet(&record(OURS, 5), NEXT_SEQ), Turn::Same);
     history.reached(100);
     history
 }
@@ -16,17 +23,51 @@ fn a_fallen_revision_is_announced_unless_somebody_did() {
     let mut history = at_a_hundred();
     assert!(history.fell());
     history.seen_to_be(Owner::Us, 50);
-    assert_eq!(history.meet(OURS), Turn::Announce);
+    assert_eq!(history.meet(&record(OURS, 5), NEXT_SEQ), Turn::Announce);
     history.seen_to_be(Owner::Us, 51);
-    assert_eq!(history.meet(NEXT), Turn::Another);
+    assert_eq!(history.meet(&record(NEXT, 6), NEXT_SEQ), Turn::Another);
     assert!(!history.has_fallen());
-    assert_eq!(history.meet(NEXT), Turn::Same);
+    assert_eq!(history.meet(&record(NEXT, 6), NEXT_SEQ), Turn::Same);
+}
+
+#[test]
+fn a_backup_that_names_an_earlier_history_is_announced_as_another_one() {
+    for falls in [true, false] {
+        let mut history = at_a_hundred();
+        if falls {
+            assert!(history.fell());
+        }
+        let (number, earlier) = (history.number(), record(Incarnation([9; 16]), 4));
+        history.seen_to_be(Owner::Us, 50);
+        for _ in 0..2 {
+            assert_eq!(history.meet(&earlier, NEXT_SEQ), Turn::Announce);
+            assert!(history.has_fallen());
+        }
+        assert_eq!(history.number(), number + u64::from(!falls));
+        let announced = history.announcing(&earlier, NEXT);
+        assert_eq!((announced.incarnation, announced.history), (NEXT, 6));
+        assert_eq!(history.met(), (Some(OURS), 5), "what is in the backup was not met");
+        assert_eq!(history.written_from(), 0);
+        assert_eq!(history.meet(&announced, NEXT_SEQ), Turn::Another);
+        assert_eq!((history.met(), history.written_from()), ((Some(NEXT), 6), NEXT_SEQ));
+        assert_eq!(history.number(), number + u64::from(!falls));
+    }
+}
+
+#[test]
+fn what_a_held_listing_lacks_is_missing_until_it_is_believed() {
+    let mut history = at_a_hundred();
+    let (path, owner) = (Path::Host(HostId([8; 16])), HostId([8; 16]));
+    history.hold([(path.clone(), owner)].into_iter());
+    assert_eq!(history.still_missing("hosts/", &BTreeSet::new()), std::slice::from_ref(&path));
+    history.is_back(&path.to_string());
+    assert!(history.still_missing("hosts/", &BTreeSet::new()).is_empty());
 }
 
 #[test]
 fn a_host_founds_the_same_until_it_keeps_to_another_cluster() {
     let [met, first, second] = [1, 2, 3].map(|number| ClusterId([number; 16]));
-    let mut history = History::new(None);
+    let mut history = History::new(None, 0, 0);
     let tried = history.founding(None, first, OURS);
     assert_eq!(history.founding(None, second, NEXT), tried);
     assert_eq!(history.founding(Some(first), second, NEXT), tried);
@@ -48,8 +89,8 @@ fn others_store_in_place_of_ours_and_back_is_no_other_history() {
             assert!(!history.fell(), "leaving others' store is no fall of ours");
         }
         history.seen_to_be(Owner::Us, 100);
-        assert_eq!(history.meet(OURS), Turn::Returned);
-        assert_eq!(history.meet(OURS), Turn::Same);
+        assert_eq!(history.meet(&record(OURS, 5), NEXT_SEQ), Turn::Returned);
+        assert_eq!(history.meet(&record(OURS, 5), NEXT_SEQ), Turn::Same);
         assert!(history.is_ours() && history.number() > number);
     }
 }
@@ -59,5 +100,5 @@ fn a_store_that_came_back_older_than_it_was_left_has_fallen() {
     let mut history = at_a_hundred();
     history.seen_to_be(Owner::Others, 500);
     history.seen_to_be(Owner::Us, 60);
-    assert_eq!(history.meet(OURS), Turn::Announce);
+    assert_eq!(history.meet(&record(OURS, 5), NEXT_SEQ), Turn::Announce);
 }

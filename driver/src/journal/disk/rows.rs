@@ -64,7 +64,10 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<(HostKey, State), Un
         state.cluster = parse(value.value(), || "cluster".to_owned())?;
     }
     if let Some(value) = meta.get("history")? {
-        (state.incarnation, state.store_revision) = parse(value.value(), || "history".to_owned())?;
+        (state.incarnation, state.history) = parse(value.value(), || "history".to_owned())?;
+    }
+    if let Some(value) = meta.get("written_from")? {
+        state.written_from = parse(value.value(), || "written_from".to_owned())?;
     }
     if let Some(value) = meta.get("seq")? {
         state.reserved_seq = parse(value.value(), || "seq".to_owned())?;
@@ -170,8 +173,9 @@ pub(super) fn write_changes(
     };
     put(old.boot != new.boot, "boot", json(&new.boot))?;
     put(old.cluster != new.cluster, "cluster", json(&new.cluster))?;
-    let history = (old.incarnation, old.store_revision) != (new.incarnation, new.store_revision);
-    put(history, "history", json(&(new.incarnation, new.store_revision)))?;
+    let history = (old.incarnation, old.history) != (new.incarnation, new.history);
+    put(history, "history", json(&(new.incarnation, new.history)))?;
+    put(old.written_from != new.written_from, "written_from", json(&new.written_from))?;
     put(old.reserved_seq != new.reserved_seq, "seq", json(&new.reserved_seq))?;
 
     for (id, before, after) in differences(&old.networks, &new.networks) {

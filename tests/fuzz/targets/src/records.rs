@@ -95,6 +95,7 @@ pub(crate) fn example(path: &Path) -> Record {
             cluster: CLUSTER,
             incarnation: Incarnation([7; 16]),
             schema: 1,
+            history: 1,
         }),
         Path::Host(_) => Record::Host(HostRecord {
             name: "h1".to_owned(),
