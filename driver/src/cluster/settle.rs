@@ -71,6 +71,8 @@ impl<S: Store> Task<S> {
                     }
                 }
                 self.seen.retain(|scope, _| scope == CLUSTER);
+                // A backup may bring back what this host has left since.
+                self.searched = false;
                 if let Some(scopes) = &self.scopes {
                     scopes.list_again();
                 }
@@ -133,7 +135,7 @@ impl<S: Store> Task<S> {
         self.followed = wanted;
     }
 
-    /// Once: finds records of networks this host has no more (its journal was lost, or it ended
+    /// Once in a history: finds records of networks this host has no more (its journal was lost, or it ended
     /// between forgetting a network and withdrawing from it).
     pub(super) async fn search_store(&mut self) {
         if self.searched || self.connection != Some(Ok(())) {
