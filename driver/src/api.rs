@@ -49,6 +49,8 @@ pub struct Context {
     pub journal: Journal,
     pub applied: Applied,
     pub view: watch::Receiver<Arc<ClusterView>>,
+    /// Whether the view has what was known last: without it nobody else seems to have any address.
+    pub remembered: watch::Receiver<bool>,
     pub me: HostId,
     /// The MTU of the underlay now.
     pub underlay_mtu: Arc<dyn Fn() -> u16 + Send + Sync>,

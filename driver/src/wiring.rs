@@ -64,6 +64,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
         let (view, views) = watch::channel(Arc::new(ClusterView::default()));
         let (status, statuses) = watch::channel(ClusterStatus::default());
         let (remembered, remembering) = oneshot::channel();
+        let (remember, is_remembered) = watch::channel(false);
         let (orderer, orders) = cluster::orders();
         let keyring = Arc::new(Keyring::new(secrets.clone(), me));
         let ports = Ports::new(self.ports, dataplane.clone());
@@ -101,6 +102,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
         let reconciling = async move {
             // Before the last known records are in, a running network would look as if it had no peers.
             let _ = remembering.await;
+            remember.send_replace(true);
             reconcile::run(context, stop).await;
         };
         let sweeping = journal::sweep(journal.clone(), views.clone(), cancel.clone());
@@ -115,6 +117,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
             journal: journal.clone(),
             applied: applied.clone(),
             view: views.clone(),
+            remembered: is_remembered,
             me,
             underlay_mtu: Arc::new(move || mtu.borrow().mtu),
             random,

@@ -25,6 +25,8 @@ pub(super) async fn create(
     request: wire::CreateEndpoint,
 ) -> Result<wire::EndpointCreated, CallError> {
     let new = NewEndpoint::parse(&request)?;
+    let mut remembered = context.remembered.clone();
+    remembered.wait_for(|is_so| *is_so).await.map_err(|_| CallError::Stopping)?;
     let view = context.view.borrow().clone();
     let (me, now) = (context.me, context.journal.uptime());
     let (endpoint, _) =

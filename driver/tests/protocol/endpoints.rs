@@ -411,6 +411,33 @@ async fn join_fails_with_the_kernels_reason_and_is_as_if_it_had_not_been() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_address_is_claimed_before_the_last_known_records_are_in() {
+    let dir = TempDir::new().unwrap();
+    let driver = Driver::start(dir.path());
+    driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({}))).await.succeeds();
+    driver.remembered.send_replace(false);
+    let body = create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24");
+    let creating = driver.call("CreateEndpoint", &body);
+    let remembering = async {
+        // The call listens for what the records say: it has come as far as that.
+        let waits = async {
+            while driver.remembered.receiver_count() < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(WITHIN, waits).await.expect("the call waits for the records");
+        let key = NetworkKey::swarm(&id(SWARM_NETWORK));
+        driver.view.send_replace(view_with(&key, "10.0.9.5", 7, true));
+        driver.remembered.send_replace(true);
+    };
+    let (created, ()) = tokio::join!(creating, remembering);
+    created.succeeds();
+    let claims: Vec<_> =
+        driver.state().networks[&id(SWARM_NETWORK)].endpoints.values().map(|e| e.claim).collect();
+    assert_eq!(claims, [8]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kernel_that_does_not_answer_ends_in_a_sentence_before_docker_gives_up() {
     let dir = TempDir::new().unwrap();
     let options = Options { apply_within: Duration::from_millis(300), ..Options::default() };

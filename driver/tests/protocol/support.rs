@@ -59,6 +59,8 @@ pub(crate) struct Driver {
     pub(crate) problems: Problems,
     pub(crate) kernel: watch::Sender<Kernel>,
     pub(crate) view: watch::Sender<Arc<ClusterView>>,
+    /// Whether the last known records are in; true from the beginning unless a test says otherwise.
+    pub(crate) remembered: watch::Sender<bool>,
     applied: Applied,
     socket: PathBuf,
     cancel: CancellationToken,
@@ -77,6 +79,7 @@ impl Driver {
         let (applied, problems) = (Applied::default(), Problems::default());
         let (kernel, kernels) = watch::channel(Kernel::Follows);
         let (view, views) = watch::channel(Arc::default());
+        let (remembered, is_remembered) = watch::channel(true);
         let socket = dir.join("wgnet.sock");
         // A stopped driver leaves its socket file, as a killed one does.
         let _ = std::fs::remove_file(&socket);
@@ -87,6 +90,7 @@ impl Driver {
             journal: journal.clone(),
             applied: applied.clone(),
             view: views,
+            remembered: is_remembered,
             underlay_mtu: Arc::new(|| 1500),
             random,
             ports: Arc::new(move |wanted, taken| {
@@ -102,7 +106,18 @@ impl Driver {
         let server =
             tokio::spawn(serve(listener, options.scope, Api::new(context), cancel.clone()));
         let reconcile = tokio::spawn(follow(journal.watch(), kernels, applied.clone()));
-        Self { journal, problems, kernel, view, applied, socket, cancel, server, reconcile }
+        Self {
+            journal,
+            problems,
+            kernel,
+            view,
+            remembered,
+            applied,
+            socket,
+            cancel,
+            server,
+            reconcile,
+        }
     }
 
     /// SIGTERM: whatever runs is finished.
