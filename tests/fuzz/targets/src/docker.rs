@@ -67,6 +67,7 @@ impl Driver {
                 journal: journal.clone(),
                 applied,
                 view: views,
+                remembered: watch::channel(true).1,
                 underlay_mtu: Arc::new(|| 1500),
                 random: random(),
                 ports: Arc::new(free_port),
