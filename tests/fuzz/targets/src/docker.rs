@@ -177,6 +177,9 @@ fn with_driver(run: impl AsyncFnOnce(&Driver)) {
     });
 }
 
+/// HTTP itself refuses a path of 64 KiB, before there is anybody to answer in JSON.
+const LONGEST_NAME: usize = 1024;
+
 /// Lines of a call's name and its body, in this order. What is refused says why in a sentence and
 /// changes nothing; the same call again has the same answer.
 pub(crate) fn calls(bytes: &[u8]) {
@@ -186,7 +189,8 @@ pub(crate) fn calls(bytes: &[u8]) {
             let name = line.split(|b| *b == b' ').next().unwrap_or_default();
             let body = line.get(name.len() + 1..).unwrap_or_default();
             let Ok(name) = std::str::from_utf8(name) else { continue };
-            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            let is_name = (1..=LONGEST_NAME).contains(&name.len());
+            if !is_name || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
                 continue;
             }
             let answer = call(driver, &mut stream, name, body).await;
