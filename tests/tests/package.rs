@@ -65,7 +65,7 @@ fn a_package_keeps_settings_through_an_upgrade_and_leaves_nothing_when_purged() 
     let place = dir.path().join("root");
     fs::create_dir(&place).unwrap();
     let script = r#"
-        ours() { find /etc /usr /lib /var /run -xdev -name '*wgnet*' | sort; }
+        ours() { find /etc /usr /lib /var/lib /run -xdev -name '*wgnet*' | sort; }
         before=$(ours)
         wanted=/etc/systemd/system/multi-user.target.wants/wgnet-driver.service
 
