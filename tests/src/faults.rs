@@ -4,12 +4,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
-use std::{error::Error, fs};
+use std::{error::Error, fs, thread};
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::drill::{self, Group, Row, Scale};
+use crate::drill::{self, Group, Row, Scale, turn};
 use crate::lab::{LabError, Result, interrupt};
 
 #[derive(Args, Debug)]
@@ -25,6 +25,9 @@ pub struct FaultsOptions {
     short: bool,
 }
 
+/// What a group measured, or why it could not.
+type Rows = Result<Vec<Row>, String>;
+
 const HEADING: &str = "\
 | drill | bar | measured | Docker's overlay beside it | |
 |---|---|---|---|---|";
@@ -38,12 +41,7 @@ pub fn faults(options: &FaultsOptions) -> Result<ExitCode> {
     interrupt::catch_signals()?;
     let groups = chosen(&options.only)?;
     let scale = if options.short { Scale::Short } else { Scale::Full };
-    let mut done = Vec::new();
-    for (name, group) in groups {
-        if !interrupt::came() {
-            done.push((name, run(name, group, scale)));
-        }
-    }
+    let done = run_all(groups, scale);
     let held = done.iter().all(|(_, rows)| {
         rows.as_ref().is_ok_and(|rows| rows.iter().all(|row| row.missed().is_empty()))
     });
@@ -73,8 +71,31 @@ fn chosen(only: &[String]) -> Result<Vec<(&'static str, Group)>> {
     Ok(all.into_iter().filter(|(name, _)| wanted(name)).collect())
 }
 
+/// One has the machine at a time; one that has long to wait lets others have it meanwhile.
+fn run_all(groups: Vec<(&'static str, Group)>, scale: Scale) -> Vec<(&'static str, Rows)> {
+    thread::scope(|scope| {
+        let mut started = Vec::new();
+        for (name, group) in groups {
+            turn::take();
+            if interrupt::came() {
+                turn::give();
+                break;
+            }
+            let group = scope.spawn(move || {
+                let _give_back = turn::GiveBack;
+                run(name, group, scale)
+            });
+            started.push((name, group));
+        }
+        let ended = |group: thread::ScopedJoinHandle<'_, Rows>| {
+            group.join().unwrap_or_else(|_| Err("it panicked".to_owned()))
+        };
+        started.into_iter().map(|(name, group)| (name, ended(group))).collect()
+    })
+}
+
 /// Progress goes to standard error, so that standard output is the table.
-fn run(name: &str, group: Group, scale: Scale) -> Result<Vec<Row>, String> {
+fn run(name: &str, group: Group, scale: Scale) -> Rows {
     eprintln!("{name} ...");
     let _ = std::io::stderr().flush();
     let started = Instant::now();
@@ -96,7 +117,7 @@ fn said(error: &LabError) -> String {
     text
 }
 
-fn in_json(rows: &Result<Vec<Row>, String>) -> Value {
+fn in_json(rows: &Rows) -> Value {
     match rows {
         Ok(rows) => json!({ "rows": rows }),
         Err(error) => json!({ "failed": error }),

@@ -1,4 +1,4 @@
-//! Claims that stay in force here though the store holds another's: as long as their owner may still
+//! Claims that stay in force here though the store holds another's: as long as their owner has time to
 //! put them back, and no longer.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,9 @@ use wgnet_proto::{HostId, Path};
 
 use super::Task;
 
-/// A living owner puts its record back within seconds. One that does not has taken it back, and this
-/// host missed that: it was not connected, and a listing shows only what is there.
+/// An owner puts its record back within seconds. One that does not has taken it back while this host
+/// was not connected, or is no more and claimed in an earlier history; and whoever the store names has
+/// the address now. An owner that comes back later claims it again, and is the stronger one.
 const PUT_BACK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Since when the store has held another claim than the one in force.
@@ -20,7 +21,7 @@ const PUT_BACK_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Outclaimed(BTreeMap<Path, (HostId, Instant)>);
 
 impl Outclaimed {
-    /// Takes in where a living owner's claim is not what the store holds; returns where it is over.
+    /// Takes in where an owner's claim is not what the store holds; returns where it is over.
     fn feed(&mut self, seen: impl Iterator<Item = (Path, HostId)>, now: Instant) -> Vec<Path> {
         let before = std::mem::take(&mut self.0);
         for (path, owner) in seen {
@@ -53,19 +54,16 @@ impl<S: Store> Task<S> {
         }
     }
 
-    /// Endpoints where the claim in force is of somebody who lives, and would put it back.
+    /// Endpoints where the claim in force is not what the store holds, and is not our own.
     fn disputed(&self) -> impl Iterator<Item = (Path, HostId)> {
         let endpoints =
             self.judge.clobbered().iter().filter(|path| matches!(path, Path::Endpoint(..)));
         endpoints.filter_map(|path| {
             let owner = self.judge.entry(path)?.writer;
-            let lives = if owner == self.inputs.facts.me {
-                !self.wanted.borrow().contains_key(path)
-            } else {
-                self.judge.in_store(&Path::Alive(owner)).is_some()
-            };
+            let is_wanted =
+                owner == self.inputs.facts.me && self.wanted.borrow().contains_key(path);
             let is_other = self.judge.in_store(path)?.accepted.is_some();
-            (lives && is_other).then(|| (path.clone(), owner))
+            (!is_wanted && is_other).then(|| (path.clone(), owner))
         })
     }
 }

@@ -1,6 +1,7 @@
 //! One host's cluster task against a store in memory; the others are written by hand.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -12,10 +13,10 @@ use wgnet_control_plane::store::{
     Audit, Committed, LeaseId, Listing, MemoryStore, Op, Revision, Store, StoreError, Txn,
 };
 use wgnet_core::{ClusterView, LocalNetwork, NetworkDefinition, NetworkOptions, Subnet};
-use wgnet_proto::record::{ClusterRecord, MemberRecord, Slot};
+use wgnet_proto::record::{ClusterRecord, EndpointRecord, MemberRecord, Slot};
 use wgnet_proto::{
-    ClusterId, ClusterSecrets, DockerNetworkId, Generation, HostId, HostKey, Incarnation,
-    NetworkKey, Path, PrivateKey, Record, Sealer,
+    Claim, ClusterId, ClusterSecrets, DockerNetworkId, Generation, HostId, HostKey, Incarnation,
+    MacAddr, NetworkKey, Path, PrivateKey, Record, Sealer,
 };
 
 use super::*;
@@ -23,6 +24,11 @@ use crate::journal::MemoryDisk;
 
 /// Well below the time that the brake holds a listing.
 const SOON: Duration = Duration::from_secs(10);
+
+/// A claim that nobody puts back has had its time.
+const YIELDED: Duration = Duration::from_secs(40);
+
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 50, 0, 7));
 
 const ANOTHER: Incarnation = Incarnation([9; 16]);
 
@@ -197,6 +203,25 @@ impl Rig {
         (Path::Host(me), wanted::host_record(&facts, incarnation))
     }
 
+    fn endpoint(&self, number: usize, claim: Claim) -> (Path, Record) {
+        let digit = char::from_digit(u32::try_from(number).unwrap(), 10).unwrap();
+        let record = EndpointRecord {
+            addresses: vec![ADDRESS],
+            endpoint: digit.to_string().repeat(64).parse().unwrap(),
+            host: self.others[number].id(),
+            mac: MacAddr([2, 0, 0, 0, 0, 7]),
+            claim,
+        };
+        (Path::Endpoint(network(), ADDRESS), Record::Endpoint(record))
+    }
+
+    /// Which of the others has the address.
+    fn owner(&self) -> Option<usize> {
+        let view = self.view.borrow();
+        let host = view.networks.get(&network())?.endpoints.get(&ADDRESS)?.host;
+        self.others.iter().position(|other| other.id() == host)
+    }
+
     async fn write(&mut self, number: usize, cluster: ClusterId, (path, record): (Path, Record)) {
         self.seq += 1;
         let sealer = Sealer::new(self.others[number].clone(), self.secrets.clone(), cluster);
@@ -242,9 +267,18 @@ impl Rig {
         what: &str,
         is_so: impl for<'r> Fn(&'r Self) -> futures::future::BoxFuture<'r, bool>,
     ) {
+        self.within(SOON, what, is_so).await;
+    }
+
+    async fn within(
+        &self,
+        limit: Duration,
+        what: &str,
+        is_so: impl for<'r> Fn(&'r Self) -> futures::future::BoxFuture<'r, bool>,
+    ) {
         let begun = Instant::now();
         while !is_so(self).await {
-            assert!(begun.elapsed() < SOON, "{what} did not come within {SOON:?}");
+            assert!(begun.elapsed() < limit, "{what} did not come within {limit:?}");
             sleep(Duration::from_millis(5)).await;
         }
     }
@@ -283,4 +317,22 @@ async fn a_host_says_that_its_records_are_in_a_history_when_they_are() {
     let host = rig.revision_of(Path::Host(rig.me)).await.unwrap();
     assert!(member < host, "hosts/ at {host}, the member at {member}");
     assert_eq!(rig.members(), 3, "the others have not spoken yet");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_hosts_claim_of_an_earlier_history_gives_way_to_whom_the_store_names() {
+    let mut rig = Rig::start().await;
+    let cluster = rig.founded(None).await.cluster;
+    rig.write(0, cluster, rig.endpoint(0, 5)).await;
+    rig.until("the first claim", |rig| Box::pin(async { rig.owner() == Some(0) })).await;
+    let cluster = rig.wiped().await;
+    // It has never seen the claim of the one that is no more.
+    rig.write(1, cluster, rig.member(1)).await;
+    rig.write(1, cluster, rig.endpoint(1, 2)).await;
+    rig.write(1, cluster, rig.host(1, ANOTHER)).await;
+    rig.line.mend();
+    rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
+    assert_eq!(rig.owner(), Some(0), "it has time to put its claim back");
+    let moved = "the address's new owner";
+    rig.within(YIELDED, moved, |rig| Box::pin(async { rig.owner() == Some(1) })).await;
 }

@@ -182,7 +182,7 @@ impl Moment<'_> {
         );
         self.gauge(
             "peer_silent",
-            "Whether something was sent and nothing came back for 20 s",
+            "Whether something was sent and nothing came back for 15 s",
             shown().map(|(labels, _, peer)| (labels.clone(), bit(peer.is_silent(now)))),
         );
     }

@@ -28,7 +28,7 @@ use crate::problems::Problems;
 use crate::progress::Progress;
 
 /// Without any event. Silent peers and problems of others' making are found by looking.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Events come in bursts.
 const LOOK_APART: Duration = Duration::from_secs(1);

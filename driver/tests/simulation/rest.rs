@@ -16,7 +16,7 @@ use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::journal::State;
 use wgnet_driver::keyring::Keyring;
 use wgnet_driver::underlay::Underlay;
-use wgnet_proto::{ClusterSecrets, HostId, IfName, NetworkKey, PublicKey};
+use wgnet_proto::{ClusterSecrets, HostId, IfName, PublicKey};
 
 use super::checks::{Place, Witness, short};
 use super::dice;
@@ -202,9 +202,9 @@ impl Picture {
             }
         }
         for host in &self.hosts {
-            self.same_view(host, history, &mut found);
+            self.same_view(host, &mut found);
             self.published(host, &mut found);
-            self.reaches(host, history, &mut found);
+            self.reaches(host, &mut found);
         }
         self.single_owners(&mut found);
         if at_last {
@@ -225,7 +225,7 @@ impl Picture {
         network
     }
 
-    fn same_view(&self, host: &Host, history: &History, found: &mut Vec<String>) {
+    fn same_view(&self, host: &Host, found: &mut Vec<String>) {
         let fresh = self.fresh.view();
         let n = host.number;
         let hosts = |view: &ClusterView| {
@@ -252,13 +252,7 @@ impl Picture {
         }
         for key in host.state.networks.values().map(|network| &network.definition.key) {
             let none = NetworkView::default();
-            let mut seen = self.of_the_living(host.view.networks.get(key).unwrap_or(&none));
-            for address in self.of_the_lost(host, key, history) {
-                let there = fresh.networks.get(key).and_then(|it| it.endpoints.get(&address));
-                if let Some(there) = there {
-                    seen.endpoints.insert(address, there.clone());
-                }
-            }
+            let seen = self.of_the_living(host.view.networks.get(key).unwrap_or(&none));
             let there = self.of_the_living(fresh.networks.get(key).unwrap_or(&none));
             if seen != there {
                 found.push(format!(
@@ -267,20 +261,6 @@ impl Picture {
                 ));
             }
         }
-    }
-
-    /// Addresses that a lost host claimed higher than the one that has them, in an earlier history:
-    /// kept until the grace is over, which is longer than a run.
-    fn of_the_lost(&self, host: &Host, key: &NetworkKey, history: &History) -> Vec<IpAddr> {
-        let kept = host.view.networks.get(key).filter(|_| history.another_history);
-        let kept = kept.into_iter().flat_map(|network| &network.endpoints);
-        let there = |address| self.fresh.view().networks.get(key)?.endpoints.get(address);
-        let lost = kept.filter(|(address, kept)| {
-            let is_higher =
-                there(address).is_some_and(|it| (it.claim, it.host) < (kept.claim, kept.host));
-            !self.lives(kept.host) && is_higher
-        });
-        lost.map(|(address, _)| *address).collect()
     }
 
     /// Journal and store say the same of a host.
@@ -400,12 +380,12 @@ impl Picture {
     }
 
     /// What runs here is reached from everywhere.
-    fn reaches(&self, host: &Host, history: &History, found: &mut Vec<String>) {
+    fn reaches(&self, host: &Host, found: &mut Vec<String>) {
         for endpoint in host.endpoints.iter().filter(|e| e.stage == Stage::Live) {
             let network = &self.networks[endpoint.network];
             let local = host.state.live(&network.id).and_then(|l| l.endpoints.get(&endpoint.id()));
             if local.is_some_and(|local| !local.superseded) {
-                self.reached(host, network, endpoint, history, found);
+                self.reached(host, network, endpoint, found);
             }
         }
     }
@@ -422,7 +402,6 @@ impl Picture {
         home: &Host,
         network: &Network,
         endpoint: &Endpoint,
-        history: &History,
         found: &mut Vec<String>,
     ) {
         let address = IpAddr::V4(endpoint.address);
@@ -450,9 +429,6 @@ impl Picture {
                 lost(&format!("host {} has no namespace", other.number));
                 continue;
             };
-            if self.of_the_lost(other, &network.key(), history).contains(&address) {
-                continue;
-            }
             if let Err(why) = way(address, (&here, other), (&there, home)) {
                 lost(&format!("from host {}: {why}", other.number));
             }

@@ -1,4 +1,4 @@
-//! Trouble with etcd: away, wiped, restored, without a leader, compacted, full, another cluster's.
+//! Trouble with etcd: away, another cluster's, without a leader, compacted, full, restored, wiped.
 //!
 //! One lab with three members of etcd, so that any of them can be lost. Streams run between two hosts
 //! through everything; containers come, go and move; and the third host looks.
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Row, Scale};
+use super::{Row, Scale, turn};
 use crate::lab::{Result, wait_until};
 use crate::stream::Stream;
 use crate::swarm::SOON;
@@ -22,19 +22,46 @@ use scene::Scene;
 pub fn store(scale: Scale) -> Result<Vec<Row>> {
     let swarm = scene::swarm()?;
     let mut scene = Scene::set(&swarm)?;
-    let ancient = Ancient { backup: scene.etcd().snapshot("ancient")?, taken: Instant::now() };
-    Ok(vec![
-        away(&mut scene, scale)?,
-        wiped(&mut scene)?,
-        trouble::clusters_swapped(&mut scene)?,
-        restored(&mut scene)?,
-        restored_from_before(&mut scene, &ancient)?,
+    let ancient = Backup::take(&scene, "ancient")?;
+    let mut rows = vec![away(&mut scene, scale)?, trouble::clusters_swapped(&mut scene)?];
+    let old = before_the_backup(&mut scene)?;
+    rows.extend([
         one_member_lost(&mut scene)?,
         leader_lost(&mut scene)?,
         compacted(&mut scene)?,
         trouble::full(&mut scene)?,
         trouble::slow(&mut scene)?,
-    ])
+    ]);
+    rows.iter().for_each(Row::tell);
+    turn::others_for(scale.pick(Duration::ZERO, OLD).saturating_sub(old.taken.elapsed()))?;
+    rows.extend([
+        restored(&mut scene, &old)?,
+        wiped(&mut scene)?,
+        restored_from_before(&mut scene, &ancient)?,
+    ]);
+    Ok(rows)
+}
+
+/// How old a backup is when etcd is restored from it, at full length.
+const OLD: Duration = Duration::from_secs(3600);
+
+struct Backup {
+    file: PathBuf,
+    taken: Instant,
+}
+
+impl Backup {
+    fn take(scene: &Scene<'_>, name: &str) -> Result<Self> {
+        Ok(Self { file: scene.etcd().snapshot(name)?, taken: Instant::now() })
+    }
+
+    /// In place of what etcd holds; how old the backup is, in seconds.
+    fn restore(&self, scene: &Scene<'_>) -> Result<f64> {
+        scene.etcd().kill()?;
+        scene.etcd().restore(&self.file)?;
+        scene.etcd().start()?;
+        Ok(self.taken.elapsed().as_secs_f64())
+    }
 }
 
 /// What has changed while etcd could tell nobody is everywhere so soon after its return.
@@ -80,38 +107,32 @@ fn wiped(scene: &mut Scene<'_>) -> Result<Row> {
     Ok(row.lost_nothing(&scene::finish(stream)?))
 }
 
-fn restored(scene: &mut Scene<'_>) -> Result<Row> {
+fn before_the_backup(scene: &mut Scene<'_>) -> Result<Backup> {
     scene.run(1, "forgotten", 31)?;
     scene.run(2, "moved", 32)?;
     scene.everywhere(Instant::now(), SOON)?;
-    let backup = scene.etcd().snapshot("old")?;
+    Backup::take(scene, "old")
+}
+
+fn restored(scene: &mut Scene<'_>, old: &Backup) -> Result<Row> {
     scene.remove("forgotten")?;
     scene.moved("moved", 3)?;
     scene.run(1, "young", 33)?;
     scene.everywhere(Instant::now(), SOON)?;
     let records = scene.etcd().records()?;
     let stream = scene.stream()?;
-    scene.etcd().kill()?;
-    scene.etcd().restore(&backup)?;
-    scene.etcd().start()?;
-    let row = again(Row::new("etcd restored from an old backup"), scene, &records)?;
+    let age = old.restore(scene)?;
+    let row = Row::new("etcd restored from an old backup").info("age", age, "s");
+    let row = again(row, scene, &records)?;
     scene.reachable(&["moved", "young"])?;
     Ok(row.lost_nothing(&scene::finish(stream)?))
 }
 
 /// A backup of a history that the hosts have left since.
-struct Ancient {
-    backup: PathBuf,
-    taken: Instant,
-}
-
-fn restored_from_before(scene: &mut Scene<'_>, ancient: &Ancient) -> Result<Row> {
+fn restored_from_before(scene: &mut Scene<'_>, ancient: &Backup) -> Result<Row> {
     let records = scene.etcd().records()?;
     let stream = scene.stream()?;
-    scene.etcd().kill()?;
-    scene.etcd().restore(&ancient.backup)?;
-    scene.etcd().start()?;
-    let age = ancient.taken.elapsed().as_secs_f64();
+    let age = ancient.restore(scene)?;
     let row = Row::new("etcd restored from a backup of before it was wiped").info("age", age, "s");
     let row = again(row, scene, &records)?;
     scene.reachable(&["moved", "young"])?;
