@@ -60,6 +60,24 @@ fn a_guarded_subnet_is_not_reached_through_the_bridge() {
 }
 
 #[test]
+fn a_guarded_subnet_is_not_reached_through_an_uplink_that_is_a_bridge() {
+    let engine = Engine::new();
+    guard::a_guarded_subnet_is_not_reached_through_an_uplink_that_is_a_bridge(engine.choice());
+}
+
+#[test]
+fn a_plain_network_with_a_guarded_subnet_goes_on() {
+    let engine = Engine::new();
+    guard::a_plain_network_with_a_guarded_subnet_goes_on(engine.choice());
+}
+
+#[test]
+fn a_published_port_answers_a_client_in_a_guarded_subnet() {
+    let engine = Engine::new();
+    guard::a_published_port_answers_a_client_in_a_guarded_subnet(engine.choice());
+}
+
+#[test]
 fn a_dead_engine_is_replaced() {
     engine::a_dead_engine_is_replaced();
 }

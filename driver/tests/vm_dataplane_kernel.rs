@@ -54,6 +54,21 @@ fn a_guarded_subnet_is_not_reached_through_the_bridge() {
 }
 
 #[test]
+fn a_guarded_subnet_is_not_reached_through_an_uplink_that_is_a_bridge() {
+    guard::a_guarded_subnet_is_not_reached_through_an_uplink_that_is_a_bridge(Choice::Kernel);
+}
+
+#[test]
+fn a_plain_network_with_a_guarded_subnet_goes_on() {
+    guard::a_plain_network_with_a_guarded_subnet_goes_on(Choice::Kernel);
+}
+
+#[test]
+fn a_published_port_answers_a_client_in_a_guarded_subnet() {
+    guard::a_published_port_answers_a_client_in_a_guarded_subnet(Choice::Kernel);
+}
+
+#[test]
 fn an_interface_that_was_never_moved_is_swept_and_a_strangers_is_not() {
     leftovers::an_interface_that_was_never_moved_is_swept_and_a_strangers_is_not();
 }

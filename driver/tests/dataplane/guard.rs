@@ -2,7 +2,7 @@
 
 use wgnet_core::{Namespace, Step};
 use wgnet_driver::dataplane::Dataplane;
-use wgnet_driver::dataplane::linux::Choice;
+use wgnet_driver::dataplane::linux::{Choice, Linux};
 
 use crate::bench::start;
 use crate::host::Host;
@@ -32,25 +32,124 @@ const SCENE: &str = "
     ip route add 10.50.0.0/24 via 203.0.113.2
 ";
 
+/// The host's address is on a bridge with its network card, as hypervisors have it.
+const UPLINK_IS_A_BRIDGE: &str = "
+    set -e
+    ip link add br0 type bridge
+    ip addr flush dev out0
+    ip link set out0 master br0
+    ip addr add 203.0.113.1/24 dev br0
+    ip link set br0 up
+    ip route add 10.50.0.0/24 via 203.0.113.2
+";
+
+/// A plain network with the same subnet; what its containers say to each other may pass through the
+/// host's rules too.
+const SAME_SUBNET: &str = "
+    set -e
+    modprobe -q br_netfilter || true
+    ip link add br-plain type bridge
+    sysctl -qw net.bridge.bridge-nf-call-iptables=1 || true
+    ip addr add 10.50.0.1/24 dev br-plain
+    ip link set br-plain up
+    for n in 7 8; do
+        ip netns add p$n
+        ip link add q$n master br-plain type veth peer name eth0 netns p$n
+        ip link set q$n up
+        ip -n p$n addr add 10.50.0.$n/24 dev eth0
+        ip -n p$n link set eth0 up
+        ip -n p$n route add default via 10.50.0.1
+    done
+";
+
+/// A container's published port, of a kind that ping can ask.
+const PUBLISHED: &str = "
+    nft -f - << END
+    table ip published {
+        chain prerouting {
+            type nat hook prerouting priority dstnat;
+            iifname out0 icmp type echo-request dnat to 172.18.0.2
+        }
+    }
+END
+";
+
+struct Guarded {
+    host: Host,
+    plane: Linux,
+    namespace: Namespace,
+}
+
+impl Guarded {
+    fn start(name: &str, choice: &Choice) -> Self {
+        let host = Host::start(name);
+        host.sh(SCENE);
+        let choice = choice.clone();
+        let plane = host.run(async move { start(&choice).await });
+        let guarded = Self { host, plane, namespace: Namespace::parse("wgnet-guarded").unwrap() };
+        guarded.apply(Step::CreateNamespace);
+        guarded
+    }
+
+    fn apply(&self, step: Step) {
+        let (plane, namespace) = (self.plane.clone(), self.namespace.clone());
+        self.host.run(async move { plane.apply(&namespace, &step).await.unwrap() });
+    }
+
+    fn guard(&self) {
+        self.apply(Step::SetGuard { subnets: ["10.50.0.0/24".parse().unwrap()].into() });
+    }
+
+    fn reaches(&self, from: &str, address: &str) -> bool {
+        let ping = format!("ip netns exec {from} ping -q -c 1 -W 1 {address}");
+        self.host.try_sh(&ping).status.success()
+    }
+
+    fn end(self) {
+        self.apply(Step::RemoveGuard);
+        self.apply(Step::DeleteNamespace);
+    }
+}
+
 pub(crate) fn a_guarded_subnet_is_not_reached_through_the_bridge(choice: Choice) {
-    let host = Host::start("guard");
-    host.sh(SCENE);
-    let plane = host.run(async move { start(&choice).await });
-    let namespace = Namespace::parse("wgnet-guarded").unwrap();
-    let apply = |step: Step| {
-        let (plane, namespace) = (plane.clone(), namespace.clone());
-        host.run(async move { plane.apply(&namespace, &step).await.unwrap() });
-    };
-    let reaches = |address: &str| {
-        let ping = format!("ip netns exec c ping -q -c 1 -W 1 {address}");
-        host.try_sh(&ping).status.success()
-    };
-    apply(Step::CreateNamespace);
-    assert!(reaches("10.50.0.5"), "the scene can show a leak");
-    apply(Step::SetGuard { subnets: ["10.50.0.0/24".parse().unwrap()].into() });
-    assert!(!reaches("10.50.0.5"), "it leaks");
-    assert!(reaches("203.0.113.2"), "the way to everybody else stays open");
-    apply(Step::RemoveGuard);
-    assert!(reaches("10.50.0.5"));
-    apply(Step::DeleteNamespace);
+    let it = Guarded::start("guard", &choice);
+    assert!(it.reaches("c", "10.50.0.5"), "the scene can show a leak");
+    it.guard();
+    assert!(!it.reaches("c", "10.50.0.5"), "it leaks");
+    assert!(it.reaches("c", "203.0.113.2"), "the way to everybody else stays open");
+    it.apply(Step::RemoveGuard);
+    assert!(it.reaches("c", "10.50.0.5"));
+    it.end();
+}
+
+pub(crate) fn a_guarded_subnet_is_not_reached_through_an_uplink_that_is_a_bridge(choice: Choice) {
+    let it = Guarded::start("guardbr", &choice);
+    it.host.sh(UPLINK_IS_A_BRIDGE);
+    assert!(it.reaches("c", "10.50.0.5"), "the scene can show a leak");
+    it.guard();
+    assert!(!it.reaches("c", "10.50.0.5"), "it leaks");
+    assert!(it.reaches("c", "203.0.113.2"), "the way to everybody else stays open");
+    it.end();
+}
+
+pub(crate) fn a_plain_network_with_a_guarded_subnet_goes_on(choice: Choice) {
+    let it = Guarded::start("guardpl", &choice);
+    it.host.sh("ip route del 10.50.0.0/24 via 203.0.113.2");
+    it.host.sh(SAME_SUBNET);
+    assert!(it.reaches("p7", "10.50.0.8") && it.reaches("c", "10.50.0.8"), "the scene works");
+    it.guard();
+    assert!(it.reaches("p7", "10.50.0.8"), "within a bridge");
+    assert!(!it.reaches("c", "10.50.0.8"), "from another bridge");
+    it.end();
+}
+
+pub(crate) fn a_published_port_answers_a_client_in_a_guarded_subnet(choice: Choice) {
+    let it = Guarded::start("guardpub", &choice);
+    it.host.sh(PUBLISHED);
+    let asks = || it.reaches("beyond", "-I 10.50.0.5 203.0.113.1");
+    assert!(asks(), "the scene has a published port");
+    it.guard();
+    assert!(asks());
+    assert!(!it.reaches("c", "10.50.0.5"), "it leaks");
+    it.end();
 }

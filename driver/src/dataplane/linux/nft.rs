@@ -101,12 +101,13 @@ async fn table(space: &Space, name: &str) -> io::Result<Option<Value>> {
     Ok(listing)
 }
 
-/// From one bridge to another nothing leaves the host. A network card may have no kind at all, and a
-/// rule that asks for it then does not match: hence what stays is let through first, by kind.
-const LOCAL: &str = "    meta iifkind \"bridge\" meta oifkind \"bridge\" return\n";
+/// What somebody outside began with a published port is answered, wherever he is.
+const ANSWERS: &str = "    ct direction reply ct status dnat return\n";
 
-/// Makes the host drop what comes from a bridge (docker_gwbridge, or a container's second network) for these subnets: a container that lost its
-/// interface would otherwise send to them through its default route, in the clear.
+/// Makes the host drop what comes from a bridge (docker_gwbridge, or a container's second network) for
+/// these subnets: a container that lost its interface would otherwise send to them through its default
+/// route, in the clear. Also to another bridge, which may be the host's uplink; but not within one
+/// bridge and without a next hop, where a plain network may use the same subnet.
 pub(crate) async fn set_guard(
     host: &Space,
     namespace: &Namespace,
@@ -117,12 +118,15 @@ pub(crate) async fn set_guard(
     }
     let rules = subnets.iter().map(|subnet| {
         let family = if subnet.addr().is_ipv4() { "ip" } else { "ip6" };
+        let from = "meta iifkind \"bridge\"";
+        let within = format!("fib daddr . iif oif exists rt {family} nexthop {subnet}");
         format!(
-            "    meta iifkind \"bridge\" {family} daddr {subnet} counter drop comment \"{MARK}\"\n"
+            "    {from} {within} return comment \"{MARK}\"\n    \
+             {from} {family} daddr {subnet} counter drop comment \"{MARK}\"\n"
         )
     });
     let chain = format!(
-        "  chain forward {{\n    type filter hook forward priority {GUARD_PRIORITY}; policy accept;\n{LOCAL}{}  }}",
+        "  chain forward {{\n    type filter hook forward priority {GUARD_PRIORITY}; policy accept;\n{ANSWERS}{}  }}",
         rules.collect::<String>()
     );
     replace(host, &guard_table(namespace), &chain).await
@@ -236,24 +240,57 @@ fn forward_rules(listing: &Value) -> impl Iterator<Item = &Vec<Value>> {
     objects().filter(move |_| hooked).filter_map(|object| object["rule"]["expr"].as_array())
 }
 
+/// A rule of a guard.
+#[derive(PartialEq)]
+enum Rule {
+    Answers,
+    Within(IpNet),
+    Drop(IpNet),
+}
+
+/// The subnets of a guard that is as [`set_guard`] makes it: with any rule more, less or between it
+/// may let something through, and guards nothing.
 fn guarded(listing: &Value) -> BTreeSet<IpNet> {
-    let subnet = |rule: &Vec<Value>| {
-        let drops = rule.iter().any(|statement| statement.get("drop").is_some());
-        let matches = || rule.iter().map(|statement| &statement["match"]);
-        let from_bridge =
-            matches().any(|m| m["left"]["meta"]["key"] == "iifkind" && m["right"] == "bridge");
-        let destination = matches().find(|m| m["left"]["payload"]["field"] == "daddr")?;
-        let right = &destination["right"];
-        let subnet = match right.as_str() {
-            Some(address) => IpNet::from(address.parse::<std::net::IpAddr>().ok()?),
-            None => {
-                let length = u8::try_from(right["prefix"]["len"].as_u64()?).ok()?;
-                IpNet::new(right["prefix"]["addr"].as_str()?.parse().ok()?, length).ok()?
-            }
-        };
-        (drops && from_bridge).then_some(subnet)
+    let rules: Option<Vec<Rule>> = forward_rules(listing).map(|it| rule(it)).collect();
+    let rules = rules.unwrap_or_default();
+    let subnets: BTreeSet<IpNet> = rules
+        .iter()
+        .filter_map(|rule| if let Rule::Drop(subnet) = rule { Some(*subnet) } else { None })
+        .collect();
+    let pairs = subnets.iter().flat_map(|subnet| [Rule::Within(*subnet), Rule::Drop(*subnet)]);
+    if std::iter::once(Rule::Answers).chain(pairs).eq(rules) { subnets } else { BTreeSet::new() }
+}
+
+fn rule(statements: &[Value]) -> Option<Rule> {
+    let has = |verdict| statements.iter().any(|statement| statement.get(verdict).is_some());
+    let matches: Vec<_> = statements.iter().filter_map(|it| it.get("match")).collect();
+    let of = |path: &str, value: &str| {
+        let wanted = Value::from(value);
+        matches.iter().find(|m| m["left"].pointer(path) == Some(&wanted)).map(|m| &m["right"])
     };
-    forward_rules(listing).filter_map(subnet).collect()
+    let from_bridge = || of("/meta/key", "iifkind").is_some_and(|kind| kind == "bridge");
+    if has("drop") && matches.len() == 2 && from_bridge() {
+        return Some(Rule::Drop(subnet(of("/payload/field", "daddr")?)?));
+    }
+    if has("return") && matches.len() == 3 && from_bridge() {
+        let of_the_route = of("/fib/result", "oif")?;
+        let within = Rule::Within(subnet(of("/rt/key", "nexthop")?)?);
+        return (*of_the_route == true).then_some(within);
+    }
+    let answers =
+        || Some(of("/ct/key", "direction")? == "reply" && of("/ct/key", "status")? == "dnat");
+    (has("return") && matches.len() == 2 && answers()?).then_some(Rule::Answers)
+}
+
+/// As a listing has it: a prefix, or an address alone.
+fn subnet(right: &Value) -> Option<IpNet> {
+    match right.as_str() {
+        Some(address) => Some(address.parse::<std::net::IpAddr>().ok()?.into()),
+        None => {
+            let length = u8::try_from(right["prefix"]["len"].as_u64()?).ok()?;
+            IpNet::new(right["prefix"]["addr"].as_str()?.parse().ok()?, length).ok()
+        }
+    }
 }
 
 fn clamps(listing: &Value) -> bool {
@@ -269,27 +306,80 @@ mod tests {
 
     use super::*;
 
-    fn listing(right: &Value, end: &Value) -> Value {
-        json!({"nftables": [
-            {"metainfo": {"json_schema_version": 1}},
-            {"table": {"family": "inet", "name": "wgnet-guard-a"}},
-            {"chain": {"family": "inet", "table": "wgnet-guard-a", "name": "forward", "hook": "forward", "prio": -10}},
-            {"rule": {"expr": [
-                {"match": {"op": "==", "left": {"meta": {"key": "iifkind"}}, "right": "bridge"}},
-                {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "daddr"}}, "right": right}},
-                {"counter": {"packets": 0, "bytes": 0}},
-                end
-            ]}}
-        ]})
+    fn from_bridge() -> Value {
+        json!({"match": {"op": "==", "left": {"meta": {"key": "iifkind"}}, "right": "bridge"}})
+    }
+
+    fn drops(right: &Value, end: &Value) -> Value {
+        let left = json!({"payload": {"protocol": "ip", "field": "daddr"}});
+        let counter = json!({"counter": {"packets": 0, "bytes": 0}});
+        json!([from_bridge(), {"match": {"op": "==", "left": left, "right": right}}, counter, end])
+    }
+
+    fn within(right: &Value) -> Value {
+        let fib = json!({"fib": {"result": "oif", "flags": ["daddr", "iif"]}});
+        let next_hop = json!({"rt": {"key": "nexthop", "family": "ip"}});
+        json!([
+            from_bridge(),
+            {"match": {"op": "==", "left": fib, "right": true}},
+            {"match": {"op": "==", "left": next_hop, "right": right}},
+            {"return": null}
+        ])
+    }
+
+    fn answers() -> Value {
+        json!([
+            {"match": {"op": "==", "left": {"ct": {"key": "direction"}}, "right": "reply"}},
+            {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}},
+            {"return": null}
+        ])
+    }
+
+    fn listing(rules: &[Value]) -> Value {
+        let mut objects = vec![
+            json!({"metainfo": {"json_schema_version": 1}}),
+            json!({"table": {"family": "inet", "name": "wgnet-guard-a"}}),
+            json!({"chain": {"family": "inet", "table": "wgnet-guard-a", "name": "forward", "hook": "forward", "prio": -10}}),
+        ];
+        objects.extend(rules.iter().map(|rule| json!({"rule": {"expr": rule}})));
+        json!({"nftables": objects})
+    }
+
+    fn whole(right: &Value) -> [Value; 3] {
+        [answers(), within(right), drops(right, &json!({"drop": null}))]
+    }
+
+    fn prefix() -> Value {
+        json!({"prefix": {"addr": "10.50.0.0", "len": 24}})
     }
 
     #[test]
     fn a_guard_is_read_back() {
-        let prefix = json!({"prefix": {"addr": "10.50.0.0", "len": 24}});
         let expected = BTreeSet::from(["10.50.0.0/24".parse().unwrap()]);
-        assert_eq!(guarded(&listing(&prefix, &json!({"drop": null}))), expected);
+        assert_eq!(guarded(&listing(&whole(&prefix()))), expected);
         let expected = BTreeSet::from(["10.50.0.1/32".parse().unwrap()]);
-        assert_eq!(guarded(&listing(&json!("10.50.0.1"), &json!({"drop": null}))), expected);
+        assert_eq!(guarded(&listing(&whole(&json!("10.50.0.1")))), expected);
+    }
+
+    #[test]
+    fn a_guard_with_another_rule_guards_nothing() {
+        let whole = whole(&prefix());
+        for at in 0..=whole.len() {
+            let mut rules = whole.to_vec();
+            rules.insert(at, json!([{"return": null}]));
+            assert!(guarded(&listing(&rules)).is_empty(), "at {at}");
+        }
+        for at in 0..whole.len() {
+            let mut rules = whole.to_vec();
+            rules.remove(at);
+            assert!(guarded(&listing(&rules)).is_empty(), "without {at}");
+        }
+        let [answers, within, mut drops] = whole;
+        drops.as_array_mut().unwrap().insert(
+            0,
+            json!({"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": 7}}),
+        );
+        assert!(guarded(&listing(&[answers, within, drops])).is_empty(), "it drops some only");
     }
 
     #[test]
@@ -300,20 +390,19 @@ mod tests {
             {"table": {"family": "inet", "name": "filter"}},
         ]});
         assert_eq!(guard_names(&tables), [Namespace::parse("wgnet-abc").unwrap()]);
-        assert!(!is_marked(&listing(&json!("10.50.0.1"), &json!({"drop": null}))));
+        assert!(!is_marked(&listing(&whole(&prefix()))));
         assert!(is_marked(&json!({"nftables": [{"rule": {"comment": "wgnet", "expr": []}}]})));
     }
 
     #[test]
     fn a_rule_that_drops_nothing_guards_nothing() {
-        let prefix = json!({"prefix": {"addr": "10.50.0.0", "len": 24}});
-        assert!(guarded(&listing(&prefix, &json!({"accept": null}))).is_empty());
+        let rules = [answers(), within(&prefix()), drops(&prefix(), &json!({"accept": null}))];
+        assert!(guarded(&listing(&rules)).is_empty());
     }
 
     #[test]
     fn rules_outside_the_forward_hook_guard_nothing() {
-        let prefix = json!({"prefix": {"addr": "10.50.0.0", "len": 24}});
-        let mut listing = listing(&prefix, &json!({"drop": null}));
+        let mut listing = listing(&whole(&prefix()));
         listing["nftables"][2]["chain"]["hook"] = json!("input");
         assert!(guarded(&listing).is_empty());
     }
