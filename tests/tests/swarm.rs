@@ -174,12 +174,9 @@ fn everything_clear_is_inside(swarm: &Swarm, boxes: &[Container<'_>]) -> Result<
         let port = network.slots[0].port;
         let sockets = host.sh(&format!("ss -Huan sport = :{port}"))?;
         assert!(!sockets.trim().is_empty(), "the UDP socket is in the host's namespace: {sockets}");
-        let guard = host.sh("nft list ruleset")?;
-        assert!(
-            guard.contains("docker_gwbridge") && guard.contains("drop"),
-            "{}: no guard in {guard}",
-            host.name()
-        );
+        let guard = host.sh("for table in $(nft list tables | sed -n 's/^table inet \\(wgnet-guard-.*\\)/\\1/p'); do nft list table inet $table; done")?;
+        let drops = |line: &str| line.contains("iifkind \"bridge\"") && line.contains("drop");
+        assert!(guard.lines().any(drops), "{}: no guard in {guard}", host.name());
 
         // The gateway is the namespace's; the host itself does not forward to it.
         assert!(
