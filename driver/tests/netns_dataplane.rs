@@ -14,6 +14,8 @@ mod guard;
 mod host;
 #[path = "dataplane/probe.rs"]
 mod probe;
+#[path = "dataplane/repairs.rs"]
+mod repairs;
 #[path = "dataplane/strays.rs"]
 mod strays;
 #[path = "dataplane/traffic.rs"]
@@ -98,4 +100,22 @@ fn what_a_container_uses_stays_until_it_ends() {
 fn a_start_over_what_is_there_writes_nothing() {
     let engine = Engine::new();
     adoption::a_start_over_what_is_there_writes_nothing(&engine.choice());
+}
+
+#[test]
+fn every_guard_comes_back_after_a_flush_of_the_ruleset() {
+    let engine = Engine::new();
+    repairs::every_guard_comes_back_after_a_flush_of_the_ruleset(engine.choice());
+}
+
+#[test]
+fn every_guard_comes_back_when_the_kernel_could_not_tell_of_it() {
+    let engine = Engine::new();
+    repairs::every_guard_comes_back_when_the_kernel_could_not_tell_of_it(engine.choice());
+}
+
+#[test]
+fn forwarding_that_was_turned_off_is_turned_on() {
+    let engine = Engine::new();
+    repairs::forwarding_that_was_turned_off_is_turned_on(engine.choice());
 }

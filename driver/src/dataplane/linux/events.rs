@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 use wgnet_core::Namespace;
 
-use super::netlink::{attribute, first, is_all_from};
+use super::netlink::{Message, attribute, messages};
 use super::netns;
 use super::nft::GUARD_PREFIX;
 use crate::dataplane::changes::Changes;
@@ -26,7 +26,8 @@ const DIRECTORY_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) enum Watch {
     /// Guards that somebody touched.
     Host,
-    /// Links, addresses, routes and rules, but for what we change ourselves.
+    /// Links, addresses, routes and rules, but for what we change ourselves; and that nothing is
+    /// forwarded any more.
     Network(Namespace),
 }
 
@@ -45,10 +46,11 @@ impl Watch {
             Self::Host => {
                 let rules = netns::within(namespace, rules).await?;
                 tokio::spawn(async move {
-                    listen(rules, |datagram| {
-                        guard_of(datagram).iter().for_each(|n| changes.report(n))
-                    })
-                    .await;
+                    let touched = |datagram: &[u8]| {
+                        let guards = guards_of(datagram).unwrap_or_else(pinned);
+                        guards.iter().for_each(|network| changes.report(network));
+                    };
+                    listen(rules, touched).await;
                 })
             }
             Self::Network(network) => {
@@ -56,7 +58,7 @@ impl Watch {
                     netns::within(namespace, move || Ok((links()?, rules()?))).await?;
                 tokio::spawn(async move {
                     let others = |datagram: &[u8]| {
-                        if !is_all_from(datagram, &own_ports) {
+                        if is_foreign(datagram, &own_ports) {
                             changes.report(&network);
                         }
                     };
@@ -77,6 +79,8 @@ fn links() -> io::Result<AsyncFd<Socket>> {
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
         MulticastGroup::Ipv6Route,
+        MulticastGroup::Ipv4Netconf,
+        MulticastGroup::Ipv6Netconf,
     ];
     multicast(NETLINK_ROUTE, &groups.map(|group| group as u32))
 }
@@ -111,13 +115,46 @@ async fn listen(socket: AsyncFd<Socket>, mut heard: impl FnMut(&[u8])) {
     }
 }
 
-/// The network whose guard a message of nftables is about: all of them have their table's name as
-/// first attribute.
-fn guard_of(datagram: &[u8]) -> Option<Namespace> {
-    let payload = first(datagram)?;
-    let name = attribute(payload.get(4..)?, 1)?;
+/// The networks whose guards a datagram of nftables is about; `None` if it may be about any, since
+/// something of it is missing.
+fn guards_of(datagram: &[u8]) -> Option<BTreeSet<Namespace>> {
+    let mut messages = messages(datagram);
+    let guards = messages.by_ref().filter_map(|message| guard_of(&message)).collect();
+    (!datagram.is_empty() && !messages.are_cut()).then_some(guards)
+}
+
+/// All messages of nftables about a table, or what is in it, have its name as first attribute.
+fn guard_of(message: &Message) -> Option<Namespace> {
+    let name = attribute(message.payload.get(4..)?, 1)?;
     let name = std::str::from_utf8(name.strip_suffix(&[0])?).ok()?;
     Namespace::parse(&format!("{}{}", Namespace::PREFIX, name.strip_prefix(GUARD_PREFIX)?))
+}
+
+/// Whether a datagram tells of anything that was not asked for through these ports. What is missing
+/// of it may be such.
+fn is_foreign(datagram: &[u8], own_ports: &[u32]) -> bool {
+    let mut messages = messages(datagram);
+    let foreign = messages.by_ref().any(|message| match message.kind {
+        RTM_NEWNETCONF => stops_forwarding(&message),
+        RTM_DELNETCONF => false,
+        _ => !own_ports.contains(&message.port),
+    });
+    foreign || datagram.is_empty() || messages.are_cut()
+}
+
+const RTM_NEWNETCONF: u16 = 80;
+const RTM_DELNETCONF: u16 = 81;
+
+/// Settings come with every new link, and nobody's port; this one is never ours.
+fn stops_forwarding(message: &Message) -> bool {
+    const NETCONFA_IFINDEX: u16 = 1;
+    const NETCONFA_FORWARDING: u16 = 2;
+    const ALL: i32 = -1;
+    let value = |kind| {
+        let value = attribute(message.payload.get(4..)?, kind)?;
+        Some(i32::from_ne_bytes(value.try_into().ok()?))
+    };
+    value(NETCONFA_IFINDEX) == Some(ALL) && value(NETCONFA_FORWARDING) == Some(0)
 }
 
 /// Reports pins that were removed or made, until aborted.
@@ -186,6 +223,86 @@ async fn pins(changes: &Changes) -> io::Result<()> {
             if let Some(namespace) = name.and_then(Namespace::parse) {
                 changes.report(&namespace);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::netlink::{append, text_attribute};
+    use super::*;
+
+    const NFT_MSG_DELTABLE: u16 = (10 << 8) | 2;
+
+    fn datagram(messages: &[(u16, Vec<u8>)]) -> Vec<u8> {
+        let mut datagram = zeroize::Zeroizing::new(Vec::new());
+        for (kind, attributes) in messages {
+            let payload = [&[0; 4][..], attributes].concat();
+            append(&mut datagram, *kind, 0, 0, &payload).unwrap();
+        }
+        datagram.to_vec()
+    }
+
+    fn of_tables(names: &[&str]) -> Vec<u8> {
+        let message = |name: &&str| (NFT_MSG_DELTABLE, text_attribute(1, name));
+        datagram(&names.iter().map(message).collect::<Vec<_>>())
+    }
+
+    fn networks(ids: &[&str]) -> BTreeSet<Namespace> {
+        ids.iter().map(|id| Namespace::parse(&format!("wgnet-{id}")).unwrap()).collect()
+    }
+
+    fn netconf(kind: u16, index: i32, forwarding: i32) -> Vec<u8> {
+        let values = [(1_u16, index), (2, forwarding)];
+        let attributes = values.map(|(kind, value)| {
+            [&8_u16.to_ne_bytes()[..], &kind.to_ne_bytes(), &value.to_ne_bytes()].concat()
+        });
+        datagram(&[(kind, attributes.concat())])
+    }
+
+    #[test]
+    fn every_guard_of_a_datagram_is_told() {
+        let tables = ["wgnet-guard-a", "filter", "wgnet-guard-bc", "wgnet-guard-"];
+        assert_eq!(guards_of(&of_tables(&tables)), Some(networks(&["a", "bc"])));
+        assert_eq!(guards_of(&of_tables(&["filter"])), Some(BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_datagram_of_which_something_is_missing_may_be_about_any_guard() {
+        let whole = of_tables(&["wgnet-guard-a", "wgnet-guard-b"]);
+        assert_eq!(guards_of(&whole[..whole.len() - 1]), None);
+        assert_eq!(guards_of(&[]), None);
+    }
+
+    #[test]
+    fn the_asker_of_every_message_counts() {
+        let message = |port: u8| [16, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, port, 0, 0, 0];
+        assert!(!is_foreign(&message(7), &[7]));
+        assert!(!is_foreign(&[message(7), message(8)].concat(), &[7, 8]));
+        assert!(is_foreign(&[message(7), message(0)].concat(), &[7, 8]));
+        assert!(is_foreign(&[], &[7]));
+        assert!(is_foreign(&[&message(7)[..], &[16, 0]].concat(), &[7]));
+    }
+
+    #[test]
+    fn of_all_settings_only_the_end_of_forwarding_is_told() {
+        assert!(is_foreign(&netconf(RTM_NEWNETCONF, -1, 0), &[7]));
+        assert!(!is_foreign(&netconf(RTM_NEWNETCONF, -1, 1), &[7]), "set by our own preparation");
+        assert!(!is_foreign(&netconf(RTM_NEWNETCONF, 3, 0), &[7]), "a new link's");
+        assert!(!is_foreign(&netconf(RTM_DELNETCONF, -1, 0), &[7]));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_told_is_judged(bytes in proptest::collection::vec(any::<u8>(), 0..80), cut in 0..120_usize) {
+            guards_of(&bytes);
+            is_foreign(&bytes, &[1]);
+            let whole = of_tables(&["wgnet-guard-a", "wgnet-guard-b"]);
+            guards_of(&whole[..cut.min(whole.len())]);
+            let whole = netconf(RTM_NEWNETCONF, -1, 0);
+            is_foreign(&whole[..cut.min(whole.len())], &[1]);
         }
     }
 }

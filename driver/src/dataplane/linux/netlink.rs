@@ -126,7 +126,7 @@ impl Requests {
 }
 
 /// Adds a message to a datagram that takes all its memory at once: what grows leaves copies of keys.
-fn append(
+pub(super) fn append(
     datagram: &mut Vec<u8>,
     kind: u16,
     flags: u16,
@@ -160,42 +160,49 @@ fn outcome(payload: &[u8]) -> io::Result<()> {
     }
 }
 
-struct Message<'a> {
-    kind: u16,
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
     sequence: u32,
     /// The port of the socket that asked for what the message tells; 0 if none did.
-    port: u32,
-    payload: &'a [u8],
+    pub(crate) port: u32,
+    pub(crate) payload: &'a [u8],
 }
 
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let length = number(datagram, 0)? as usize;
+/// The messages of a datagram: the kernel puts many into one.
+pub(crate) fn messages(datagram: &[u8]) -> Messages<'_> {
+    Messages { rest: datagram }
+}
+
+pub(crate) struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl Messages<'_> {
+    /// Whether what was not read is more than the datagram's end: no message, or a cut one.
+    pub(crate) fn are_cut(&self) -> bool {
+        !self.rest.is_empty()
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    fn next(&mut self) -> Option<Message<'a>> {
+        let length = number(self.rest, 0)? as usize;
         let message = Message {
-            kind: u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?),
-            sequence: number(datagram, 8)?,
-            port: number(datagram, 12)?,
-            payload: datagram.get(HEADER..length)?,
+            kind: u16::from_ne_bytes(self.rest.get(4..6)?.try_into().ok()?),
+            sequence: number(self.rest, 8)?,
+            port: number(self.rest, 12)?,
+            payload: self.rest.get(HEADER..length)?,
         };
-        datagram = datagram.get(aligned(length)..).unwrap_or_default();
+        self.rest = self.rest.get(aligned(length)..).unwrap_or_default();
         Some(message)
-    })
+    }
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
     Some(u32::from_ne_bytes(bytes))
-}
-
-/// Whether everything a datagram tells was asked for through these ports.
-pub(crate) fn is_all_from(datagram: &[u8], ports: &[u32]) -> bool {
-    let mut messages = messages(datagram).peekable();
-    messages.peek().is_some() && messages.all(|message| ports.contains(&message.port))
-}
-
-/// The payload of the first message of a datagram.
-pub(crate) fn first(datagram: &[u8]) -> Option<&[u8]> {
-    messages(datagram).next().map(|message| message.payload)
 }
 
 /// The value of the first attribute of this type.
@@ -241,15 +248,6 @@ mod tests {
     }
 
     #[test]
-    fn the_asker_of_every_message_counts() {
-        let message = |port: u8| [16, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0, port, 0, 0, 0];
-        assert!(is_all_from(&message(7), &[7]));
-        assert!(is_all_from(&[message(7), message(8)].concat(), &[7, 8]));
-        assert!(!is_all_from(&[message(7), message(0)].concat(), &[7, 8]));
-        assert!(!is_all_from(&[], &[7]));
-    }
-
-    #[test]
     fn messages_of_a_datagram_begin_where_the_kernel_looks_for_them() {
         let mut datagram = Vec::new();
         append(&mut datagram, 24, NLM_F_REQUEST, 7, b"wgnet").unwrap();
@@ -257,12 +255,17 @@ mod tests {
         let read: Vec<_> =
             messages(&datagram).map(|m| (m.kind, m.sequence, m.payload.to_vec())).collect();
         assert_eq!(read, [(24, 7, b"wgnet".to_vec()), (25, 8, Vec::new())]);
+        let mut messages = messages(&datagram);
+        messages.by_ref().for_each(drop);
+        assert!(!messages.are_cut());
     }
 
     #[test]
     fn cut_messages_are_nothing() {
-        assert!(first(&[1, 2, 3]).is_none());
-        assert!(first(&[200, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).is_none());
+        for cut in [&[1, 2, 3][..], &[200, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            let mut messages = messages(cut);
+            assert!(messages.next().is_none() && messages.are_cut());
+        }
         assert!(attribute(&[0, 0, 1, 0], 1).is_none());
     }
 
@@ -286,8 +289,6 @@ mod tests {
                 }
             }
             prop_assert!(messages(&bytes).count() * HEADER <= bytes.len());
-            first(&bytes);
-            is_all_from(&bytes, &[1]);
         }
     }
 }
