@@ -2,7 +2,16 @@
 //! their answers, beside the status ([`wgnet_proto::status`]).
 
 use serde::{Deserialize, Serialize};
-use wgnet_proto::HostId;
+use wgnet_proto::{DockerNetworkId, HostId, NetworkKey};
+
+/// The answer to everything, with code 503, while the driver runs and something it needs is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("the driver runs and cannot work yet: {reason}; next: {next_step}")]
+pub struct Unready {
+    pub reason: String,
+    /// What to do about it.
+    pub next_step: String,
+}
 
 /// `GET /held`: listings of etcd that are not believed yet, since most members would go at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,4 +50,22 @@ pub struct Forgotten {
     pub name: String,
     /// Records that were removed from etcd.
     pub records: usize,
+}
+
+/// `POST /forget-network`: do for a network that Docker no longer has what Docker's own order would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetNetwork {
+    /// Docker's id of it, the beginning of one, or its key.
+    pub network: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgottenNetwork {
+    pub network: NetworkKey,
+    pub docker_id: DockerNetworkId,
+    /// Endpoints without a container that went with it.
+    pub endpoints: usize,
+    /// Whether its namespace is gone already.
+    pub removed: bool,
 }

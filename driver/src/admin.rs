@@ -17,7 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
-use wgnet_control_plane::admin::HeldListing;
+use wgnet_control_plane::admin::{ForgetNetwork, ForgottenNetwork, HeldListing};
 use wgnet_proto::status::DriverStatus;
 
 use crate::cluster::Orderer;
@@ -29,6 +29,12 @@ pub trait Source: Send + Sync + 'static {
     fn held(&self) -> Vec<HeldListing>;
 
     fn orderer(&self) -> &Orderer;
+
+    /// The error is a sentence.
+    fn forget_network(
+        &self,
+        order: ForgetNetwork,
+    ) -> impl Future<Output = Result<ForgottenNetwork, String>> + Send;
 }
 
 /// Far above what an order needs.
@@ -90,10 +96,14 @@ async fn answer<S: Source>(
             Ok(order) => done(source.orderer().forget_host(order).await),
             Err(refused) => refused,
         },
+        (&Method::POST, "/forget-network") => match order(body).await {
+            Ok(order) => done(source.forget_network(order).await),
+            Err(refused) => refused,
+        },
         (method, path) => plain(
             StatusCode::NOT_FOUND,
             format!(
-                "{method} {path} is not known here; GET /status, GET /held, POST /release and POST /forget-host are\n"
+                "{method} {path} is not known here; GET /status, GET /held, POST /release, POST /forget-host and POST /forget-network are\n"
             ),
         ),
     };
@@ -137,4 +147,74 @@ fn plain(code: StatusCode, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = code;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::cluster;
+
+    /// Knows one network.
+    struct One(Orderer);
+
+    impl Source for One {
+        async fn status(&self) -> DriverStatus {
+            unreachable!("nobody asks for it")
+        }
+
+        fn held(&self) -> Vec<HeldListing> {
+            Vec::new()
+        }
+
+        fn orderer(&self) -> &Orderer {
+            &self.0
+        }
+
+        async fn forget_network(&self, order: ForgetNetwork) -> Result<ForgottenNetwork, String> {
+            if order.network != "n-blue" {
+                return Err(format!("no network {}", order.network));
+            }
+            let docker_id = "ab".parse().expect("an id");
+            let network = order.network.parse().expect("a key");
+            Ok(ForgottenNetwork { network, docker_id, endpoints: 0, removed: true })
+        }
+    }
+
+    async fn post(socket: &std::path::Path, path: &str, body: &str) -> String {
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn an_order_to_forget_a_network_is_answered_with_what_was_done_or_a_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("admin.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let source = Arc::new(One(cluster::orders().0));
+        let cancel = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, source, cancel.clone()));
+        let order = async |body: &str| post(&socket, "/forget-network", body).await;
+
+        let done = order(r#"{"network":"n-blue"}"#).await;
+        assert!(done.starts_with("HTTP/1.1 200"), "{done}");
+        let json = r#"{"network":"n-blue","docker_id":"ab","endpoints":0,"removed":true}"#;
+        assert!(done.ends_with(json), "{done}");
+        let refused = order(r#"{"network":"n-red"}"#).await;
+        assert!(refused.starts_with("HTTP/1.1 409") && refused.contains("no network n-red"));
+        for wrong in ["", "{}", r#"{"network":"n-blue","force":true}"#] {
+            assert!(order(wrong).await.starts_with("HTTP/1.1 400"), "{wrong}");
+        }
+        assert!(post(&socket, "/forget", "{}").await.contains("POST /forget-network"));
+        cancel.cancel();
+        server.await.unwrap();
+    }
 }

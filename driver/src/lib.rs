@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod config;
 pub mod dataplane;
 mod files;
+pub mod forget;
 pub mod journal;
 pub mod keyring;
 pub mod lines;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
-use wgnet_control_plane::admin::HeldListing;
+use wgnet_control_plane::admin::{ForgetNetwork, ForgottenNetwork, HeldListing};
 use wgnet_core::{ClusterView, Families, LocalNetwork, NetworkView, Observed, ObservedPeer, Seen};
 use wgnet_proto::status::{
     DriverStatus, EndpointStatus, MemberStatus, NetworkStatus, PeerHost, Problem, SlotStatus,
@@ -21,6 +21,7 @@ use self::peers::Peers;
 use crate::admin;
 use crate::cluster::{ClusterStatus, HostFacts, Orderer};
 use crate::dataplane::{Dataplane, Joined};
+use crate::forget::Forgetter;
 use crate::journal::Journal;
 use crate::problems::Problems;
 use crate::progress::Progress;
@@ -38,6 +39,7 @@ pub struct Status<D> {
     pub problems: Problems,
     pub underlay: watch::Receiver<Underlay>,
     pub orderer: Orderer,
+    pub forgetter: Forgetter<D>,
     pub progress: Progress,
     pub peers: SharedPeers,
 }
@@ -59,6 +61,10 @@ impl<D: Dataplane> admin::Source for Status<D> {
 
     fn orderer(&self) -> &Orderer {
         &self.orderer
+    }
+
+    async fn forget_network(&self, order: ForgetNetwork) -> Result<ForgottenNetwork, String> {
+        self.forgetter.forget(&order.network).await
     }
 
     async fn status(&self) -> DriverStatus {

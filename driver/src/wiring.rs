@@ -16,6 +16,7 @@ use crate::api::{self, Api, PickedPort};
 use crate::applied::Applied;
 use crate::cluster::{self, ClusterStatus, HostFacts};
 use crate::dataplane::Dataplane;
+use crate::forget::Forgetter;
 use crate::journal::{self, Journal, Random};
 use crate::keyring::Keyring;
 use crate::ports::Ports;
@@ -125,6 +126,12 @@ impl<S: Store, D: Dataplane> Given<S, D> {
             problems: problems.clone(),
             apply_within: api::APPLY_WITHIN,
         });
+        let forgetter = Forgetter {
+            journal: journal.clone(),
+            dataplane: dataplane.clone(),
+            applied: applied.clone(),
+            problems: problems.clone(),
+        };
         let status = Status {
             facts,
             dataplane,
@@ -135,6 +142,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
             problems,
             underlay,
             orderer,
+            forgetter,
             progress,
             peers: SharedPeers::default(),
         };

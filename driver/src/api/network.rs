@@ -103,7 +103,7 @@ pub(super) async fn create(
     };
     // After an error Docker knows no such network and never deletes it.
     let (now, network) = (context.journal.uptime(), id.clone());
-    context.journal.update(move |state| leave(state, &network, now)).await?;
+    context.journal.update(move |state| state.delete_network(&network, now)).await?;
     Err(CallError::NotApplied { network: id, source })
 }
 
@@ -281,15 +281,6 @@ fn port_of(network: &LocalNetwork) -> u16 {
     newest.map_or(0, |slot| slot.port)
 }
 
-/// A plain engine deletes only what its user removes. A swarm deletes and creates the same network
-/// over and over, which shall not be a change of keys each time.
-fn leave(state: &mut State, network: &DockerNetworkId, now: Uptime) {
-    state.linger(network, now);
-    if !network.is_swarm() {
-        state.forget_soon(network, now);
-    }
-}
-
 pub(super) async fn delete(
     context: &Context,
     request: wire::NetworkOnly,
@@ -300,11 +291,7 @@ pub(super) async fn delete(
     };
     context.problems.clear_object(&object(&network));
     let (now, id) = (context.journal.uptime(), network.clone());
-    let change = move |state: &mut State| {
-        let was_live = state.live(&id).is_some();
-        leave(state, &id, now);
-        was_live
-    };
+    let change = move |state: &mut State| state.delete_network(&id, now);
     let (was_live, revision) = context.journal.update(change).await?;
     if was_live {
         super::endpoint::wait_for_removal(context, &network, revision, delivery).await;

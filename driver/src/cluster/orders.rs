@@ -128,13 +128,28 @@ impl<S: Store> Task<S> {
                 "{name} is alive, or was less than a minute ago: stop its wgnet-driver first and wait until wgnetctl status shows it as gone"
             ));
         }
+        let was_known = self.knows(host_id);
         match self.remove_records_of(host_id).await {
+            Ok(0) if !was_known => Err(format!(
+                "nothing is known of a host {host_id}: etcd has no record of it; wgnetctl hosts shows every host"
+            )),
             Ok(records) => {
+                self.sweeper.forgotten.insert(host_id);
                 info!(host = %host_id, name, records, "An operator made the cluster forget a host");
                 Ok(Forgotten { host_id, name, records })
             }
             Err(error) => Err(format!("cannot forget {name}: {error}")),
         }
+    }
+
+    /// Whether anything is or was known of a host, be it that it was revoked or forgotten.
+    fn knows(&self, host: HostId) -> bool {
+        let view = self.judge.view();
+        view.hosts.contains_key(&host)
+            || view.revoked.contains(&host)
+            || view.networks.values().any(|network| network.members.contains_key(&host))
+            || self.history.keeps().contains(&host)
+            || self.sweeper.forgotten.contains(&host)
     }
 
     fn find_host(&self, wanted: &str) -> Result<HostId, String> {

@@ -35,6 +35,8 @@ pub(super) struct Sweeper {
     looked: Option<Instant>,
     searched: Option<Instant>,
     tried: BTreeMap<HostId, Instant>,
+    /// By order: the same order again is no mistake.
+    pub(super) forgotten: BTreeSet<HostId>,
 }
 
 impl Sweeper {
@@ -48,6 +50,7 @@ impl Sweeper {
             looked: None,
             searched: None,
             tried: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
         }
     }
 

@@ -101,7 +101,19 @@ impl State {
         deleted.insert(endpoint.clone(), now + super::DELETED_KEPT);
     }
 
-    /// DeleteNetwork: the endpoints go, key and port stay for a while.
+    /// DeleteNetwork; whether Docker had the network. A plain engine deletes only what its user
+    /// removes. A swarm deletes and creates the same network over and over, which shall not be a
+    /// change of keys each time.
+    pub fn delete_network(&mut self, network: &DockerNetworkId, now: Uptime) -> bool {
+        let was_live = self.live(network).is_some();
+        self.linger(network, now);
+        if !network.is_swarm() {
+            self.forget_soon(network, now);
+        }
+        was_live
+    }
+
+    /// The endpoints go, key and port stay for a while.
     pub fn linger(&mut self, network: &DockerNetworkId, now: Uptime) {
         let Some(found) = self.networks.get(network) else {
             return;

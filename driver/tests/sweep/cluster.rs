@@ -176,6 +176,9 @@ async fn an_operator_can_forget_a_dead_host_and_no_living_one() {
     assert_eq!((forgotten.host_id, forgotten.records), (dead.id(), 3));
     assert!(keys_of(&store, &dead).await.is_empty());
     until("it is out of the network", SOON, async || one.members() == 1).await;
+    assert_eq!(order(dead.id().to_string()).await.unwrap().records, 0, "the same order again");
+    let unknown = "0f".repeat(16);
+    assert!(order(unknown).await.unwrap_err().contains("nothing is known"));
 }
 
 #[tokio::test(start_paused = true)]

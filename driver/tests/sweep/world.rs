@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use wgnet_control_plane::admin::ForgottenNetwork;
 use wgnet_control_plane::store::{MemoryStore, Store};
 use wgnet_core::{
     ClusterView, LocalEndpoint, LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Subnet,
@@ -19,6 +20,7 @@ use wgnet_core::{
 use wgnet_driver::applied::Applied;
 use wgnet_driver::cluster::{ClusterStatus, HostFacts, Orderer};
 use wgnet_driver::dataplane::model::Model;
+use wgnet_driver::forget::Forgetter;
 use wgnet_driver::journal::{Journal, MemoryDisk, Random};
 use wgnet_driver::problems::Problems;
 use wgnet_driver::underlay::Underlay;
@@ -64,6 +66,7 @@ struct Running {
     cancel: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     orderer: Orderer,
+    forgetter: Forgetter<Model>,
     status: watch::Receiver<ClusterStatus>,
     view: watch::Receiver<Arc<ClusterView>>,
     /// As long as it is there, the address can change.
@@ -129,10 +132,11 @@ impl Host {
         };
         let wired = given.wire(&cancel);
         let tasks = wired.tasks.into_iter().map(|(_, task)| tokio::spawn(task)).collect();
-        let (orderer, status, view) =
-            (wired.status.orderer, wired.status.cluster, wired.status.view);
+        let (orderer, forgetter) = (wired.status.orderer, wired.status.forgetter);
+        let (status, view) = (wired.status.cluster, wired.status.view);
         self.applied = wired.applied;
-        self.running = Some(Running { cancel, tasks, orderer, status, view, _address: address });
+        let _address = address;
+        self.running = Some(Running { cancel, tasks, orderer, forgetter, status, view, _address });
     }
 
     /// Ends the driver as a kill does; what is durable stays.
@@ -153,6 +157,10 @@ impl Host {
 
     pub(crate) fn orderer(&self) -> Orderer {
         self.running.as_ref().expect("it runs").orderer.clone()
+    }
+
+    pub(crate) async fn forget(&self, network: &str) -> Result<ForgottenNetwork, String> {
+        self.running.as_ref().expect("it runs").forgetter.forget(network).await
     }
 
     pub(crate) fn status(&self) -> ClusterStatus {

@@ -10,6 +10,7 @@ mod firewall;
 mod host;
 mod hosts;
 mod mtu;
+mod networks;
 mod seen;
 
 use std::collections::BTreeSet;
@@ -153,7 +154,13 @@ pub(crate) async fn look(
         }
         Err(error) => areas.push(Area::new("etcd", vec![etcd::bad_settings(&error)])),
     }
-    areas.extend(hosts(cluster, status.as_ref(), can_judge).await);
+    let fleet = fleet(cluster, can_judge).await;
+    let standing = fleet.as_ref().map(networks::standing).unwrap_or_default();
+    areas.push(networks::area(docker, driver, status.as_ref(), &standing).await);
+    areas.extend(match fleet {
+        Ok(fleet) => hosts(fleet, status.as_ref()).await,
+        Err(why) => vec![Area::unseen("cluster", why)],
+    });
     areas
 }
 
@@ -167,19 +174,20 @@ async fn leftovers(mut namespaces: BTreeSet<String>, status: &DriverStatus) -> V
     host::leftovers(&namespaces, status)
 }
 
-/// What the records and the other hosts say.
-async fn hosts(cluster: &Cluster, status: Option<&DriverStatus>, can_judge: bool) -> Vec<Area> {
+/// What the records say; the error is why they do not.
+async fn fleet(cluster: &Cluster, can_judge: bool) -> Result<Fleet, &'static str> {
     if !can_judge {
-        return vec![Area::unseen("cluster", "records cannot be judged without the secret")];
+        return Err("records cannot be judged without the secret");
     }
     let read = match (cluster.store(), cluster.secrets()) {
         (Ok(store), Ok(secrets)) => Fleet::read(&store, secrets).await.map_err(anyhow::Error::from),
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
-    let mut fleet = match read {
-        Ok(fleet) => fleet,
-        Err(_) => return vec![Area::unseen("cluster", "etcd cannot be read")],
-    };
+    read.map_err(|_| "etcd cannot be read")
+}
+
+/// What the records and the other hosts say.
+async fn hosts(mut fleet: Fleet, status: Option<&DriverStatus>) -> Vec<Area> {
     let now = now();
     let ways = mtu::area(&fleet, status.map(|status| status.host_id)).await;
     let clocks = clock::findings(&fleet, status.map(|status| status.host_id), now);

@@ -1,6 +1,7 @@
 //! The operator's command: secret, plugin, what the cluster and this host's driver say, and orders.
 
 mod bundle;
+mod dockerd;
 mod doctor;
 mod driver;
 mod list;
@@ -98,8 +99,21 @@ enum Command {
     /// would go at once; believes them if told which.
     Release(orders::ReleaseOptions),
     /// Removes the records of a host that is gone for good, before the grace time is over. Refuses
-    /// while the host is alive.
+    /// while the host is alive, and a host that nothing is known of.
     ForgetHost(orders::ForgetOptions),
+    /// Makes this host forget a network that Docker does not have any more.
+    ///
+    /// For what `docker network rm` leaves if the driver cannot be told (it was away, or its disk was
+    /// full): Docker forgets the network all the same and never tells again. It does what Docker's
+    /// order would: the network's namespace, UDP port and firewall rule on this host go, its endpoints
+    /// without a container, and what this host published of it in etcd. `wgnetctl doctor` finds such
+    /// networks. Other hosts keep theirs.
+    ///
+    /// Docker must not have the network any more: it is asked first, and one that it still has is
+    /// removed by `docker network rm`. Refused, too, while a container of the network lives here. To
+    /// order it twice does no harm; once all is gone, no such network is known any more (exit code 1).
+    #[command(after_long_help = orders::EXAMPLES_FORGET_NETWORK)]
+    ForgetNetwork(orders::ForgetNetworkOptions),
     /// Writes the man pages, one for each command, into a directory.
     Man {
         #[arg(value_name = "DIR")]
@@ -254,6 +268,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Path(options) => block_on(path::show(&options)),
         Command::Release(options) => block_on(orders::release(&options)).map(done),
         Command::ForgetHost(options) => block_on(orders::forget(&options)).map(done),
+        Command::ForgetNetwork(options) => block_on(orders::forget_network(&options)).map(done),
         Command::Man { directory } => {
             let pages = man::write(Cli::command(), &directory)?;
             println!("Wrote {pages} pages; to read one: man -l {}/wgnetctl.1", directory.display());

@@ -1,8 +1,15 @@
-//! `wgnetctl release` and `wgnetctl forget-host`.
+//! `wgnetctl release`, `wgnetctl forget-host` and `wgnetctl forget-network`.
 
-use anyhow::bail;
-use wgnet_control_plane::admin::{ForgetHost, Forgotten, HeldListing, Release};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use anyhow::{Context as _, bail};
+use wgnet_control_plane::admin::{
+    ForgetHost, ForgetNetwork, Forgotten, ForgottenNetwork, HeldListing, Release,
+};
+use wgnet_proto::status::{DriverStatus, NetworkStatus};
+
+use crate::dockerd;
 use crate::driver::Driver;
 
 #[derive(Debug, clap::Args)]
@@ -30,6 +37,36 @@ pub(crate) struct ForgetOptions {
     #[command(flatten)]
     driver: Driver,
 }
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ForgetNetworkOptions {
+    /// Docker's id of the network, the beginning of it, or the network's key as `wgnetctl status` and
+    /// `wgnetctl networks` show it.
+    #[arg(value_name = "NETWORK")]
+    network: String,
+    /// Do not ask Docker first whether it still has the network: it is gone from this host for good.
+    #[arg(long)]
+    without_docker: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Docker's API socket.
+    #[arg(long, value_name = "FILE", default_value = "/run/docker.sock")]
+    docker: PathBuf,
+    #[command(flatten)]
+    driver: Driver,
+}
+
+pub(crate) const EXAMPLES_FORGET_NETWORK: &str = "\
+Examples:
+  wgnetctl doctor                            finds networks that Docker does not have any more
+  docker network ls --no-trunc               those that it has
+  wgnetctl forget-network 4f1c0b2a97d3       by the beginning of Docker's id
+  wgnetctl forget-network n-blue             by its key
+  wgnetctl forget-network n-blue --json | jq .removed
+
+Fields of --json: network, docker_id, endpoints (without a container; they went with it), removed
+(whether its namespace is gone already).";
 
 pub(crate) async fn release(options: &ReleaseOptions) -> anyhow::Result<()> {
     if options.network.is_none() && !options.all {
@@ -99,6 +136,61 @@ pub(crate) async fn forget(options: &ForgetOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+pub(crate) async fn forget_network(options: &ForgetNetworkOptions) -> anyhow::Result<()> {
+    let wanted = &options.network;
+    if wanted.is_empty() {
+        bail!("name the network to be forgotten");
+    }
+    if !options.without_docker {
+        let socket = options.docker.display();
+        let listed = dockerd::networks(&options.docker).await.with_context(|| {
+            format!(
+                "cannot ask Docker at {socket} whether it still has network {wanted}; start it, or, if Docker is gone from this host \
+                 for good, add --without-docker"
+            )
+        })?;
+        let status: DriverStatus = options.driver.get("/status").await?;
+        if let Some(refused) = still_had(wanted, &status.networks, &listed) {
+            bail!("{refused}");
+        }
+    }
+    let order = ForgetNetwork { network: wanted.clone() };
+    let forgotten: ForgottenNetwork = options.driver.order("/forget-network", &order).await?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&forgotten)?);
+        return Ok(());
+    }
+    let ForgottenNetwork { network, docker_id, endpoints, removed } = forgotten;
+    println!(
+        "Forgot {network} (Docker's id {docker_id}) on this host, with {endpoints} endpoints."
+    );
+    println!(
+        "{}",
+        if removed {
+            "Its namespace is gone; what this host published of it goes from etcd, now or when etcd is back."
+        } else {
+            "Its namespace is still being removed; if it stays (wgnetctl doctor), the driver's log says why: journalctl -u wgnet-driver -n 50"
+        }
+    );
+    Ok(())
+}
+
+/// Why a network that Docker still has is not forgotten.
+fn still_had(
+    wanted: &str,
+    networks: &[NetworkStatus],
+    listed: &BTreeMap<String, String>,
+) -> Option<String> {
+    let is_meant = |network: &&NetworkStatus| {
+        network.docker_id.as_str().starts_with(wanted) || network.key.to_string() == wanted
+    };
+    let ids = networks.iter().filter(is_meant).map(|network| network.docker_id.as_str());
+    let (id, name) = ids.filter_map(|id| Some((id, listed.get(id)?))).next()?;
+    Some(format!(
+        "Docker still has network {id} ({name}), and would not find it here any more; to remove it: docker network rm {name}"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +206,27 @@ mod tests {
         };
         assert_eq!(network(&held), "n-blue");
         assert_eq!(loss(&held), "2 of 3 members go (h2, h3)");
+    }
+
+    #[test]
+    fn a_network_that_docker_still_has_is_left_to_docker() {
+        let network = |key: &str, id: &str| {
+            let json = serde_json::json!({
+                "key": key, "docker_id": id, "namespace": "wgnet-x", "subnets": [], "mtu": 1420,
+                "slots": [], "members": [], "endpoints": [], "in_sync": true, "error": null,
+                "repairs": 0
+            });
+            serde_json::from_value::<NetworkStatus>(json).unwrap()
+        };
+        let (blue, red) = ("ab".repeat(32), "cd".repeat(32));
+        let networks = [network("n-blue", &blue), network("n-red", &red)];
+        let listed = BTreeMap::from([(blue.clone(), "web".to_owned())]);
+        for wanted in ["n-blue", "abab", &blue] {
+            let refused = still_had(wanted, &networks, &listed).unwrap();
+            assert!(refused.contains("docker network rm web"), "{refused}");
+        }
+        for wanted in ["n-red", "cdcd", &red, "n-green"] {
+            assert_eq!(still_had(wanted, &networks, &listed), None, "{wanted}");
+        }
     }
 }

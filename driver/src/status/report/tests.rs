@@ -1,6 +1,6 @@
 use std::sync::Mutex;
 
-use wgnet_control_plane::admin::HeldListing;
+use wgnet_control_plane::admin::{ForgetNetwork, ForgottenNetwork, HeldListing};
 use wgnet_control_plane::store::MemoryStore;
 use wgnet_proto::status::{Problem, StoreStatus};
 
@@ -26,6 +26,10 @@ impl Source for Told {
 
     fn orderer(&self) -> &Orderer {
         &self.orderer
+    }
+
+    async fn forget_network(&self, _: ForgetNetwork) -> Result<ForgottenNetwork, String> {
+        Err("nobody orders anything here".to_owned())
     }
 }
 

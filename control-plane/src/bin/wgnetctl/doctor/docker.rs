@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use bollard::Docker;
 use wgnet_proto::text::clipped;
 
 use super::{Area, Finding};
+use crate::dockerd;
 
 const AREA: &str = "docker and the plugin";
-const SECONDS: u64 = 10;
 const PLUGIN: &str = "wgnet:latest";
 const OLDEST: (u32, u32) = (20, 10);
 
@@ -40,9 +39,7 @@ pub(super) async fn area(socket: &Path, is_legacy: bool) -> Area {
 }
 
 async fn look(socket: &Path) -> Result<Seen, bollard::errors::Error> {
-    let socket = socket.to_string_lossy();
-    let docker = Docker::connect_with_unix(&socket, SECONDS, bollard::API_DEFAULT_VERSION)?;
-    let docker = docker.negotiate_version().await?;
+    let docker = dockerd::connect(socket).await?;
     let info = docker.info().await?;
     let plugins =
         docker.list_plugins(None::<bollard::query_parameters::ListPluginsOptions>).await?;
