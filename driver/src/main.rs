@@ -11,7 +11,7 @@ use wgnet_driver::config::{Cli, Config, LogFormat};
 use wgnet_driver::lines::Lines;
 use wgnet_driver::{app, check, clean_up};
 
-/// A wrong setting (sysexits.h): systemd must not try again at once what cannot get better.
+/// A wrong setting (sysexits.h): its unit does not try again what cannot get better by itself.
 const EX_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
@@ -79,4 +79,23 @@ fn log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
         LogFormat::Json => subscriber.json().with_writer(std::io::stderr).init(),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_does_not_restart_what_only_a_person_can_mend() {
+        let unit = include_str!("../../deploy/systemd/wgnet-driver.service");
+        let setting = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name));
+        let final_codes: Vec<i32> = setting("RestartPreventExitStatus=")
+            .expect("some codes are final")
+            .split(' ')
+            .map(|code| code.parse().unwrap())
+            .collect();
+        let usage = Cli::try_parse_from(["wgnet-driver", "--backend", "neither"]).unwrap_err();
+        assert_eq!(final_codes, [usage.exit_code(), EX_CONFIG.into()]);
+        assert_eq!(setting("Restart="), Some("always"));
+    }
 }
