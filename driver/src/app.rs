@@ -18,9 +18,9 @@ use wgnet_proto::status::Problem;
 use crate::api::{self, Api, Scope};
 use crate::cluster::HostFacts;
 use crate::config::{BackendSetting, Config};
-use crate::dataplane::Dataplane;
 use crate::dataplane::linux::probe::{self, Wanted};
-use crate::dataplane::linux::{Linux, netns};
+use crate::dataplane::linux::{Choice, Linux, netns};
+use crate::dataplane::{Dataplane, DataplaneError};
 use crate::journal::{self, Journal, Random, Spare};
 use crate::metrics::serve::{Endpoint, Told, serve};
 use crate::metrics::{Metered, MeteredStore, Metrics};
@@ -29,11 +29,12 @@ use crate::problems::Problems;
 use crate::progress::Heard;
 use crate::status::Status;
 use crate::status::report::{self, Report};
+use crate::unready::Asker;
 use crate::wiring::Given;
 use crate::{admin, check, files, notify, underlay, unready};
 
 /// Between tries of what the driver cannot work without.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
+pub(crate) const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long tasks have to end once they are told to.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -103,28 +104,44 @@ pub fn store(config: &Config) -> Result<EtcdStore, String> {
     EtcdStore::new(options).map_err(|error| crate::chain(&error))
 }
 
-/// Whether the wanted WireGuard works here.
+/// Whether the wanted WireGuard works here; leaves everything as it is.
 ///
 /// # Errors
 ///
 /// A sentence.
 pub async fn probe(config: &Config) -> Result<(), String> {
-    dataplane(config).await.map(drop)
+    let look = async { probe::check(&choose(config).await?).await };
+    look.await.map_err(|error| crate::chain(&error))
 }
 
-/// The data plane that the settings name.
+/// Starts the data plane that the settings name.
 pub(crate) async fn dataplane(config: &Config) -> Result<Linux, String> {
+    let start = async {
+        let choice = choose(config).await?;
+        let is_kernel = matches!(choice, Choice::Kernel);
+        let dataplane = Linux::start(choice).await?;
+        if is_kernel {
+            Linux::end_devices(&engine(config)).await?;
+        }
+        Ok::<_, DataplaneError>(dataplane)
+    };
+    start.await.map_err(|error| crate::chain(&error))
+}
+
+async fn choose(config: &Config) -> Result<Choice, DataplaneError> {
     let wanted = match config.backend {
         BackendSetting::Auto => Wanted::Auto,
         BackendSetting::Kernel => Wanted::Kernel,
         BackendSetting::Userspace => Wanted::Userspace,
     };
-    let engine = Spawn {
+    probe::backend(wanted, engine(config)).await
+}
+
+fn engine(config: &Config) -> Spawn {
+    Spawn {
         log_file: Some(config.run_dir.join("engine.log")),
         ..Spawn::new(&config.engine, config.engine_socket())
-    };
-    let choice = probe::backend(wanted, engine).await.map_err(|error| crate::chain(&error))?;
-    Linux::start(choice).await.map_err(|error| crate::chain(&error))
+    }
 }
 
 type Plane = Metered<Linux>;
@@ -354,7 +371,7 @@ impl Listeners {
 /// Answers with the reason until it is opened.
 struct Gate {
     ready: CancellationToken,
-    admin: UnixListener,
+    admin: tokio::task::JoinHandle<UnixListener>,
     legacy: Option<tokio::task::JoinHandle<UnixListener>>,
     shims: tokio::task::JoinHandle<(Vec<Bound>, mpsc::Receiver<Bound>)>,
 }
@@ -370,23 +387,26 @@ struct Served {
 impl Gate {
     fn close(listeners: Listeners, reasons: watch::Receiver<Option<Arc<str>>>) -> Self {
         let ready = CancellationToken::new();
-        let legacy = listeners
-            .legacy
-            .map(|listener| tokio::spawn(unready::serve(listener, reasons.clone(), ready.clone())));
+        let hold = |listener, asker| {
+            tokio::spawn(unready::serve(listener, asker, reasons.clone(), ready.clone()))
+        };
+        let admin = hold(listeners.admin, Asker::Operator);
+        let legacy = listeners.legacy.map(|listener| hold(listener, Asker::Docker));
         let shims = tokio::spawn(hold_shims(listeners.shims, reasons, ready.clone()));
-        Self { ready, admin: listeners.admin, legacy, shims }
+        Self { ready, admin, legacy, shims }
     }
 }
 
 impl Gate {
     async fn open(self) -> anyhow::Result<Served> {
         self.ready.cancel();
+        let admin = self.admin.await?;
         let legacy = match self.legacy {
             Some(held) => Some(held.await?),
             None => None,
         };
         let (bound, shims) = self.shims.await?;
-        Ok(Served { admin: self.admin, legacy, bound, shims })
+        Ok(Served { admin, legacy, bound, shims })
     }
 }
 
@@ -402,7 +422,10 @@ async fn hold_shims(
             () = ready.cancelled() => break,
             Some(Bound { listener, gone }) = shims.recv() => {
                 let (reasons, ready) = (reasons.clone(), ready.clone());
-                held.spawn(async move { Bound { listener: unready::serve(listener, reasons, ready).await, gone } });
+                held.spawn(async move {
+                    let listener = unready::serve(listener, Asker::Docker, reasons, ready).await;
+                    Bound { listener, gone }
+                });
             }
         }
     }

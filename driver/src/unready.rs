@@ -1,4 +1,4 @@
-//! Answers Docker while the driver cannot work yet: every call gets the reason.
+//! Answers Docker and operators while the driver cannot work yet: every call gets the reason.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,25 +8,41 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use wgnet_control_plane::admin::Unready;
 
 use crate::api::{self, CallError};
+use crate::app::TRY_AGAIN;
+
+const STARTING: &str = "it is starting";
+
+/// So long a start may take before operators are told that it is one.
+const OPERATORS_WAIT: Duration = Duration::from_secs(3);
+
+/// Who is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    Docker,
+    Operator,
+}
 
 /// Serves until `ready` is cancelled, then gives the listener back. Before there is a reason, calls
 /// wait in the listener's queue: a start takes a moment, and Docker gives some calls up for good.
 pub async fn serve(
     listener: UnixListener,
+    asker: Asker,
     reason: watch::Receiver<Option<Arc<str>>>,
     ready: CancellationToken,
 ) -> UnixListener {
     let mut reasons = reason.clone();
     tokio::select! {
         () = ready.cancelled() => return listener,
+        () = tokio::time::sleep(OPERATORS_WAIT), if asker == Asker::Operator => {}
         _ = reasons.wait_for(Option::is_some) => {}
     }
     loop {
@@ -41,7 +57,7 @@ pub async fn serve(
         };
         let (reason, ready) = (reason.clone(), ready.clone());
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, reason.clone()));
+            let service = service_fn(|request| answer(request, asker, reason.clone()));
             let connection = hyper::server::conn::http1::Builder::new()
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
@@ -55,8 +71,13 @@ pub async fn serve(
 
 async fn answer(
     request: Request<Incoming>,
+    asker: Asker,
     reason: watch::Receiver<Option<Arc<str>>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let reason = reason.borrow().clone().unwrap_or_else(|| Arc::from(STARTING));
+    if asker == Asker::Operator {
+        return Ok(unready(&reason));
+    }
     // A network whose allocation fails once is left without a driver; and the answer needs nothing.
     if request.uri().path() == "/NetworkDriver.AllocateNetwork" {
         let body = match api::whole(request.into_body()).await {
@@ -71,8 +92,22 @@ async fn answer(
             return Ok(json(&serde_json::json!({ "Options": options })));
         }
     }
-    let reason = reason.borrow().clone().unwrap_or_else(|| Arc::from("it is starting"));
     Ok(failed(&format!("wgnet-driver cannot work yet: {reason}")))
+}
+
+fn unready(reason: &str) -> Response<Full<Bytes>> {
+    let next_step = if reason == STARTING {
+        "wait; if it stays so: journalctl -u wgnet-driver -n 50".to_owned()
+    } else {
+        format!(
+            "mend that, and the driver goes on within {} s; wgnet-driver --check tells whether more is missing",
+            TRY_AGAIN.as_secs()
+        )
+    };
+    let body = serde_json::json!(Unready { reason: reason.to_owned(), next_step });
+    let mut response = json(&body);
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
 }
 
 fn failed(sentence: &str) -> Response<Full<Bytes>> {
@@ -92,14 +127,26 @@ mod tests {
 
     /// The answer's body to a call whose body is sent as it is.
     async fn ask(head: &str, body: &[u8]) -> serde_json::Value {
+        let head = format!("POST /NetworkDriver.{head}");
+        let (_, body) = exchange(Asker::Docker, Some("the secret is missing"), &head, body).await;
+        body
+    }
+
+    /// The answer's first line and its body.
+    async fn exchange(
+        asker: Asker,
+        reason: Option<&str>,
+        head: &str,
+        body: &[u8],
+    ) -> (String, serde_json::Value) {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("driver.sock");
         let (listener, ready) = (UnixListener::bind(&socket).unwrap(), CancellationToken::new());
-        let (_reason, reasons) = watch::channel(Some(Arc::from("the secret is missing")));
-        let serving = tokio::spawn(serve(listener, reasons, ready.clone()));
+        let (_reason, reasons) = watch::channel(reason.map(Arc::from));
+        let serving = tokio::spawn(serve(listener, asker, reasons, ready.clone()));
         let stream = UnixStream::connect(&socket).await.unwrap();
         let (mut reader, mut writer) = stream.into_split();
-        let head = format!("POST /NetworkDriver.{head}\r\nHost: wgnet\r\n\r\n");
+        let head = format!("{head}\r\nHost: wgnet\r\n\r\n");
         let send = async {
             writer.write_all(head.as_bytes()).await.unwrap();
             // Whoever was answered already closes.
@@ -113,8 +160,9 @@ mod tests {
         tokio::join!(send, receive);
         ready.cancel();
         serving.await.unwrap();
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
-        serde_json::from_str(body).unwrap()
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+        let line = head.lines().next().unwrap().to_owned();
+        (line, serde_json::from_str(body).unwrap())
     }
 
     fn length(call: &str, length: usize) -> String {
@@ -129,6 +177,25 @@ mod tests {
         let joined = ask(&length("Join", 2), b"{}").await;
         let reason = "wgnet-driver cannot work yet: the secret is missing";
         assert_eq!(joined, serde_json::json!({ "Err": reason }));
+    }
+
+    #[tokio::test]
+    async fn operators_get_the_reason_as_json() {
+        for request in ["GET /status", "POST /release"] {
+            let head = format!("{request} HTTP/1.1");
+            let told = exchange(Asker::Operator, Some("the secret is missing"), &head, b"").await;
+            assert_eq!(told.0, "HTTP/1.1 503 Service Unavailable");
+            let unready: Unready = serde_json::from_value(told.1).unwrap();
+            assert_eq!(unready.reason, "the secret is missing");
+            assert!(unready.next_step.contains("wgnet-driver --check"), "{unready:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn operators_are_told_of_a_start_that_takes_long() {
+        let (line, body) = exchange(Asker::Operator, None, "GET /status HTTP/1.1", b"").await;
+        assert_eq!(line, "HTTP/1.1 503 Service Unavailable");
+        assert_eq!(body["reason"], STARTING);
     }
 
     #[tokio::test]

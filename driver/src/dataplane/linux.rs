@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
 use wgnet_core::{Namespace, Observed, Seen, Step};
-use wgnet_engine::Spawn;
+use wgnet_engine::{Client, Spawn};
 
 use self::error::{Result, failing};
 use self::events::Watch;
@@ -36,7 +36,7 @@ use self::wireguard::genl::PeerChange;
 use self::wireguard::kernel::{self, Kernel};
 use self::wireguard::userspace::Userspace;
 use super::changes::{Changed, Changes};
-use super::{Claimed, Dataplane, Joined, Swept};
+use super::{Claimed, Dataplane, DataplaneError, ErrorKind, Joined, Swept};
 
 /// Whose WireGuard a host uses.
 #[derive(Debug, Clone)]
@@ -112,6 +112,28 @@ impl Linux {
             peers: peers::watch(shared.clone()),
         });
         Ok(Self { shared })
+    }
+
+    /// Ends the devices of an engine that an earlier driver used, if one runs: where the kernel's
+    /// WireGuard is used from now on, they hold the ports.
+    ///
+    /// # Errors
+    ///
+    /// When the engine cannot end one.
+    pub async fn end_devices(engine: &Spawn) -> Result<()> {
+        let client = Client::new(&engine.socket);
+        let Ok(devices) = client.list_devices().await else {
+            return Ok(());
+        };
+        for id in devices {
+            client.delete_device(&id).await.map_err(|source| DataplaneError {
+                operation: "end the userspace engine's",
+                object: id.to_string(),
+                kind: ErrorKind::Other,
+                source: source.into(),
+            })?;
+        }
+        Ok(())
     }
 
     async fn apply_step(&self, namespace: &Namespace, step: &Step) -> Result<()> {

@@ -1,12 +1,15 @@
 //! What this host's kernel and this process's privileges allow.
 
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::path::Path;
 
+use nix::unistd::{AccessFlags, access};
 use rtnetlink::sys::protocols::NETLINK_GENERIC;
 use rtnetlink::{LinkWireguard, sys};
-use wgnet_engine::{Client, Spawn};
+use wgnet_engine::Spawn;
 
-use super::error::{Result, failing, refused};
+use super::error::{Result, failed, failing, refused};
 use super::rtnl::Rtnl;
 use super::{Choice, netns};
 use crate::dataplane::{DataplaneError, ErrorKind};
@@ -19,7 +22,10 @@ pub enum Wanted {
     Userspace,
 }
 
-/// Chooses between kernel and engine.
+/// What the engine makes its interfaces from.
+const TUN: &str = "/dev/net/tun";
+
+/// Chooses between kernel and engine. Nothing is started or changed, nor an engine asked.
 ///
 /// # Errors
 ///
@@ -29,10 +35,7 @@ pub async fn backend(wanted: Wanted, engine: Spawn) -> Result<Choice> {
         return Ok(Choice::Userspace(engine));
     }
     match kernel_has_wireguard().await {
-        Ok(()) => {
-            end_devices(&engine).await?;
-            Ok(Choice::Kernel)
-        }
+        Ok(()) => Ok(Choice::Kernel),
         Err(error) if error.kind == ErrorKind::Unsupported && wanted == Wanted::Auto => {
             Ok(Choice::Userspace(engine))
         }
@@ -40,23 +43,38 @@ pub async fn backend(wanted: Wanted, engine: Spawn) -> Result<Choice> {
     }
 }
 
-/// Ends the devices of an engine that an earlier driver used: they hold the ports.
-async fn end_devices(engine: &Spawn) -> Result<()> {
-    let client = Client::new(&engine.socket);
-    let Ok(devices) = client.list_devices().await else {
+/// Whether a data plane of this choice could start. Like the choice, it leaves everything as it is.
+///
+/// # Errors
+///
+/// A sentence that says what is missing.
+pub async fn check(choice: &Choice) -> Result<()> {
+    privileges().await?;
+    let Choice::Userspace(engine) = choice else {
         return Ok(());
     };
-    for id in devices {
-        if let Err(source) = client.delete_device(&id).await {
-            return Err(DataplaneError {
-                operation: "end the userspace engine's",
-                object: id.to_string(),
-                kind: ErrorKind::Other,
-                source: source.into(),
-            });
+    may_run(&engine.engine)
+        .map_err(failing("start the userspace WireGuard engine", engine.engine.display()))?;
+    match OpenOptions::new().read(true).write(true).open(TUN) {
+        Ok(_) => Ok(()),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(nix::libc::ENOENT | nix::libc::ENODEV | nix::libc::ENXIO)
+            ) =>
+        {
+            let reason = "the kernel has no TUN interfaces, which the userspace engine needs: load the module (modprobe tun)";
+            Err(refused("use", TUN, ErrorKind::Unsupported, reason))
         }
+        Err(error) => Err(failed("use", TUN, error)),
     }
-    Ok(())
+}
+
+fn may_run(program: &Path) -> io::Result<()> {
+    if !fs::metadata(program)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    Ok(access(program, AccessFlags::X_OK)?)
 }
 
 /// Makes a WireGuard interface, as the only sure way to know, in a namespace that vanishes with it.
