@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use wgnet_core::options::OptionError;
 use wgnet_proto::{BadMac, DockerNetworkId, EndpointId, IdError};
 
@@ -30,6 +31,8 @@ pub enum CallError {
     Subnet { network: DockerNetworkId, text: String },
     #[error("network {} has no subnet; create it with --subnet or with Docker's default IPAM driver", .0.short())]
     NoSubnet(DockerNetworkId),
+    #[error("network {}: subnet {subnet} holds {address}, the address of host {host}, which containers and hosts could not reach any more; create it with another --subnet", network.short())]
+    HoldsHost { network: DockerNetworkId, subnet: IpNet, address: IpAddr, host: String },
     #[error("network {}: option id={id:?} names network {} of this host already, which has containers; remove them, or take another id", network.short(), other.short())]
     IdTaken { network: DockerNetworkId, id: String, other: DockerNetworkId },
     #[error("network {} exists with other subnets or options and {endpoints} endpoints; remove its containers first", network.short())]

@@ -1,7 +1,7 @@
 //! The calls about a network as a whole.
 
 use tracing::warn;
-use wgnet_core::{LocalNetwork, LocalSlot, NetworkDefinition};
+use wgnet_core::{ClusterView, LocalNetwork, LocalSlot, NetworkDefinition};
 use wgnet_proto::status::Problem;
 use wgnet_proto::{DockerNetworkId, HostId, NetworkKey, PrivateKey};
 use zeroize::Zeroizing;
@@ -91,7 +91,11 @@ pub(super) async fn create(
     }
     let definition = new?.into_definition((context.underlay_mtu)());
     let id = definition.docker_id.clone();
-    let (made, revision) = make(api, definition).await?;
+    let made = make(api, definition).await;
+    if let Err(error @ CallError::HoldsHost { .. }) = &made {
+        note_options(context, &id, Some(error));
+    }
+    let (made, revision) = made?;
     if made == Made::Same || id.is_swarm() {
         // A swarm's user would see an error from here 20 s late and without its text; one from
         // CreateEndpoint or Join at once.
@@ -144,6 +148,9 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
         if state.live(&id).is_some_and(|network| same(&network.definition, &definition)) {
             return Ok((Made::Same, state.revision_of(&id)));
         }
+        if let Some(refused) = holding_a_host(&definition, &context.view.borrow()) {
+            return Err(refused);
+        }
         let wanted = definition.options.port;
         let picked = (context.ports)(wanted, state.ports(Some(&id))).await;
         let port = picked.map_err(|reason| CallError::NoPort { network: id.clone(), reason })?;
@@ -167,6 +174,18 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
     Err(CallError::NoPort {
         network: id,
         reason: "other networks took every port that was picked; try again".to_owned(),
+    })
+}
+
+/// The host keeps what it forwards away from a network's subnets: no host may have its address there.
+fn holding_a_host(definition: &NetworkDefinition, view: &ClusterView) -> Option<CallError> {
+    let subnets = definition.subnets.iter().map(|subnet| subnet.pool);
+    let hosts = view.hosts.values();
+    let mut addresses = hosts.flat_map(|host| host.underlay.iter().map(|at| (*at, &host.name)));
+    addresses.find_map(|(address, host)| {
+        let subnet = subnets.clone().find(|subnet| subnet.contains(&address))?;
+        let (network, host) = (definition.docker_id.clone(), host.clone());
+        Some(CallError::HoldsHost { network, subnet, address, host })
     })
 }
 

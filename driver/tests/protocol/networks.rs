@@ -1,12 +1,15 @@
 //! What the calls about networks do and answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use wgnet_core::ClusterView;
 use wgnet_driver::api::Scope;
 use wgnet_driver::journal::FREED_LINGER;
-use wgnet_proto::NetworkKey;
+use wgnet_proto::record::HostRecord;
+use wgnet_proto::{HostId, Incarnation, NetworkKey};
 
 use crate::support::*;
 
@@ -296,4 +299,34 @@ async fn a_plain_engine_means_a_removal_and_a_swarm_may_create_the_network_again
     let (state, now) = (driver.state(), driver.journal.uptime());
     assert!(state.lingers_until[&id(&plain)] <= now + FREED_LINGER);
     assert!(state.lingers_until[&id(SWARM_NETWORK)] > now + FREED_LINGER * 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subnet_that_holds_a_hosts_address_is_refused_by_name() {
+    let dir = TempDir::new().unwrap();
+    let driver = Driver::start(dir.path());
+    let create = create_network(SWARM_NETWORK, &json!({}));
+    let record = HostRecord {
+        name: "other-host".to_owned(),
+        underlay: vec!["10.0.9.12".parse().unwrap()],
+        version: String::new(),
+        backend: "kernel".to_owned(),
+        incarnation: Incarnation([1; 16]),
+    };
+    let mut view = ClusterView::default();
+    view.hosts.insert(HostId([7; 16]), record);
+    driver.view.send_replace(Arc::new(view.clone()));
+    let reply = driver.call("CreateNetwork", &create).await;
+    for part in ["10.0.9.0/24", "10.0.9.12", "other-host", "--subnet"] {
+        reply.fails_with(part);
+    }
+    assert!(driver.problems.list()[0].cause.contains("10.0.9.12"));
+    assert!(driver.state().networks.is_empty());
+
+    driver.view.send_replace(Arc::default());
+    driver.call("CreateNetwork", &create).await.succeeds();
+    assert!(driver.problems.list().is_empty());
+    // A host that came later is no reason to end what is there.
+    driver.view.send_replace(Arc::new(view));
+    driver.call("CreateNetwork", &create).await.succeeds();
 }
