@@ -35,7 +35,12 @@ pub enum Severity {
     Error,
     /// Something will not work, or not as wanted.
     Warning,
+    /// Everything works, though not in the way that was asked for: nothing needs to be done.
+    Note,
 }
+
+/// What drivers tell that is no more than that; the driver that has it solved it itself.
+const NOTES: [&str; 1] = ["port-taken"];
 
 /// Of one reason as many refused records are told one by one; beyond, they are counted.
 const MOST_REFUSED: usize = 20;
@@ -303,8 +308,9 @@ impl Fleet {
             // What is refused is told above, once for all.
             let told = report.problems.iter().filter(|it| !it.code.starts_with("refused-"));
             for problem in told {
+                let is_note = NOTES.contains(&problem.code.as_str());
                 let row = found.add(
-                    Severity::Error,
+                    if is_note { Severity::Note } else { Severity::Error },
                     &problem.code,
                     &problem.object,
                     problem.cause.clone(),

@@ -2,9 +2,10 @@
 //! its exit codes.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -13,11 +14,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tempfile::TempDir;
+use wgnet_control_plane::admin::Unready;
 use wgnet_control_plane::store::etcd::EtcdStore;
 use wgnet_control_plane::store::{Op, Store as _, Txn};
 use wgnet_proto::record::{
     AliveRecord, ClusterRecord, EndpointRecord, HostRecord, MemberRecord, NetworkRecord, Slot,
+    StatusRecord,
 };
+use wgnet_proto::status::Problem;
 use wgnet_proto::{
     ClusterId, ClusterSecrets, HostKey, Incarnation, MacAddr, NetworkKey, Path, PublicKey, Record,
     Sealer,
@@ -263,6 +267,59 @@ async fn doctor_finds_what_is_planted_and_goes_on_past_it() {
     ClusterSecrets::generate(SECRET).write_new(&secret).unwrap();
     fleet.etcd.kill_all();
     assert_eq!(of_cluster(&codes(&fleet)), ["etcd-away"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_was_taken_is_a_note_and_no_failure() {
+    let mut fleet = Fleet::start_at(HERE).await;
+    let problem = Problem {
+        code: "port-taken".to_owned(),
+        object: "network blue".to_owned(),
+        cause: "UDP port 51820 is taken on this host; 51821 is used instead".to_owned(),
+        next_step: "nothing".to_owned(),
+    };
+    let record = StatusRecord { problems: vec![problem], ..StatusRecord::default() };
+    let path = Path::Status(key(2).id());
+    fleet.put(2, path, Record::Status(Box::new(record))).await;
+    let output = fleet.run(&["problems"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("note") && text.contains("port-taken"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_that_cannot_work_yet_is_asked_for_its_reason() {
+    let fleet = Fleet::start_at(HERE).await;
+    let socket = fleet.dir.path().join("no-driver");
+    let (reason, next_step) = ("there is no secret".to_owned(), "copy it".to_owned());
+    let body = serde_json::to_string(&Unready { reason, next_step }).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut asked = [0; 4096];
+            let _ = stream.read(&mut asked).unwrap();
+            let head = "HTTP/1.1 503 Service Unavailable\r\nconnection: close";
+            let length = body.len();
+            write!(stream, "{head}\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        }
+    });
+    let before = Instant::now();
+    let mut status = Command::new(env!("CARGO_BIN_EXE_wgnetctl"));
+    let output = status.arg("status").arg("--socket").arg(&socket).output().unwrap();
+    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("cannot work yet: there is no secret; next: copy it"), "{told}");
+
+    let docker = fleet.dir.path().join("no-docker");
+    let areas = fleet.json(&["doctor", "--docker", docker.to_str().unwrap()]);
+    let driver = areas.iter().find(|area| area["area"] == "driver").unwrap();
+    let finding = &driver["findings"][0];
+    assert_eq!(
+        (&finding["code"], &finding["what"]),
+        (&"driver-unready".into(), &"there is no secret".into())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

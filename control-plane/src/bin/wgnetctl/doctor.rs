@@ -60,6 +60,8 @@ pub(crate) struct Finding {
 pub(crate) enum Severity {
     Error,
     Warning,
+    /// Nothing is wrong; somebody may want to know.
+    Note,
 }
 
 impl Finding {
@@ -116,7 +118,8 @@ pub(crate) async fn show(options: &Options) -> anyhow::Result<Outcome> {
     } else {
         print(&areas);
     }
-    let is_fine = areas.iter().all(|area| area.findings.is_empty());
+    let mut findings = areas.iter().flat_map(|area| &area.findings);
+    let is_fine = findings.all(|finding| finding.severity == Severity::Note);
     Ok(if is_fine { Outcome::Fine } else { Outcome::Found })
 }
 
@@ -204,7 +207,10 @@ fn print(areas: &[Area]) {
         let (mark, tone) = match (&area.not_seen, area.findings.as_slice()) {
             (Some(_), _) => ("?   ", Tone::Warn),
             (None, []) => ("ok  ", Tone::Good),
-            (None, all) if all.iter().all(|it| it.severity == Severity::Warning) => {
+            (None, all) if all.iter().all(|it| it.severity == Severity::Note) => {
+                ("note", Tone::Plain)
+            }
+            (None, all) if all.iter().all(|it| it.severity != Severity::Error) => {
                 ("warn", Tone::Warn)
             }
             (None, _) => ("FAIL", Tone::Bad),

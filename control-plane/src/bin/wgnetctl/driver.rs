@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use wgnet_control_plane::admin::Unready;
 use wgnet_proto::text::{clipped, read_printable};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -91,6 +92,10 @@ impl Driver {
         connection.abort();
         let text = || clipped(String::from_utf8_lossy(&body).trim(), 2000);
         match code {
+            hyper::StatusCode::SERVICE_UNAVAILABLE => match read_printable::<Unready>(&body) {
+                Ok(unready) => Err(unready.into()),
+                Err(_) => bail!("the driver answered {code}: {}", text()),
+            },
             hyper::StatusCode::CONFLICT => bail!("{}", text()),
             code if !code.is_success() => bail!("the driver answered {code}: {}", text()),
             _ => Ok(body),

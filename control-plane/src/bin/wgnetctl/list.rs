@@ -65,7 +65,7 @@ impl Options {
         if !R::IS_PROBLEM && fleet.cluster().is_none() {
             explain_nothing(&fleet);
         }
-        Ok(if R::IS_PROBLEM && !rows.is_empty() { Outcome::Found } else { Outcome::Fine })
+        Ok(if rows.iter().any(Row::is_wrong) { Outcome::Found } else { Outcome::Fine })
     }
 
     /// What is asked for.

@@ -78,7 +78,7 @@ enum Command {
     /// Lists the tunnels between hosts, each as the host at its beginning tells it.
     #[command(after_long_help = EXAMPLES_PEERS)]
     Peers(list::Options),
-    /// Lists what is wrong, and what to do about it. Exit code 1 if anything is.
+    /// Lists what is wrong, and what to do about it. Exit code 1 if anything is; a note is not.
     #[command(after_long_help = EXAMPLES_PROBLEMS)]
     Problems(list::Options),
     /// Says whether one endpoint reaches another: through which hosts and keys, and if not, which
@@ -88,7 +88,7 @@ enum Command {
     /// Looks at everything wgnet needs on this host and in the cluster: secret, driver, kernel, disk,
     /// firewall, Docker, etcd, clocks, the other hosts and the MTU of the ways to them, which it sends
     /// some echo requests for. Of each finding it says what, why it matters and what to type. Run it
-    /// as root. Exit code 1 if there is any.
+    /// as root. Exit code 1 if there is any that is more than a note.
     #[command(after_long_help = EXAMPLES_DOCTOR)]
     Doctor(doctor::Options),
     /// Writes one archive for a bug report: what doctor, status and the lists say, settings, log,
@@ -170,8 +170,8 @@ Examples:
   wgnetctl problems > /dev/null || alert     for a check that runs by the clock
   wgnetctl problems --watch --json           a line for each that comes or goes
 
-Fields of --json: severity (error, warning), code, object, cause, next_step, told_by (a host; null:
-the records show it).";
+Fields of --json: severity (error, warning, note), code, object, cause, next_step, told_by (a host;
+null: the records show it).";
 
 const EXAMPLES_PATH: &str = "\
 Examples:
@@ -190,7 +190,7 @@ Examples:
   wgnetctl doctor --json | jq -r '.[].findings[] | .code + \": \" + .next_step'
 
 Fields of --json: for each area: area, not_seen (why it could not be looked at; null: it was),
-findings (severity: error, warning; code, what, why, next_step).";
+findings (severity: error, warning, note; code, what, why, next_step).";
 
 const EXAMPLES_BUNDLE: &str = "\
 Examples:

@@ -1,8 +1,11 @@
 use std::net::IpAddr;
 
-use wgnet_proto::{ClusterSecrets, Incarnation, Path};
+use wgnet_proto::record::StatusRecord;
+use wgnet_proto::status::Problem;
+use wgnet_proto::{ClusterSecrets, Incarnation, Path, Record};
 
 use super::planted::{Planted, id, network, slot};
+use crate::fleet::problems::Severity;
 use crate::fleet::rows::Filter;
 
 /// The codes of all problems after something was planted.
@@ -68,4 +71,21 @@ fn problems_are_filtered_by_host_and_network() {
     assert_eq!(of(Some(id(2)), None), ["host-gone"]);
     assert_eq!(of(None, Some(network("blue"))), ["endpoint-without-member"]);
     assert_eq!(of(Some(id(1)), None), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_driver_solved_itself_is_a_note_below_what_is_wrong() {
+    let problem = |code: &str| Problem {
+        code: code.to_owned(),
+        object: "network blue".to_owned(),
+        cause: "it is so".to_owned(),
+        next_step: "nothing".to_owned(),
+    };
+    let mut planted = Planted::healthy();
+    let problems = vec![problem("port-taken"), problem("peer-unusable")];
+    let record = StatusRecord { problems, ..StatusRecord::default() };
+    planted.put(2, Path::Status(id(2)), Record::Status(Box::new(record)));
+    let told = planted.fleet().problems(&Filter::default());
+    let told: Vec<_> = told.iter().map(|it| (it.severity, it.code.as_str())).collect();
+    assert_eq!(told, [(Severity::Error, "peer-unusable"), (Severity::Note, "port-taken")]);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use wgnet_control_plane::admin::Unready;
 use wgnet_proto::status::DriverStatus;
 use wgnet_proto::{ClusterSecrets, SecretError};
 
@@ -52,10 +53,14 @@ pub(super) fn secret(cluster: &Cluster) -> Vec<Finding> {
 }
 
 pub(super) fn no_driver(error: &anyhow::Error) -> Finding {
+    let why = "running containers keep their traffic; none can start or stop on a network of wgnet";
+    if let Some(Unready { reason, next_step }) = error.downcast_ref() {
+        return Finding::error("driver-unready", reason, why, next_step);
+    }
     Finding::error(
         "driver-away",
         format!("{error:#}"),
-        "running containers keep their traffic; none can start or stop on a network of wgnet",
+        why,
         "systemctl start wgnet-driver; journalctl -u wgnet-driver -n 50; wgnet-driver --check",
     )
 }
@@ -251,6 +256,19 @@ mod tests {
             aside: vec!["journal.redb.damaged-1".to_owned()],
         };
         assert_eq!(codes(state(&ill)), ["state-unwritable", "state-full", "state-damaged"]);
+    }
+
+    #[test]
+    fn a_driver_that_says_why_it_cannot_work_is_not_told_to_be_away() {
+        let reason = "there is no secret".to_owned();
+        let unready = Unready { reason, next_step: "copy it".to_owned() };
+        let found = no_driver(&anyhow::Error::new(unready).context("asking"));
+        assert_eq!(
+            (found.code.as_str(), found.what.as_str()),
+            ("driver-unready", "there is no secret")
+        );
+        assert_eq!(found.next_step, "copy it");
+        assert_eq!(no_driver(&anyhow::anyhow!("no socket")).code, "driver-away");
     }
 
     #[test]

@@ -14,6 +14,7 @@ fn finding(problem: &ProblemRow) -> Finding {
         severity: match problem.severity {
             Fleet::Error => Severity::Error,
             Fleet::Warning => Severity::Warning,
+            Fleet::Note => Severity::Note,
         },
         code: problem.code.clone(),
         what: format!("{}: {}{}", problem.object, problem.cause, teller.unwrap_or_default()),

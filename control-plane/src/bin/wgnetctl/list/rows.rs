@@ -16,12 +16,17 @@ pub(crate) trait Row: Serialize + PartialEq + Sized {
     const HEADER: &[&str];
     /// Said in place of an empty table.
     const NONE: &str;
-    /// Whether rows mean that something is wrong.
+    /// Whether it is problems that are listed.
     const IS_PROBLEM: bool = false;
     /// Whether this host's driver knows more than etcd.
     const ASKS_DRIVER: bool = false;
 
     fn of(fleet: &Fleet, filter: &Filter, now: u64) -> Vec<Self>;
+
+    /// Whether the row says that something is wrong.
+    fn is_wrong(&self) -> bool {
+        false
+    }
 
     /// What stays when a row changes.
     fn key(&self) -> String;
@@ -217,6 +222,10 @@ impl Row for ProblemRow {
         fleet.problems(filter)
     }
 
+    fn is_wrong(&self) -> bool {
+        self.severity != Severity::Note
+    }
+
     fn key(&self) -> String {
         format!("{} {} {:?}", self.code, self.object, self.told_by)
     }
@@ -225,6 +234,7 @@ impl Row for ProblemRow {
         let tone = match self.severity {
             Severity::Error => Tone::Bad,
             Severity::Warning => Tone::Warn,
+            Severity::Note => Tone::Plain,
         };
         vec![
             state(&self.severity, tone),
