@@ -13,15 +13,6 @@ pub struct Unready {
     pub next_step: String,
 }
 
-/// The answer to everything, with code 503, while the driver runs and something it needs is missing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("the driver runs and cannot work yet: {reason}; next: {next_step}")]
-pub struct Unready {
-    pub reason: String,
-    /// What to do about it.
-    pub next_step: String,
-}
-
 /// `GET /held`: listings of etcd that are not believed yet, since most members would go at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldListing {
