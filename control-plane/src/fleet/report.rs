@@ -35,6 +35,15 @@ pub struct NetworkReport {
     pub in_sync: bool,
     pub error: Option<String>,
     pub key_made: Option<u64>,
+    /// For how long the oldest change has been seen that the kernel does not follow yet.
+    pub lag_ms: u64,
+    /// How often something that somebody else changed was put right.
+    pub repairs: u64,
+    /// Of all peers, told one by one or not.
+    pub peers_total: u32,
+    pub peers_silent: u32,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
     pub peers: Vec<PeerReport>,
 }
 
@@ -125,11 +134,20 @@ impl HostReport {
 
 impl NetworkReport {
     fn direct(status: &NetworkStatus, now: u64) -> Self {
+        let sum = |bytes: fn(&MemberStatus) -> u64| {
+            status.members.iter().map(bytes).fold(0, u64::saturating_add)
+        };
         Self {
             mtu: status.mtu,
             in_sync: status.in_sync,
             error: status.error.clone(),
             key_made: None,
+            lag_ms: 0,
+            repairs: status.repairs,
+            peers_total: u32::try_from(status.members.len()).unwrap_or(u32::MAX),
+            peers_silent: 0,
+            received_bytes: sum(|it| it.received_bytes),
+            sent_bytes: sum(|it| it.sent_bytes),
             peers: status.members.iter().map(|it| PeerReport::direct(it, now)).collect(),
         }
     }
@@ -140,6 +158,12 @@ impl NetworkReport {
             in_sync: status.in_sync,
             error: (!status.error.is_empty()).then(|| shown(&status.error)),
             key_made: status.key_made,
+            lag_ms: status.lag_ms,
+            repairs: status.repairs,
+            peers_total: status.peers_total,
+            peers_silent: status.peers_silent,
+            received_bytes: status.received_bytes,
+            sent_bytes: status.sent_bytes,
             peers: status.peers.iter().map(PeerReport::of).collect(),
         }
     }
