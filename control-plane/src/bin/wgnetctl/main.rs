@@ -1,6 +1,7 @@
 //! The operator's command: secret, plugin, what the cluster and this host's driver say, and orders.
 
 mod bundle;
+mod dashboard;
 mod dockerd;
 mod doctor;
 mod driver;
@@ -38,8 +39,8 @@ use wgnet_proto::text::printable;
 /// - anywhere: `wgnetctl status`
 ///
 /// What is where, in the whole cluster, from etcd: `networks`, `hosts`, `endpoints`, `peers`. What is
-/// wrong with it: `problems`. Why one container does not reach another: `path`. What this host's
-/// driver does: `status`.
+/// wrong with it: `problems`. All of it in a browser: `dashboard`. Why one container does not reach
+/// another: `path`. What this host's driver does: `status`.
 ///
 /// What is wrong on this host: `doctor`. For a bug report: `bundle`.
 ///
@@ -91,6 +92,10 @@ enum Command {
     /// as root. Exit code 1 if there is any that is more than a note.
     #[command(after_long_help = EXAMPLES_DOCTOR)]
     Doctor(doctor::Options),
+    /// Shows the cluster in a browser: hosts, networks, tunnels, endpoints, problems and changes, live
+    /// and read only, from etcd alone. Listens on this host; elsewhere it takes TLS and a token.
+    #[command(after_long_help = EXAMPLES_DASHBOARD)]
+    Dashboard(dashboard::Options),
     /// Writes one archive for a bug report: what doctor, status and the lists say, settings, log,
     /// links, routes and rules. No key or secret is in it. Run it as root.
     #[command(after_long_help = EXAMPLES_BUNDLE)]
@@ -192,6 +197,21 @@ Examples:
 Fields of --json: for each area: area, not_seen (why it could not be looked at; null: it was),
 findings (severity: error, warning, note; code, what, why, next_step).";
 
+const EXAMPLES_DASHBOARD: &str = "\
+Examples:
+  wgnetctl dashboard                         then open http://127.0.0.1:7587/ on this host
+  ssh -L 7587:127.0.0.1:7587 host1 wgnetctl dashboard
+                                             the same, from your own machine
+  openssl rand -hex 32 > /etc/wgnet/dashboard.token && chmod 600 /etc/wgnet/dashboard.token
+  wgnetctl dashboard --listen 0.0.0.0:7587 --name dash.example.org \\
+      --tls-cert dash.pem --tls-key dash.key --token-file /etc/wgnet/dashboard.token
+                                             for others; the token is the password
+  wgnetctl dashboard --name dash.example.org behind a proxy on this host that authenticates
+  curl -H \"Authorization: Bearer $(cat /etc/wgnet/dashboard.token)\" https://dash.example.org:7587/healthz
+
+It needs etcd and the cluster secret, as the other commands do, and writes to neither. One process
+serves up to 100 pages that are open at a time. The journal and the plots begin when it starts.";
+
 const EXAMPLES_BUNDLE: &str = "\
 Examples:
   wgnetctl bundle                            writes wgnet-bundle-HOST-TIME.tar.gz here
@@ -263,6 +283,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Endpoints(options) => block_on(options.show::<EndpointRow>()),
         Command::Peers(options) => block_on(options.show::<PeerRow>()),
         Command::Problems(options) => block_on(options.show::<ProblemRow>()),
+        Command::Dashboard(options) => block_on_threads(dashboard::run(&options)).map(done),
         Command::Bundle(options) => block_on(bundle::write(&options)),
         Command::Doctor(options) => block_on(doctor::show(&options)),
         Command::Path(options) => block_on(path::show(&options)),
@@ -279,6 +300,13 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
             Ok(Outcome::Fine)
         }
     }
+}
+
+/// For what serves many at a time.
+fn block_on_threads<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let threads =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    threads.block_on(future)
 }
 
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -1,0 +1,18 @@
+//! The dashboard: pages of planted clusters, and its server over a store in memory.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+#[path = "dashboard/command.rs"]
+mod command;
+#[path = "dashboard/http.rs"]
+mod http;
+#[path = "dashboard/journal.rs"]
+mod journal;
+#[path = "dashboard/markup.rs"]
+mod markup;
+#[path = "dashboard/pages.rs"]
+mod pages;
+#[path = "dashboard/server.rs"]
+mod server;
+#[path = "dashboard/world.rs"]
+mod world;
