@@ -77,7 +77,12 @@ async fn main() {
     events(at, &store, &mut world).await;
     println!("memory, highest and now: {}", memory(running.0.id()));
     if stays {
-        happen(&store, &mut world).await;
+        println!("things happen until Ctrl-C");
+        // Both arms are cancel-safe: nothing is awaited after either.
+        tokio::select! {
+            () = happen(&store, &mut world) => {}
+            ended = tokio::signal::ctrl_c() => ended.unwrap(),
+        }
     }
 }
 
@@ -174,7 +179,7 @@ fn memory(process: u32) -> String {
 
 /// Traffic, containers that come and go, a host that is lost, peers that fall silent.
 async fn happen(store: &EtcdStore, world: &mut World) {
-    println!("things happen until Ctrl-C");
+    let began = now();
     let silent = |record: &mut StatusRecord| {
         for network in &mut record.networks {
             for peer in network.peers.iter_mut().filter(|it| it.host == World::id(23)) {
@@ -193,7 +198,7 @@ async fn happen(store: &EtcdStore, world: &mut World) {
         world.at(now());
         if host != 66 {
             let record = world.status(host, |record| {
-                traffic(record, host);
+                traffic(record, host, record.written - began);
                 if matches!(host, 20 | 24 | 30) {
                     silent(record);
                 }
@@ -219,8 +224,7 @@ async fn happen(store: &EtcdStore, world: &mut World) {
 }
 
 /// Counters that grow with the time, each pair at a pace of its own.
-fn traffic(record: &mut StatusRecord, host: usize) {
-    let since = record.written % 1_000_000;
+fn traffic(record: &mut StatusRecord, host: usize, since: u64) {
     for (place, network) in record.networks.iter_mut().enumerate() {
         let wave = 1.0 + ((record.written / 20 + place as u64) as f64 / 5.0).sin();
         for (other, peer) in network.peers.iter_mut().enumerate() {

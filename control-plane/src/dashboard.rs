@@ -14,6 +14,7 @@ mod draw;
 pub mod flows;
 pub mod guard;
 pub mod journal;
+mod order;
 pub mod pages;
 pub mod route;
 pub mod series;

@@ -7,7 +7,8 @@ use wgnet_core::ClusterView;
 use wgnet_proto::{ClusterSecrets, HostId, NetworkKey, Path};
 
 use super::flows::{Flows, Rate};
-use super::journal::{Entry, Journal, What, all_paths};
+use super::journal::{Entry, Journal, Named, What, all_paths};
+use super::order::natural;
 use super::series::{Keep, Series};
 use super::tunnels::Tunnels;
 use crate::fleet::problems::ProblemRow;
@@ -36,20 +37,56 @@ pub struct Board {
 pub struct Summary {
     pub hosts: Vec<HostRow>,
     pub networks: Vec<NetworkRow>,
-    pub problems: Vec<ProblemRow>,
+    pub problems: Vec<Problem>,
     pub tunnels: Tunnels,
     pub endpoints: usize,
+}
+
+/// A problem, told once.
+#[derive(Debug)]
+pub struct Problem {
+    pub row: ProblemRow,
+    /// The hosts that say so.
+    pub told_by: Vec<(HostId, String)>,
+}
+
+impl Problem {
+    pub fn concerns(&self, host: HostId) -> bool {
+        self.row.host == Some(host) || self.told_by.iter().any(|(teller, _)| *teller == host)
+    }
+}
+
+/// What several hosts say in the same words becomes one.
+fn told_once(rows: Vec<ProblemRow>) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = Vec::new();
+    for row in rows {
+        let teller = row.host.zip(row.told_by.clone());
+        let is_same = |last: &Problem| {
+            let last = &last.row;
+            last.told_by.is_some()
+                && row.told_by.is_some()
+                && (last.severity, &last.code, &last.object, &last.cause, &last.next_step)
+                    == (row.severity, &row.code, &row.object, &row.cause, &row.next_step)
+        };
+        match problems.last_mut().filter(|last| is_same(last)) {
+            Some(last) => last.told_by.extend(teller),
+            None => problems.push(Problem { row, told_by: teller.into_iter().collect() }),
+        }
+    }
+    problems
 }
 
 impl Summary {
     fn of(fleet: &Fleet, now: u64) -> Self {
         let all = Filter::default();
         let networks = fleet.network_rows(&all);
+        let mut hosts = fleet.host_rows(&all);
+        hosts.sort_by(|a, b| natural(&a.name, &b.name).then(a.host.cmp(&b.host)));
         Self {
-            hosts: fleet.host_rows(&all),
+            hosts,
             endpoints: networks.iter().map(|network| network.endpoints).sum(),
             networks,
-            problems: fleet.problems(&all),
+            problems: told_once(fleet.problems(&all)),
             tunnels: Tunnels::of(fleet, now / 1000),
         }
     }
@@ -187,12 +224,12 @@ impl Board {
 
     fn compare_problems(&mut self, summary: &Summary, now: u64) {
         // That etcd is away has entries of its own.
-        let told = |problems: &[ProblemRow]| -> BTreeSet<(String, String)> {
-            let all = problems.iter().filter(|problem| problem.code != "etcd-away");
+        let told = |problems: &[Problem]| -> BTreeSet<(String, String)> {
+            let all = problems.iter().map(|it| &it.row).filter(|it| it.code != "etcd-away");
             all.map(|problem| (problem.code.clone(), problem.object.clone())).collect()
         };
         let (before, after) = (told(&self.summary.problems), told(&summary.problems));
-        let problems = || summary.problems.iter().chain(&self.summary.problems);
+        let problems = || summary.problems.iter().chain(&self.summary.problems).map(|it| &it.row);
         let mut entries = Vec::new();
         for (code, object) in before.symmetric_difference(&after) {
             let row = problems().find(|it| it.code == *code && it.object == *object);
@@ -208,7 +245,7 @@ impl Board {
                 network: row.and_then(|row| row.network.clone()),
                 host: row
                     .and_then(|row| row.host)
-                    .map(|id| super::journal::Named { id, name: self.fleet.host_name(id).into() }),
+                    .map(|id| Named { id, name: self.fleet.host_name(id).into() }),
             });
         }
         entries.into_iter().for_each(|entry| self.journal.add(entry));

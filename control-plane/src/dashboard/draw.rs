@@ -146,14 +146,17 @@ pub(super) fn ring(says: &str, nodes: &[Node], edges: &[Edge]) -> Markup {
         let (sin, cos) = angle(index).sin_cos();
         (cos * radius, sin * radius)
     };
-    let view = if is_crowded { "-170 -170 340 340" } else { "-185 -122 370 244" };
-    let size = match nodes.len() {
-        0..=16 => 5.0,
-        17..=48 => 3.0,
-        _ => 1.8,
+    let (size, font) = match nodes.len() {
+        0..=16 => (5.0, 9.0),
+        17..=48 => (3.0, 6.0),
+        _ => (1.8, 4.6),
     };
+    let longest = nodes.iter().map(|node| node.name.chars().count()).max().unwrap_or(0);
+    let room = longest.min(most(is_crowded)) as f64 * font * 0.6 + size + 8.0;
+    let (wide, high) = (RADIUS + room, RADIUS + if is_crowded { room } else { 22.0 });
+    let view = format!("{:.0} {:.0} {:.0} {:.0}", -wide, -high, 2.0 * wide, 2.0 * high);
     html! {
-        svg.ring.crowded[is_crowded] viewBox=(view) role="img" aria-label=(says) {
+        svg.ring.crowded[is_crowded] viewBox=(view) font-size=(font) role="img" aria-label=(says) {
             @for edge in edges {
                 @let (x1, y1) = at(edge.ends.0, RADIUS);
                 @let (x2, y2) = at(edge.ends.1, RADIUS);
@@ -175,10 +178,15 @@ pub(super) fn ring(says: &str, nodes: &[Node], edges: &[Edge]) -> Markup {
     }
 }
 
+/// How much of a name is shown.
+fn most(is_crowded: bool) -> usize {
+    if is_crowded { 14 } else { 18 }
+}
+
 fn label(name: &str, angle: f64, radius: f64, is_crowded: bool) -> Markup {
     let (sin, cos) = angle.sin_cos();
     let is_left = cos < -0.01;
-    let name = cut(name, if is_crowded { 14 } else { 18 });
+    let name = cut(name, most(is_crowded));
     if is_crowded {
         let turn = angle.to_degrees() + if is_left { 180.0 } else { 0.0 };
         let x = if is_left { -radius } else { radius };

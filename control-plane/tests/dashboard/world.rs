@@ -53,7 +53,7 @@ impl World {
     }
 
     pub(crate) fn network(number: usize) -> NetworkKey {
-        format!("s-net{number:022}").parse().unwrap()
+        format!("s-{}", docker_id(number)).parse().unwrap()
     }
 
     fn is_member(&self, host: usize, network: usize) -> bool {
@@ -158,7 +158,7 @@ impl World {
                 .collect();
             NetworkState {
                 key: Self::network(network),
-                docker_id: format!("net{network:022}").parse().unwrap(),
+                docker_id: docker_id(network).parse().unwrap(),
                 in_sync: true,
                 error: String::new(),
                 revision: 5,
@@ -241,4 +241,9 @@ pub(crate) fn problem(code: &str, object: &str, cause: &str) -> Problem {
         cause: cause.to_owned(),
         next_step: "look".to_owned(),
     }
+}
+
+/// As swarm makes them: 25 characters.
+fn docker_id(network: usize) -> String {
+    format!("{:09}{network:04}{network:012}", (network + 1) * 123_456_789 % 1_000_000_000)
 }

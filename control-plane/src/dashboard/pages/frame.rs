@@ -123,7 +123,7 @@ fn standing(board: &Board, now: u64) -> Markup {
 
 fn footer(board: &Board, now: u64) -> Markup {
     let summary = board.summary();
-    let errors = summary.problems.iter().filter(|it| it.severity == Severity::Error).count();
+    let errors = summary.problems.iter().filter(|it| it.row.severity == Severity::Error).count();
     html! {
         footer {
             span #alive.(if errors > 0 { "bad" } else { "ok" }) { "live" }

@@ -11,13 +11,13 @@ use super::parts::{
     Part, endpoints, filter, found, host_mark, host_named, joined, mark, network_link, problems,
     rate_of, scrolled, since, spans, standing_mark, traffic,
 };
-use crate::dashboard::board::Board;
+use crate::dashboard::board::{Board, Problem};
 use crate::dashboard::flows::Rate;
+use crate::dashboard::order::natural;
 use crate::dashboard::route::{Ask, Page};
 use crate::dashboard::text::{age, count, grouped, lag};
 use crate::dashboard::tunnels::{Standing, standing};
 use crate::fleet::HostReport;
-use crate::fleet::problems::ProblemRow;
 use crate::fleet::report::NetworkReport;
 use crate::fleet::rows::{Filter, HostRow, HostState};
 
@@ -33,8 +33,8 @@ pub(super) fn page(board: &Board, host: HostId, ask: &Ask, now: u64) -> Content 
     let mut rows = board.fleet().endpoint_rows(&Filter { network: None, host: Some(host) });
     found(&mut rows, &ask.search);
     let part = Part::of(&rows, ask.number);
-    let told = board.summary().problems.iter().filter(|it| it.host == Some(host));
-    let told: Vec<ProblemRow> = told.take(30).cloned().collect();
+    let told = board.summary().problems.iter().filter(|it| it.concerns(host));
+    let told: Vec<&Problem> = told.take(30).collect();
     let main = html! {
         div.headline { h1 { (row.name) } p { (host_mark(row.state)) } }
         (facts(row, report, now))
@@ -114,7 +114,7 @@ fn networks(board: &Board, host: HostId, report: Option<&HostReport>, now: u64) 
     let mut sorted = keys.clone();
     sorted.sort_by_key(|key| told(key).is_some_and(|it| it.in_sync));
     html! {
-        (scrolled("Networks of this host", html! {
+        (scrolled("Table: networks of this host", html! {
             table {
                 thead {
                     tr {
@@ -202,12 +202,12 @@ fn tunnels(board: &Board, host: HostId, report: Option<&HostReport>, now: u64) -
         entry.rate += board.flows().between(key, host, peer.host).unwrap_or_default();
     }
     let mut sorted: Vec<(HostId, Peer)> = peers.into_iter().collect();
-    sorted.sort_by(|(_, a), (_, b)| b.worst.cmp(&a.worst).then_with(|| a.name.cmp(&b.name)));
+    sorted.sort_by(|(_, a), (_, b)| b.worst.cmp(&a.worst).then_with(|| natural(&a.name, &b.name)));
     if sorted.is_empty() {
         return html! { p.none { "None." } };
     }
     html! {
-        (scrolled("Tunnels of this host", html! {
+        (scrolled("Table: tunnels of this host", html! {
             table {
                 thead {
                     tr {

@@ -72,9 +72,8 @@ pub(super) fn entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Markup {
                     " " span.sign { (mark(class, word)) } " "
                     span.says {
                         (text(&entry.what))
-                        @if let Some(host) = &entry.host {
-                            @if !text(&entry.what).is_empty() { " " }
-                            (host_named(host.id, &host.name))
+                        @if let (Some(host), true) = (&entry.host, names_host(&entry.what)) {
+                            " " (host_named(host.id, &host.name))
                         }
                         @if let Some(network) = &entry.network { " · " (network_link(network)) }
                     }
@@ -82,6 +81,11 @@ pub(super) fn entries<'a>(entries: impl Iterator<Item = &'a Entry>) -> Markup {
             }
         }
     }
+}
+
+/// Whether its host is to be named after the text: problems name what they are about themselves.
+fn names_host(what: &What) -> bool {
+    !matches!(what, What::ProblemCame { .. } | What::ProblemWent { .. })
 }
 
 /// What happened; the host that it is about follows.

@@ -43,7 +43,7 @@ pub(super) fn networks_table(board: &Board, rows: &[&NetworkRow], now: u64) -> M
     let rates = board.flows().of_networks();
     let plots = &board.plots().networks;
     scrolled(
-        "Networks",
+        "Table: networks",
         html! {
             table {
                 thead {
@@ -98,7 +98,7 @@ pub(super) fn hosts(board: &Board, ask: &Ask, now: u64) -> Content {
         div.head { h1 { "Hosts" } (filter(&Page::Hosts, ask, "Find a host: name, id, address")) }
         div #list {
             @if rows.is_empty() { p.none { "No such host." } } @else {
-                (scrolled("Hosts", html! {
+                (scrolled("Table: hosts", html! {
                     table {
                         thead {
                             tr {

@@ -11,13 +11,13 @@ use super::parts::{
     Part, endpoints, filter, found, host_mark, host_named, host_word, joined, mark, network_mark,
     problems, scrolled, since, since_seconds, spans, traffic,
 };
-use crate::dashboard::board::Board;
+use crate::dashboard::board::{Board, Problem};
 use crate::dashboard::draw::{Edge, Node, ring};
 use crate::dashboard::flows::Rate;
+use crate::dashboard::order::natural;
 use crate::dashboard::route::{Ask, Page};
 use crate::dashboard::text::{age, count, grouped, lag, rate};
 use crate::dashboard::tunnels::{Standing, standing};
-use crate::fleet::problems::ProblemRow;
 use crate::fleet::report::NetworkReport;
 use crate::fleet::rows::{Filter, HostState};
 
@@ -36,8 +36,8 @@ pub(super) fn page(board: &Board, key: &NetworkKey, ask: &Ask, now: u64) -> Cont
     let all = rows.len();
     found(&mut rows, &ask.search);
     let part = Part::of(&rows, ask.number);
-    let told = board.summary().problems.iter().filter(|it| it.network.as_ref() == Some(key));
-    let told: Vec<ProblemRow> = told.take(20).cloned().collect();
+    let told = board.summary().problems.iter().filter(|it| it.row.network.as_ref() == Some(key));
+    let told: Vec<&Problem> = told.take(20).collect();
     let members = members(board, key, view);
     let main = html! {
         div.headline {
@@ -125,7 +125,7 @@ fn members<'a>(board: &'a Board, key: &NetworkKey, view: &NetworkView) -> Vec<Me
         }
     };
     let mut members: Vec<Member<'_>> = view.members.keys().map(member).collect();
-    members.sort_by(|a, b| a.name.cmp(&b.name).then(a.host.cmp(&b.host)));
+    members.sort_by(|a, b| natural(&a.name, &b.name).then(a.host.cmp(&b.host)));
     members
 }
 
@@ -142,7 +142,7 @@ fn member_table(members: &[Member<'_>], view: &NetworkView, now: u64) -> Markup 
     sorted.sort_by_key(|member| is_fine(member));
     let left = sorted.len().saturating_sub(MOST_MEMBERS);
     html! {
-        (scrolled("Members", html! {
+        (scrolled("Table: members", html! {
             table {
                 thead {
                     tr {
@@ -308,6 +308,8 @@ fn edge(ends: (usize, usize), both: &Both, members: &[Member<'_>], now: u64) -> 
         (standing, _) => standing.code(),
     };
     let width = match both.rate {
+        // What was counted before a session ended is no traffic of now.
+        _ if both.standing != Some(Standing::Up) => 0,
         rate if rate < 100.0 => 0,
         rate if rate < 10e3 => 1,
         rate if rate < 1e6 => 2,

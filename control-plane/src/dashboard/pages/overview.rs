@@ -6,12 +6,12 @@ use super::Content;
 use super::journal::entries;
 use super::lists::networks_table;
 use super::parts::{convergence, host_word, more, problems, since, spans, traffic};
-use crate::dashboard::board::{Board, Summary};
+use crate::dashboard::board::{Board, Problem, Summary};
 use crate::dashboard::draw::{Node, strip};
 use crate::dashboard::route::{Ask, Page};
 use crate::dashboard::text::{count, grouped};
 use crate::fleet::Connection;
-use crate::fleet::problems::{ProblemRow, Severity};
+use crate::fleet::problems::Severity;
 use crate::fleet::rows::{HostState, NetworkRow};
 
 const PROBLEMS: usize = 6;
@@ -22,7 +22,7 @@ const HOSTS: usize = 1000;
 pub(super) fn page(board: &Board, ask: &Ask, now: u64) -> Content {
     let summary = board.summary();
     let (class, title) = health(board);
-    let shown = &summary.problems[..summary.problems.len().min(PROBLEMS)];
+    let shown: Vec<&Problem> = summary.problems.iter().take(PROBLEMS).collect();
     let main = html! {
         div.headline {
             h1.(class) { (title) }
@@ -32,7 +32,7 @@ pub(super) fn page(board: &Board, ask: &Ask, now: u64) -> Content {
         @if !shown.is_empty() {
             section aria-labelledby="problems" {
                 h2 #problems { "Problems" }
-                (problems(shown))
+                (problems(&shown))
                 (more(shown.len(), summary.problems.len(), "problem", "/problems"))
             }
         }
@@ -64,7 +64,7 @@ pub(super) fn page(board: &Board, ask: &Ask, now: u64) -> Content {
 
 fn health(board: &Board) -> (&'static str, String) {
     let problems = &board.summary().problems;
-    let is = |severity| move |problem: &&ProblemRow| problem.severity == severity;
+    let is = |severity| move |problem: &&Problem| problem.row.severity == severity;
     let errors = problems.iter().filter(is(Severity::Error)).count();
     let warnings = problems.len() - errors;
     match (board.fleet().connection(), errors, warnings) {
@@ -115,7 +115,7 @@ fn tiles(summary: &Summary) -> Markup {
 
 fn hosts(summary: &Summary) -> Markup {
     let troubled = |host: &crate::fleet::rows::HostRow| {
-        summary.problems.iter().any(|problem| problem.host == Some(host.host))
+        summary.problems.iter().any(|problem| problem.concerns(host.host))
     };
     let nodes = summary.hosts.iter().take(HOSTS).map(|host| {
         let (class, word) = host_word(host.state);

@@ -95,7 +95,7 @@ impl<'a> Row<'a> {
 
 fn table(rows: &[Row<'_>], from: &str, to: &str, now: u64) -> Markup {
     scrolled(
-        "Tunnels between both hosts",
+        "Table: tunnels between both hosts",
         html! {
             table {
                 thead {

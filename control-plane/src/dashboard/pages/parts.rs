@@ -3,14 +3,14 @@
 use maud::{Markup, html};
 use wgnet_proto::{HostId, NetworkKey};
 
-use crate::dashboard::board::{Board, Traffic};
+use crate::dashboard::board::{Board, Problem, Traffic};
 use crate::dashboard::draw::{Line, plot};
 use crate::dashboard::flows::Rate;
 use crate::dashboard::route::{Ask, Page};
 use crate::dashboard::series::Span;
 use crate::dashboard::text::{age, count, grouped, lag, rate, timestamp};
 use crate::dashboard::tunnels::Standing;
-use crate::fleet::problems::{ProblemRow, Severity};
+use crate::fleet::problems::Severity;
 use crate::fleet::rows::{EndpointRow, EndpointState, HostState, NetworkState};
 
 /// A sign with its word: nothing is told by colour alone.
@@ -76,7 +76,19 @@ pub(super) fn host_named(host: HostId, name: &str) -> Markup {
 }
 
 pub(super) fn network_link(network: &NetworkKey) -> Markup {
-    html! { a.key href=(Page::Network(network.clone()).path()) { (network) } }
+    html! {
+        a.key href=(Page::Network(network.clone()).path()) title=(network) { (short(network)) }
+    }
+}
+
+/// Docker's ids are shown as Docker does; names are whole.
+fn short(network: &NetworkKey) -> String {
+    const SHOWN: usize = 14;
+    let text = network.as_str();
+    match text.get(..SHOWN) {
+        Some(short) if !text.starts_with("n-") && text.len() > SHOWN + 1 => format!("{short}…"),
+        _ => text.to_owned(),
+    }
 }
 
 pub(super) fn rate_of(flow: Option<Rate>) -> Markup {
@@ -156,7 +168,7 @@ pub(super) fn filter(page: &Page, ask: &Ask, label: &str) -> Markup {
 
 pub(super) fn endpoints(rows: &[EndpointRow], is_of_network: bool, is_of_host: bool) -> Markup {
     scrolled(
-        "Endpoints",
+        "Table: endpoints",
         html! {
             table {
                 thead {
@@ -213,11 +225,14 @@ pub(super) fn found(rows: &mut Vec<EndpointRow>, search: &str) {
     });
 }
 
+/// As many of those that tell a problem are named.
+const TELLERS: usize = 8;
+
 /// Problems, the worst first.
-pub(super) fn problems(rows: &[ProblemRow]) -> Markup {
+pub(super) fn problems(rows: &[&Problem]) -> Markup {
     html! {
         ul.problems {
-            @for row in rows {
+            @for Problem { row, told_by } in rows {
                 @let (class, word) = match row.severity {
                     Severity::Error => ("bad", "error"),
                     Severity::Warning => ("warn", "warning"),
@@ -227,7 +242,7 @@ pub(super) fn problems(rows: &[ProblemRow]) -> Markup {
                         (mark(class, word)) " "
                         strong { (row.object) } " "
                         code { (row.code) }
-                        @if let Some(host) = row.host {
+                        @if let (Some(host), true) = (row.host, told_by.is_empty()) {
                             " " a.aside href=(Page::Host(host).path()) aria-label=(format!("Host of {} {}", row.code, row.object)) { "host" }
                         }
                         @if let Some(network) = &row.network {
@@ -236,7 +251,16 @@ pub(super) fn problems(rows: &[ProblemRow]) -> Markup {
                     }
                     p { (row.cause) }
                     p.next { (row.next_step) }
-                    @if let Some(host) = &row.told_by { p.by { "told by " (host) } }
+                    @if !told_by.is_empty() {
+                        p.by {
+                            "told by "
+                            @for (index, (host, name)) in told_by.iter().take(TELLERS).enumerate() {
+                                @if index > 0 { ", " }
+                                (host_named(*host, name))
+                            }
+                            @if told_by.len() > TELLERS { " and " (told_by.len() - TELLERS) " more" }
+                        }
+                    }
                 }
             }
         }

@@ -4,19 +4,19 @@ use maud::html;
 
 use super::Content;
 use super::parts::{Part, filter, problems};
-use crate::dashboard::board::Board;
+use crate::dashboard::board::{Board, Problem};
 use crate::dashboard::route::{Ask, Page};
-use crate::fleet::problems::ProblemRow;
 
 pub(super) fn page(board: &Board, ask: &Ask) -> Content {
     let search = ask.search.to_lowercase();
-    let has = |row: &&ProblemRow| {
+    let has = |problem: &&Problem| {
+        let row = &problem.row;
         [&row.code, &row.object, &row.cause]
             .iter()
             .any(|text| text.to_lowercase().contains(&search))
-            || row.told_by.as_ref().is_some_and(|host| host.to_lowercase().contains(&search))
+            || problem.told_by.iter().any(|(_, host)| host.to_lowercase().contains(&search))
     };
-    let rows: Vec<ProblemRow> = board.summary().problems.iter().filter(has).cloned().collect();
+    let rows: Vec<&Problem> = board.summary().problems.iter().filter(has).collect();
     let part = Part::of(&rows, ask.number);
     let main = html! {
         div.head {

@@ -103,7 +103,7 @@ fn legend(matrix: &Matrix) -> Markup {
 fn table(board: &Board, rows: &[(HostId, HostId, Standing)]) -> Markup {
     let name = |host: HostId| board.fleet().host_name(host);
     scrolled(
-        "Tunnels that do not answer",
+        "Table: tunnels that do not answer",
         html! {
             table {
                 thead { tr { th scope="col" { "From" } th scope="col" { "To" } th scope="col" { "State" } th scope="col" { span.unseen { "More" } } } }

@@ -14,8 +14,11 @@ use crate::store::Store;
 /// What happens together is shown together.
 const TOGETHER: Duration = Duration::from_millis(40);
 
-/// Pages follow no more often, and no more than a fifth of the time goes into that.
+/// Pages follow no more often, and no more than a fifth of the time goes into that ...
 const APART: Duration = Duration::from_millis(200);
+
+/// ... unless a change would not be shown within a second.
+const APART_AT_MOST: Duration = Duration::from_millis(600);
 
 /// What is plotted is sampled, and what gets old without any event is noticed.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
@@ -53,17 +56,20 @@ pub(super) async fn keep(
                 events.push(event);
             }
         }
-        let began = Instant::now();
+        let mut cost = Duration::ZERO;
         board.send_modify(|board| {
             events.into_iter().for_each(|event| board.take(event, now()));
             if is_sample {
                 board.sample(now());
             }
+            let began = Instant::now();
             board.settle(now());
+            cost = began.elapsed();
         });
-        settle = Instant::now() + APART.max(began.elapsed() * 4);
+        let settled = Instant::now();
+        settle = settled + (cost * 4).clamp(APART, APART_AT_MOST);
         if is_sample {
-            sample = began + SAMPLE_EVERY;
+            sample = settled + SAMPLE_EVERY;
         }
     }
 }
