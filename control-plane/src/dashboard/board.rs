@@ -46,18 +46,22 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Problem {
     pub row: ProblemRow,
+    /// The host that it is about, by the records or by its name.
+    pub about: Option<HostId>,
     /// The hosts that say so.
     pub told_by: Vec<(HostId, String)>,
 }
 
 impl Problem {
     pub fn concerns(&self, host: HostId) -> bool {
-        self.row.host == Some(host) || self.told_by.iter().any(|(teller, _)| *teller == host)
+        self.about == Some(host) || self.told_by.iter().any(|(teller, _)| *teller == host)
     }
 }
 
 /// What several hosts say in the same words becomes one.
-fn told_once(rows: Vec<ProblemRow>) -> Vec<Problem> {
+fn told_once(rows: Vec<ProblemRow>, hosts: &[HostRow]) -> Vec<Problem> {
+    let named: BTreeMap<&str, HostId> =
+        hosts.iter().map(|host| (host.name.as_str(), host.host)).collect();
     let mut problems: Vec<Problem> = Vec::new();
     for row in rows {
         let teller = row.host.zip(row.told_by.clone());
@@ -70,7 +74,14 @@ fn told_once(rows: Vec<ProblemRow>) -> Vec<Problem> {
         };
         match problems.last_mut().filter(|last| is_same(last)) {
             Some(last) => last.told_by.extend(teller),
-            None => problems.push(Problem { row, told_by: teller.into_iter().collect() }),
+            None => {
+                let name = row.object.strip_prefix("host ").unwrap_or(&row.object);
+                let about = match teller {
+                    Some(_) => named.get(name).copied(),
+                    None => row.host,
+                };
+                problems.push(Problem { row, about, told_by: teller.into_iter().collect() });
+            }
         }
     }
     problems
@@ -82,11 +93,12 @@ impl Summary {
         let networks = fleet.network_rows(&all);
         let mut hosts = fleet.host_rows(&all);
         hosts.sort_by(|a, b| natural(&a.name, &b.name).then(a.host.cmp(&b.host)));
+        let problems = told_once(fleet.problems(&all), &hosts);
         Self {
             hosts,
             endpoints: networks.iter().map(|network| network.endpoints).sum(),
             networks,
-            problems: told_once(fleet.problems(&all)),
+            problems,
             tunnels: Tunnels::of(fleet, now / 1000),
         }
     }

@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn numbers_in_names_are_ordered_by_their_size() {
         let ordered =
-            ["", "10", "a", "host", "host1", "host01", "host2", "host10", "host10b", "hostb", "z"];
+            ["", "10", "a", "host", "host01", "host1", "host2", "host10", "host10b", "hostb", "z"];
         for (place, a) in ordered.iter().enumerate() {
             for (other, b) in ordered.iter().enumerate() {
                 assert_eq!(natural(a, b), place.cmp(&other), "{a} {b}");

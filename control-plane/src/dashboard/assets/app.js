@@ -3,7 +3,7 @@
 "use strict";
 
 (() => {
-  const SILENCE = 8000; // ticks come every 3 s
+  const SILENCE = 5000; // ticks come every 2 s
   const away = document.getElementById("away");
   const live = () => document.getElementById("live");
 

@@ -112,12 +112,15 @@ fn members<'a>(board: &'a Board, key: &NetworkKey, view: &NetworkView) -> Vec<Me
         *endpoints.entry(endpoint.host).or_default() += 1;
     }
     let member = |host: &HostId| {
-        let report = board.fleet().reports().get(host).and_then(|it| it.networks.get(key));
+        let state = board.fleet().state_of(*host);
+        // Of one that is gone the last report stands for a while.
+        let report = board.fleet().reports().get(host).filter(|_| state == HostState::Alive);
+        let report = report.and_then(|it| it.networks.get(key));
         let silent = |it: &NetworkReport| it.peers.iter().filter(|peer| peer.silent).count();
         Member {
             host: *host,
             name: board.fleet().host_name(*host),
-            state: board.fleet().state_of(*host),
+            state,
             report,
             rate: board.flows().in_network(key, *host),
             endpoints: endpoints.get(host).copied().unwrap_or_default(),

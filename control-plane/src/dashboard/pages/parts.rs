@@ -232,7 +232,7 @@ const TELLERS: usize = 8;
 pub(super) fn problems(rows: &[&Problem]) -> Markup {
     html! {
         ul.problems {
-            @for Problem { row, told_by } in rows {
+            @for Problem { row, about, told_by } in rows {
                 @let (class, word) = match row.severity {
                     Severity::Error => ("bad", "error"),
                     Severity::Warning => ("warn", "warning"),
@@ -242,7 +242,7 @@ pub(super) fn problems(rows: &[&Problem]) -> Markup {
                         (mark(class, word)) " "
                         strong { (row.object) } " "
                         code { (row.code) }
-                        @if let (Some(host), true) = (row.host, told_by.is_empty()) {
+                        @if let Some(host) = *about {
                             " " a.aside href=(Page::Host(host).path()) aria-label=(format!("Host of {} {}", row.code, row.object)) { "host" }
                         }
                         @if let Some(network) = &row.network {

@@ -17,7 +17,7 @@ use crate::dashboard::board::Board;
 use crate::fleet::Connection;
 
 /// Ticks come so often, whatever happens: who misses two knows that the server is away.
-const HEARTBEAT: Duration = Duration::from_secs(3);
+const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// And never more often.
 const APART: Duration = Duration::from_millis(100);
