@@ -14,5 +14,6 @@ mod markup;
 mod pages;
 #[path = "dashboard/server.rs"]
 mod server;
+#[allow(dead_code, reason = "the bench uses more of it")]
 #[path = "dashboard/world.rs"]
 mod world;

@@ -40,5 +40,6 @@ pub(super) fn page(board: &Board, ask: &Ask) -> Content {
             (part.pager(&Page::Endpoints, ask, "endpoints"))
         }
     };
-    Content::new("Endpoints", main)
+    // It looks at every endpoint there is.
+    Content { pace_ms: 700, ..Content::new("Endpoints", main) }
 }
