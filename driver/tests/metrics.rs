@@ -46,6 +46,8 @@ fn network() -> DockerNetworkId {
 struct Host {
     api: Api,
     model: Model,
+    /// Its own client, whose line can be cut.
+    store: MemoryStore,
     problems: Problems,
     address: SocketAddr,
     endpoint: Endpoint<Status<Metered<Model>>>,
@@ -71,6 +73,10 @@ async fn free_address() -> SocketAddr {
 
 impl Host {
     async fn start(number: u8, store: &MemoryStore) -> Self {
+        Self::start_version(number, store, "0.1.0").await
+    }
+
+    async fn start_version(number: u8, store: &MemoryStore, version: &str) -> Self {
         let gate: wgnet_driver::journal::Gate = Arc::new(|| Box::pin(async {}));
         let random = random(number);
         let journal =
@@ -79,14 +85,15 @@ impl Host {
             (Metrics::default(), Problems::default(), Model::default());
         let addresses = vec![[192, 0, 2, number].into()];
         let (_underlay, underlays) = watch::channel(Underlay { addresses, mtu: 1500 });
+        let store = store.client();
         let given = Given {
-            store: MeteredStore::new(store.client(), metrics.clone()),
+            store: MeteredStore::new(store.clone(), metrics.clone()),
             dataplane: Metered::new(model.clone(), metrics.clone()),
             secrets: ClusterSecrets::generate([9; 32]),
             facts: HostFacts {
                 me: journal.host_id(),
                 name: format!("h{number}"),
-                version: "0.1.0".to_owned(),
+                version: version.to_owned(),
                 backend: "model".to_owned(),
                 boot: "boot".to_owned(),
                 underlay: Vec::new(),
@@ -121,7 +128,8 @@ impl Host {
         tokio::spawn(serve(address, endpoint.clone(), problems.clone(), cancel.clone()));
         let api = wired.api.measured_by(metrics);
         let _stop = cancel.drop_guard();
-        Self { api, model, problems, address, endpoint, told: Some(told), _underlay, _stop }
+        let told = Some(told);
+        Self { api, model, store, problems, address, endpoint, told, _underlay, _stop }
     }
 
     /// From now on it serves Docker.
