@@ -23,14 +23,26 @@ fn read(path: &Path) -> String {
 /// Runs `wgnetctl` where nothing can be opened: no file, no socket, no program's own runtime. What it
 /// was told is understood before, and nothing of it is done. Returns its exit code and its error.
 fn understood(words: &[String]) -> (i32, String) {
+    let (code, _, said) = run(words);
+    (code, said)
+}
+
+/// The same, with what it prints.
+fn helped(words: &[String]) -> (i32, String) {
+    let (code, printed, _) = run(words);
+    (code, printed)
+}
+
+fn run(words: &[String]) -> (i32, String, String) {
     let output = Command::new("sh")
         .args(["-c", "ulimit -n 3 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_wgnetctl")])
         .args(words)
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.code().unwrap_or_else(|| panic!("{words:?}: {}", output.status)), said)
+    let code = output.status.code().unwrap_or_else(|| panic!("{words:?}: {}", output.status));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (code, text(&output.stdout), text(&output.stderr))
 }
 
 /// Lines of code blocks, each with its number.
@@ -175,6 +187,29 @@ fn what_the_guides_tell_to_type_is_understood() {
             }
         }
         assert!(seen >= least, "{guide}: only {seen} commands were found");
+    }
+}
+
+#[test]
+fn the_stack_runs_a_command_that_is_understood_with_what_it_is_given() {
+    let stack = read(&project("deploy/stack.yml"));
+    let (_, rest) = stack.split_once("\n    entrypoint: ").expect("it says what it runs");
+    let list = &rest[..=rest.find(']').expect("the list has an end")];
+    let words: Vec<String> = serde_json::from_str(list).expect("it is written as JSON is");
+    let (program, words) = words.split_first().unwrap();
+    assert!(stack.contains(&format!("source: {program}, target: {program}, read_only: true")));
+    let (code, said) = understood(words);
+    assert_ne!(code, USAGE, "{words:?}: {said}");
+    for name in words.iter().filter_map(|word| word.strip_prefix("/run/secrets/")) {
+        assert!(stack.contains(&format!("\n  {name}: {{file: {name}}}")), "{name} is no secret");
+    }
+    // Nobody but this host reaches its loopback, so that this would not be noticed.
+    let listen = words.iter().position(|word| word == "--listen").expect("it names an address");
+    assert!(!words[listen + 1].starts_with("127."), "{words:?}");
+    for variable in stack.lines().filter_map(|line| line.strip_prefix("      WGNET_")) {
+        let name = format!("WGNET_{}", variable.split(':').next().unwrap());
+        let (_, help) = helped(&[words[0].clone(), "--help".to_owned()]);
+        assert!(help.contains(&format!("[env: {name}=")), "{name} is no setting: {help}");
     }
 }
 
