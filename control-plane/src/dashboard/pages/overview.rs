@@ -66,7 +66,7 @@ fn health(board: &Board) -> (&'static str, String) {
     let problems = &board.summary().problems;
     let is = |severity| move |problem: &&Problem| problem.row.severity == severity;
     let errors = problems.iter().filter(is(Severity::Error)).count();
-    let warnings = problems.len() - errors;
+    let warnings = problems.iter().filter(is(Severity::Warning)).count();
     match (board.fleet().connection(), errors, warnings) {
         (Connection::Lost(_), ..) => ("bad", "etcd cannot be reached".to_owned()),
         (_, 0, 0) => ("ok", "All is well".to_owned()),

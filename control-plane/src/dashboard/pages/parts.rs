@@ -236,6 +236,7 @@ pub(super) fn problems(rows: &[&Problem]) -> Markup {
                 @let (class, word) = match row.severity {
                     Severity::Error => ("bad", "error"),
                     Severity::Warning => ("warn", "warning"),
+                    Severity::Note => ("idle", "note"),
                 };
                 li.(class) {
                     p.what {
