@@ -1,7 +1,7 @@
 //! What README and operator's guide tell people to type is what `wgnetctl` takes, and every problem
 //! that wgnet can tell of has its section in the guide.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -45,16 +45,20 @@ fn run(words: &[String]) -> (i32, String, String) {
     (code, text(&output.stdout), text(&output.stderr))
 }
 
-/// Lines of code blocks, each with its number.
-fn lines_of_blocks(text: &str) -> Vec<(usize, &str)> {
+/// Lines of code blocks, each with its number; one that goes on is one with what follows.
+fn lines_of_blocks(text: &str) -> Vec<(usize, String)> {
     let mut inside = false;
-    let mut lines = Vec::new();
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut goes_on = false;
     for (number, line) in (1..).zip(text.lines()) {
-        if line.starts_with("```") {
-            inside = !inside;
-        } else if inside {
-            lines.push((number, line));
+        let (part, more) = line.strip_suffix('\\').map_or((line, false), |part| (part, true));
+        match lines.last_mut() {
+            _ if line.starts_with("```") => inside = !inside,
+            Some((_, open)) if inside && goes_on => open.push_str(part),
+            _ if inside => lines.push((number, part.to_owned())),
+            _ => {}
         }
+        goes_on = inside && more;
     }
     assert!(!inside, "a code block has no end");
     lines
@@ -62,11 +66,14 @@ fn lines_of_blocks(text: &str) -> Vec<(usize, &str)> {
 
 /// What stands between backticks outside of code blocks, each with its line.
 fn inline_code(text: &str) -> Vec<(usize, String)> {
-    let in_blocks: BTreeSet<usize> = lines_of_blocks(text).into_iter().map(|(at, _)| at).collect();
     let mut code: Vec<(usize, String)> = Vec::new();
-    let mut inside = false;
+    let (mut inside, mut in_block) = (false, false);
     for (number, line) in (1..).zip(text.lines()) {
-        if in_blocks.contains(&number) || line.starts_with("```") {
+        if line.starts_with("```") {
+            in_block = !in_block;
+            continue;
+        }
+        if in_block {
             continue;
         }
         for (at, part) in line.split('`').enumerate() {
@@ -169,7 +176,7 @@ fn what_the_guides_tell_to_type_is_understood() {
             if !line.contains("wgnetctl") {
                 continue;
             }
-            for command in commands(line) {
+            for command in commands(&line) {
                 if let Some(words) = arguments(&command) {
                     check(number, words);
                 }

@@ -222,7 +222,7 @@ impl Fleet {
                 "same-name",
                 &name,
                 format!("{} hosts have this name: {}", ids.len(), few(&ids)),
-                "set `name` in the settings of all but one, or their host names; a copied /var/lib/wgnet must be removed from the copy",
+                "set `name` in the settings of all but one, or their host names; a copied host needs its state removed: wgnet-driver --clean-up, then /var/lib/wgnet and /run/wgnet/journal.redb, while its driver is stopped",
             );
         }
         let mut epochs: BTreeMap<Epoch, Vec<String>> = BTreeMap::new();

@@ -41,7 +41,7 @@ impl Fleet {
                 format!(
                     "{from_name} and {to_name} have the same public key: one is a copy of the other"
                 ),
-                "remove /var/lib/wgnet on the copy while its driver is stopped, and start it",
+                "on the copy stop the driver, wgnet-driver --clean-up, remove /var/lib/wgnet and /run/wgnet/journal.redb, and start it",
             );
         }
         steps.good("key", format!("{from_name} {}, {to_name} {}", near.public_key, far.public_key));
