@@ -111,6 +111,7 @@ async fn no_page_has_a_barrier_or_does_what_its_policy_forbids() {
     browser.complaints.retain(|it| !(it.contains("404") && it.contains("/nowhere")));
     assert_eq!(browser.complaints, [""; 0]);
     dashboard.end().await;
+    browser.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -138,6 +139,7 @@ async fn a_change_is_on_the_open_page_within_a_second_and_what_is_typed_stays() 
     let stayed = "document.activeElement.id + ' ' + document.activeElement.value + ' ' + (window.before === document.querySelector('main'))";
     assert_eq!(browser.value(stayed).await, "find typed true");
     dashboard.end().await;
+    browser.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,6 +166,7 @@ async fn the_matrix_is_read_by_keyboard_and_a_field_filters_as_one_types() {
     browser.until("document.querySelectorAll('tbody tr').length === 1").await;
     assert_eq!(browser.value("location.search").await, "?q=host13");
     dashboard.end().await;
+    browser.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,4 +186,5 @@ async fn a_lost_store_and_a_lost_server_are_told_with_the_age_of_what_is_seen() 
     browser.until("!away.hidden && /What you see is [0-9]+ s old/.test(away.textContent)").await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     assert_eq!(browser.value("document.querySelectorAll('tbody tr').length").await, 20);
+    browser.close().await;
 }

@@ -22,8 +22,8 @@ pub(crate) struct Browser {
     sent: u64,
     /// What the browser found wrong: exceptions, refused loads, breaches of the policy.
     pub(crate) complaints: Vec<String>,
-    _child: Child,
-    _profile: TempDir,
+    child: Child,
+    profile: TempDir,
 }
 
 impl Browser {
@@ -37,6 +37,7 @@ impl Browser {
             .args(["--disable-background-networking", "--disable-component-update"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .env("HOME", profile.path())
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -50,8 +51,8 @@ impl Browser {
             session: None,
             sent: 0,
             complaints: Vec::new(),
-            _child: child,
-            _profile: profile,
+            child,
+            profile,
         };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" })).await;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
@@ -151,6 +152,20 @@ impl Browser {
                 order["windowsVirtualKeyCode"] = json!(13);
             }
             self.call("Input.dispatchKeyEvent", order).await;
+        }
+    }
+
+    /// Ends the browser, and takes away what it wrote.
+    pub(crate) async fn close(mut self) {
+        self.session = None;
+        self.call("Browser.close", json!({})).await;
+        timeout(PATIENCE, self.child.wait()).await.expect("the browser ends").unwrap();
+        let began = Instant::now();
+        // Some of its processes end after it, and write until then.
+        while std::fs::remove_dir_all(self.profile.path()).is_err() && self.profile.path().exists()
+        {
+            assert!(began.elapsed() < PATIENCE, "{} stays", self.profile.path().display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
