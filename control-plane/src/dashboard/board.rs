@@ -226,8 +226,8 @@ impl Board {
     /// Makes what pages show follow what was taken in.
     pub fn settle(&mut self, now: u64) {
         let summary = Summary::of(&self.fleet, now);
-        // Before the first listing nothing is known, and all seems wrong.
-        if self.is_listed {
+        // Before a history is listed nothing of it is known, and all seems wrong.
+        if self.is_listed && self.before.is_none() {
             self.compare_problems(&summary, now);
             self.summary = summary;
         }

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
@@ -13,7 +16,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, DEFAULT_VERSIONS, RootCertStore};
 
-use crate::http::{Answer, ask_over};
+use crate::http::{Answer, Events, ask, ask_over};
 
 /// Ended with the test.
 struct Running(Child);
@@ -75,6 +78,27 @@ async fn off_loopback_it_speaks_tls_and_wants_the_token() {
     let plain = TcpStream::connect(at).await.unwrap();
     let said = read_plainly(plain).await;
     assert!(!said.contains("HTTP/"), "{said}");
+}
+
+#[tokio::test]
+async fn a_browser_that_goes_away_does_not_end_it_and_an_order_does() {
+    let mut child = command(&["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let stdout = child.stdout.take().unwrap();
+    let mut running = Running(child);
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let at = line.split("http://").nth(1).and_then(|it| it.split('/').next());
+    let at: SocketAddr = at.expect(&line).parse().unwrap();
+    let process = Pid::from_raw(running.0.id().cast_signed());
+    // What a write to a connection that was reset leads to.
+    kill(process, Signal::SIGPIPE).unwrap();
+    let mut events = Events::open(at).await;
+    assert_eq!(events.next().await["etcd"], "connecting");
+    assert_eq!(ask(at, "GET", "/healthz", &[]).await.status, 200);
+    kill(process, Signal::SIGTERM).unwrap();
+    let ended = tokio::task::spawn_blocking(move || running.0.wait().unwrap());
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    assert!(ended.expect("it ends").unwrap().success());
 }
 
 async fn over_tls(dir: &Path, at: SocketAddr, headers: &[&str]) -> Answer {

@@ -21,8 +21,8 @@ use crate::settings::ClusterArgs;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Where to listen. An address that is not of this host only needs --tls-cert, --tls-key and
-    /// --token-file.
+    /// Where to listen. Where others than this host can reach it, --tls-cert, --tls-key and
+    /// --token-file are needed.
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
@@ -59,6 +59,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     println!("The dashboard is at {scheme}://{}/ (Ctrl-C ends it)", shown(address, options));
     let cancel = CancellationToken::new();
+    // A browser that goes away in the middle of an answer must not end the program.
+    let _pipe = signal(SignalKind::pipe())?;
     tokio::spawn(end_on_signal(cancel.clone())?);
     server::serve(listener, server::Options { guard, tls }, store, secrets, cancel).await;
     Ok(())
