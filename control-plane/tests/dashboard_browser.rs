@@ -181,6 +181,18 @@ async fn a_lost_store_and_a_lost_server_are_told_with_the_age_of_what_is_seen() 
     browser.until("parseInt(standing.querySelector('time').textContent) >= 2").await;
     dashboard.client.mend();
     browser.until("standing.textContent === ''").await;
+    // While nobody looks, the page does not listen, and it is no fault that it hears nothing.
+    browser
+        .value("Object.defineProperty(document, 'hidden', { get: () => window.isAside }), 0")
+        .await;
+    for is_aside in [true, false] {
+        let turn = format!(
+            "window.isAside = {is_aside}; document.dispatchEvent(new Event('visibilitychange')); away.hidden"
+        );
+        assert_eq!(browser.value(&turn).await, true);
+    }
+    dashboard.client.cut();
+    browser.until("standing.textContent.includes('etcd cannot be reached')").await;
     let began = Instant::now();
     dashboard.end().await;
     browser.until("!away.hidden && /What you see is [0-9]+ s old/.test(away.textContent)").await;

@@ -55,7 +55,7 @@ pub async fn serve(
     let tasks = TaskTracker::new();
     let (keeping, board) = watch::channel(Board::new(secrets, keeper::now()));
     tasks.spawn(keeper::keep(store, keeping, cancel.clone()));
-    let desk = Arc::new(Desk::new(board, options.guard, options.tls.is_some(), cancel.clone()));
+    let desk = Arc::new(Desk::new(board, options.guard, cancel.clone()));
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         // Cancel-safe: a place that is not taken is given back.

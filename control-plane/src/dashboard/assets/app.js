@@ -70,20 +70,25 @@
     tell();
   }
 
+  // Hidden pages do not listen: a browser has few connections to one server, for all its pages.
   function listen() {
+    source?.close();
+    source = null;
+    if (document.hidden) return;
     source = new EventSource("/live");
     source.onmessage = hear;
     source.onerror = () => {
       heard = Math.min(heard, Date.now() - SILENCE);
       tell();
       // Refused for good, unless it is asked again.
-      if (source.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+      if (source?.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
     };
   }
 
   // ---- what is said while the server does not answer
 
   function tell() {
+    if (document.hidden) return;
     const isAway = Date.now() - heard >= SILENCE;
     document.documentElement.classList.toggle("is-away", isAway);
     if (!isAway) {
@@ -272,7 +277,8 @@
   });
 
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && wanted > shown) renew();
+    if (!document.hidden) heard = Date.now();
+    listen();
     tell();
   });
 

@@ -8,8 +8,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
-    REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{Semaphore, watch};
@@ -36,7 +35,6 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 pub(super) struct Desk {
     board: watch::Receiver<Board>,
     guard: Guard,
-    is_tls: bool,
     /// For pages that are live.
     places: Arc<Semaphore>,
     cancel: CancellationToken,
@@ -46,10 +44,9 @@ impl Desk {
     pub(super) fn new(
         board: watch::Receiver<Board>,
         guard: Guard,
-        is_tls: bool,
         cancel: CancellationToken,
     ) -> Self {
-        Self { board, guard, is_tls, places: Arc::new(Semaphore::new(MOST_LIVE)), cancel }
+        Self { board, guard, places: Arc::new(Semaphore::new(MOST_LIVE)), cancel }
     }
 
     /// The body of a request is never read.
@@ -111,9 +108,6 @@ impl Desk {
         set(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
         set(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
         set(HeaderName::from_static("x-accel-buffering"), "no");
-        if self.is_tls {
-            set(STRICT_TRANSPORT_SECURITY, "max-age=31536000");
-        }
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     }
 }
