@@ -11,7 +11,7 @@ use super::journal::{Entry, Journal, Named, What, all_paths};
 use super::order::natural;
 use super::series::{Keep, Series};
 use super::tunnels::Tunnels;
-use crate::fleet::problems::ProblemRow;
+use crate::fleet::problems::{ProblemRow, Severity};
 use crate::fleet::rows::{Filter, HostRow, HostState, NetworkRow};
 use crate::fleet::{Connection, Fleet};
 use crate::follower::Followed;
@@ -101,6 +101,11 @@ impl Summary {
             problems,
             tunnels: Tunnels::of(fleet, now / 1000),
         }
+    }
+
+    /// Without notes, which are no trouble.
+    pub fn trouble(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|problem| problem.row.severity != Severity::Note)
     }
 
     pub fn alive(&self) -> usize {

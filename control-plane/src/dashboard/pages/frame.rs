@@ -52,7 +52,7 @@ pub(super) fn whole(board: &Board, page: &Page, ask: &Ask, now: u64, content: &C
 }
 
 fn header(board: &Board, page: &Page, ask: &Ask) -> Markup {
-    let problems = board.summary().problems.len();
+    let problems = board.summary().trouble().count();
     html! {
         header.top {
             a.brand href="/" { (mark()) "wgnet" }

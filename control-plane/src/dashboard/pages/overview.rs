@@ -115,7 +115,7 @@ fn tiles(summary: &Summary) -> Markup {
 
 fn hosts(summary: &Summary) -> Markup {
     let troubled = |host: &crate::fleet::rows::HostRow| {
-        summary.problems.iter().any(|problem| problem.concerns(host.host))
+        summary.trouble().any(|problem| problem.concerns(host.host))
     };
     let nodes = summary.hosts.iter().take(HOSTS).map(|host| {
         let (class, word) = host_word(host.state);
