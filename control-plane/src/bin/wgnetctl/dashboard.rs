@@ -57,11 +57,11 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     })?;
     let address = listener.local_addr()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    println!("The dashboard is at {scheme}://{}/ (Ctrl-C ends it)", shown(address, options));
     let cancel = CancellationToken::new();
     // A browser that goes away in the middle of an answer must not end the program.
     let _pipe = signal(SignalKind::pipe())?;
     tokio::spawn(end_on_signal(cancel.clone())?);
+    println!("The dashboard is at {scheme}://{}/ (Ctrl-C ends it)", shown(address, options));
     server::serve(listener, server::Options { guard, tls }, store, secrets, cancel).await;
     Ok(())
 }
