@@ -264,7 +264,6 @@ impl<S: Store> Task<S> {
             self.look_whose(revision, entries.is_empty());
         }
         let keys = entries.iter().map(|entry| entry.key.as_str()).collect();
-        self.judge.forget_refusals(scope, &keys);
         let mut missing = self.judge.missing(scope, &keys);
         missing.extend(self.history.still_missing(scope, &keys));
         missing.sort();

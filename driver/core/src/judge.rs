@@ -143,7 +143,6 @@ impl Judge {
     /// A key is gone. Its record leaves the view; a tombstone does not: revocation is for good.
     pub fn delete(&mut self, key: &str) {
         if let Some(path) = Path::parse(key) {
-            self.refusals.mended(&path);
             self.remove(&path);
         }
     }
@@ -151,7 +150,6 @@ impl Judge {
     /// A key is gone, but its record is to stay in force: the store was wiped or restored, and the
     /// record's owner has not spoken since. Ends with the next `put` or `delete`.
     pub fn keep_without_store(&mut self, path: &Path) {
-        self.refusals.mended(path);
         if let Some(place) = self.places.get_mut(path) {
             place.held = Held::Absent;
             self.settle(path);
@@ -201,15 +199,7 @@ impl Judge {
         for path in self.missing(scope, &keys) {
             self.remove(&path);
         }
-        self.forget_refusals(scope, &keys);
         verdicts
-    }
-
-    /// What was refused and is missing from a complete listing with these keys is told no more; of
-    /// rubbish beyond a limit, and of a snapshot, [`Self::missing`] does not know.
-    pub fn forget_refusals(&mut self, scope: &str, keys: &BTreeSet<&str>) {
-        let is_gone = |key: &str| scope::covers(scope, key) && !keys.contains(key);
-        self.refusals.mended_where(is_gone);
     }
 
     /// What a complete listing with these keys would remove: for whoever must decide first whether
@@ -235,8 +225,6 @@ impl Judge {
         }
         self.floors.remove(network);
         self.claims.remove(network);
-        let is_of_it = |path: Path| path.network() == Some(network);
-        self.refusals.mended_where(|key| Path::parse(key).is_some_and(is_of_it));
     }
 
     pub fn view(&self) -> &ClusterView {
@@ -306,7 +294,7 @@ impl Judge {
         self.refusals.counts()
     }
 
-    /// The most recent refusals of what the store still holds, the newest last; a path is there once.
+    /// The most recent refusals, the newest last; a path and reason is there once.
     pub fn last_refusals(&self) -> impl Iterator<Item = &Refusal> {
         self.refusals.last()
     }

@@ -60,7 +60,6 @@ impl Judge {
     ) -> Verdict {
         match judged {
             Ok(writer) => {
-                self.refusals.mended(path);
                 let place = self.places.get(path);
                 match place.and_then(|place| place.in_force(path)).map(|valid| valid.writer) {
                     Some(by) if by != writer && self.clobbered.contains(path) => {

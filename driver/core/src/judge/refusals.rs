@@ -1,9 +1,8 @@
-//! What was refused: counts for good, for status the last ones that the store still
-//! holds.
+//! What was refused: counts for good, the last ones for status.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use wgnet_proto::{HostId, Path, Refused};
+use wgnet_proto::{HostId, Refused};
 
 /// Shown in status.
 const MAX_LAST: usize = 32;
@@ -43,24 +42,12 @@ impl Refusals {
             self.told.clear();
         }
         refusal.first_time = self.told.insert((refusal.path.clone(), refusal.reason));
-        self.last.retain(|old| old.path != refusal.path);
+        self.last.retain(|old| old.path != refusal.path || old.reason != refusal.reason);
         if self.last.len() == MAX_LAST {
             self.last.pop_front();
         }
         self.last.push_back(refusal.clone());
         refusal
-    }
-
-    /// What was refused at this key stands there no more.
-    pub(super) fn mended(&mut self, path: &Path) {
-        if !self.last.is_empty() {
-            let path = path.to_string();
-            self.mended_where(|refused| refused == path);
-        }
-    }
-
-    pub(super) fn mended_where(&mut self, is_mended: impl Fn(&str) -> bool) {
-        self.last.retain(|old| !is_mended(&old.path));
     }
 
     pub(super) fn counts(&self) -> &BTreeMap<Refused, u64> {

@@ -88,43 +88,6 @@ fn a_refusal_is_told_once_and_counted_by_reason() {
 }
 
 #[test]
-fn a_refusal_is_told_only_while_the_store_holds_what_was_refused() {
-    let told = |judge: &Judge| -> Vec<(String, Refused)> {
-        judge.last_refusals().map(|refusal| (refusal.path.clone(), refusal.reason)).collect()
-    };
-    let entry = member(1, 5, 0);
-    let key = entry.path.to_string();
-    let mut judge = judge();
-    let rubbish =
-        |judge: &mut Judge| assert!(matches!(judge.put(&key, b"rubbish", 1), Verdict::Refused(_)));
-
-    rubbish(&mut judge);
-    assert_eq!(entry.put(&mut judge), Verdict::Accepted);
-    assert_eq!(told(&judge), [], "its key became valid");
-    rubbish(&mut judge);
-    assert_eq!(reason(member(1, 4, 0).put(&mut judge)), Refused::RolledBack);
-    assert_eq!(told(&judge), [(key.clone(), Refused::RolledBack)], "a key holds one value");
-    entry.delete(&mut judge);
-    assert_eq!(told(&judge), [], "its key is gone");
-    rubbish(&mut judge);
-    judge.keep_without_store(&entry.path);
-    assert_eq!(told(&judge), [], "its key is gone with the store's history");
-
-    for stray in 0..=MAX_STRAYS {
-        judge.put(&format!("networks/s-{stray}"), b"rubbish", 1);
-    }
-    judge.listed("hosts", []);
-    assert_eq!(told(&judge).len(), 32, "another scope was listed");
-    judge.listed("networks/s-9999", []);
-    assert_eq!(told(&judge).len(), 31);
-    judge.forget(&"s-9998".parse().unwrap());
-    assert_eq!(told(&judge).len(), 30, "its network is followed no more");
-    judge.listed("", []);
-    assert_eq!(told(&judge), []);
-    assert_eq!(judge.refused()[&Refused::Malformed], 3 + 1 + MAX_STRAYS as u64);
-}
-
-#[test]
 fn a_host_cannot_write_an_endpoint_of_another() {
     let mut judge = judge_with(&[member(1, 1, 0), endpoint(1, 2, 2, 1)]);
     let record = judge.entry(&Path::Endpoint(blue(), ip(2))).unwrap().record;
