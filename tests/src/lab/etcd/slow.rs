@@ -85,7 +85,9 @@ impl Drop for Slow {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        let namespace = format!("--net=/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.0));
+        // Not `self`: that would be nsenter, which has no such descriptor.
+        let (process, file) = (std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&self.0));
+        let namespace = format!("--net=/proc/{process}/fd/{file}");
         let _ = crate::lab::command::run(
             "nsenter",
             &[&namespace, "nft", &format!("delete table ip {TABLE}")],
