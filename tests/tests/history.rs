@@ -1,6 +1,7 @@
 //! Another history of the store: wiped under traffic, and gone for a while.
 
 use wgnet_tests::lab::Result;
+use wgnet_tests::stream::Stream;
 use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, status};
 
 #[test]
@@ -8,12 +9,10 @@ fn a_wiped_etcd_is_filled_again_and_no_tunnel_is_cut() -> Result<()> {
     let swarm = Swarm::start("e2e-history", 2)?;
     swarm.network("blue", &[])?;
     let near = swarm.run(1, "near", "blue", &[])?;
-    swarm.run(2, "far", "blue", &[])?;
+    let far = swarm.run(2, "far", "blue", &[])?;
     eventually("the first ping", SOON, || near.ping("far").is_ok())?;
     let records = swarm.lab.etcd().records()?;
-    let steady = swarm
-        .host(1)
-        .spawn(&["docker", "exec", "near", "ping", "-i", "0.05", "-w", "15", "-q", "far"])?;
+    let stream = Stream::start(&near, &far)?;
 
     swarm.lab.etcd().kill()?;
     swarm.lab.etcd().wipe()?;
@@ -36,7 +35,7 @@ fn a_wiped_etcd_is_filled_again_and_no_tunnel_is_cut() -> Result<()> {
     // A change in the new history reaches the other host.
     swarm.run(2, "late", "blue", &[])?;
     eventually("a container of the new history", SOON, || near.ping("late").is_ok())?;
-    let said = steady.finish(SOON)?.text()?;
-    assert!(said.contains(" 0% packet loss"), "{said}");
+    let report = stream.finish()?;
+    assert_eq!(report.lost(), 0, "{report:?}");
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use wgnet_tests::lab::checks::Container;
 use wgnet_tests::lab::{Host, Inventory, Lab, LabError, LabOptions, Result};
+use wgnet_tests::stream::Stream;
 use wgnet_tests::swarm::{SOON, eventually, only_network, status};
 
 /// Docker waits for old containers before it starts them anew.
@@ -199,23 +200,13 @@ fn live_restore_keeps_traffic_and_what_docker_forgot_alone_can_be_made_anew() ->
 
     // With live-restore the end of dockerd touches no container.
     let far = address(&boxes[1])?;
-    let steady = lab.host(1).spawn(&[
-        "nsenter",
-        &format!("--net=/proc/{}/ns/net", pid(&boxes[0])?),
-        "ping",
-        "-i",
-        "0.05",
-        "-w",
-        "8",
-        "-q",
-        &far,
-    ])?;
+    let stream = Stream::start(&boxes[0], &boxes[1])?;
     for signal in ["TERM", "KILL"] {
         lab.host(1).engine_kill(signal)?;
         lab.host(1).engine_start()?;
     }
-    let said = steady.finish(SOON)?.text()?;
-    assert!(said.contains(" 0% packet loss"), "{said}");
+    let report = stream.finish()?;
+    assert_eq!(report.lost(), 0, "{report:?}");
     assert_eq!(address(&boxes[1])?, far);
 
     other_subnets_do_not_become_one_network(&lab)?;
@@ -230,10 +221,6 @@ fn live_restore_keeps_traffic_and_what_docker_forgot_alone_can_be_made_anew() ->
     create(lab.host(2), 2, &[])?;
     let boxes = [boxes[0].clone(), run(lab.host(2), "again", &[])?];
     all_reach_each_other("after a removal that the driver did not hear of", &boxes)
-}
-
-fn pid(container: &Container<'_>) -> Result<String> {
-    container.host.docker(&["inspect", "-f", "{{.State.Pid}}", &container.name])
 }
 
 /// A network of the same id with another subnet could reach nobody: its first container says so.
