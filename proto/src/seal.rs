@@ -167,7 +167,7 @@ pub fn claimed_writer(sealed: &[u8]) -> Option<HostId> {
 
 /// The payload of a sealed record that was opened before.
 pub fn payload_of(sealed: &[u8]) -> Option<Vec<u8>> {
-    parse(sealed).ok().map(|(envelope, _)| envelope.payload)
+    Envelope::decode(sealed).ok().map(|envelope| envelope.payload)
 }
 
 /// The parts of an envelope that have one possible length.

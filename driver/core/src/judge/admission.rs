@@ -45,7 +45,7 @@ impl Judge {
         })?;
         self.check(path, &opened, &record).map_err(|not| NotAdmitted::by(&opened, not))?;
         let writer = opened.writer;
-        self.keep(path, opened, sealed);
+        self.keep(path, opened, &record, sealed);
         self.follow_up(path, writer, record);
         Ok(writer)
     }
@@ -158,7 +158,7 @@ impl Judge {
         }
     }
 
-    fn keep(&mut self, path: &Path, opened: Opened, sealed: &[u8]) {
+    fn keep(&mut self, path: &Path, opened: Opened, record: &Record, sealed: &[u8]) {
         if let Some(graves) = self.graves.get_mut(path) {
             graves.remove(&opened.writer);
             if graves.is_empty() {
@@ -166,9 +166,10 @@ impl Judge {
             }
         }
         let Opened { writer, seq, epoch, .. } = opened;
+        let decoded = (writer == self.own).then(|| Box::new(record.clone()));
         let place = self.place_mut(path);
         let was_stray = place.is_stray();
-        place.keep(Valid { writer, seq, epoch, sealed: sealed.into() });
+        place.keep(Valid { writer, seq, epoch, sealed: sealed.into(), decoded });
         if was_stray {
             self.strays -= 1;
         }

@@ -11,10 +11,15 @@ pub(super) struct Valid {
     pub(super) seq: u64,
     pub(super) epoch: Epoch,
     pub(super) sealed: Box<[u8]>,
+    /// This host's own: they are few, and compared with what is wanted at every turn.
+    pub(super) decoded: Option<Box<Record>>,
 }
 
 impl Valid {
     pub(super) fn record(&self, path: &Path) -> Record {
+        if let Some(record) = &self.decoded {
+            return Record::clone(record);
+        }
         let payload = seal::payload_of(&self.sealed).expect("was opened when it was admitted");
         Record::decode(path, &payload).expect("was decoded when it was admitted")
     }
