@@ -37,6 +37,7 @@ mod images;
 pub mod init;
 pub(crate) mod interrupt;
 mod inventory;
+mod owner;
 mod roots;
 pub mod supervise;
 mod underlay;
@@ -45,11 +46,10 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     thread,
-    time::Duration,
 };
 
 use nix::{
-    fcntl::{Flock, FlockArg},
+    fcntl::Flock,
     sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs},
     unistd::Uid,
 };
@@ -63,6 +63,7 @@ pub use self::{
     etcd::{Etcd, Member as EtcdMember, Slow},
     host::{Host, binaries},
     inventory::Inventory,
+    owner::{down, down_of_run},
     roots::{Suite, is_prepared, prepare},
 };
 use self::{
@@ -116,6 +117,9 @@ struct Record {
     etcd_flags: Vec<String>,
     binaries: Option<PathBuf>,
     engine_flags: Vec<String>,
+    /// The test run that it belongs to, as tests/run names it.
+    #[serde(default)]
+    run: Option<String>,
 }
 
 /// A running lab. Dropping it takes it down.
@@ -133,7 +137,7 @@ impl Lab {
     /// Clears what an earlier lab of this name left, and builds a new one.
     pub fn start(options: LabOptions) -> Result<Self> {
         check_machine(&options)?;
-        let owner = own(&options.name)?;
+        let owner = owner::own(&options.name)?;
         clear(&options.name)?;
         let root = roots::root(options.suite)?;
         let lab = Self::describe(&options, &root, Some(owner))?;
@@ -297,6 +301,7 @@ impl Lab {
             etcd_flags: options.etcd_flags.clone(),
             binaries: options.binaries.clone(),
             engine_flags: options.engine_flags.clone(),
+            run: env::var("WGNET_TEST_RUN").ok(),
         };
         let file = self.dir().join("lab.json");
         fs::create_dir_all(self.dir()).map_err(LabError::io("make the directory", self.dir()))?;
@@ -378,34 +383,6 @@ fn check_machine(options: &LabOptions) -> Result<()> {
     Ok(())
 }
 
-/// Two runs of the same name would clear each other's hosts.
-fn own(name: &str) -> Result<Flock<fs::File>> {
-    fs::create_dir_all(base_dir()).map_err(LabError::io("make the directory", base_dir()))?;
-    let path = base_dir().join(format!("{name}.lock"));
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(LabError::io("open", &path))?;
-    // A process that was killed a moment ago may still be ending.
-    let mut unlocked = Some(file);
-    let locked = wait_for("the lab's lock", Duration::from_secs(3), || {
-        let file = unlocked.take().expect("the file comes back with each refusal");
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| {
-            unlocked = Some(file);
-            errno
-        })
-    });
-    let Ok((lock, _)) = locked else {
-        let pid = fs::read_to_string(&path).unwrap_or_default();
-        return Err(LabError::InUse { lab: name.to_owned(), pid });
-    };
-    fs::write(&path, std::process::id().to_string()).map_err(LabError::io("write", &path))?;
-    Ok(lock)
-}
-
 /// Ends and removes everything with this lab's mark: processes by control group, then namespaces, then files.
 fn clear(name: &str) -> Result<()> {
     interrupt::settle();
@@ -429,10 +406,4 @@ fn clear(name: &str) -> Result<()> {
             first_failure.and(fs::remove_dir_all(&dir).map_err(LabError::io("remove", &dir)));
     }
     first_failure
-}
-
-/// Ends a lab that no running process owns.
-pub fn down(name: &str) -> Result<()> {
-    let _owner = own(name)?;
-    clear(name)
 }

@@ -26,7 +26,11 @@ enum Command {
     /// Build a lab and leave it running.
     Up(Up),
     /// Take a lab down.
-    Down,
+    Down {
+        /// Every lab that this run of tests/run left, instead of one.
+        #[arg(long)]
+        run: Option<String>,
+    },
     /// Fetch and unpack a suite's packages now, for a lab on a machine without network.
     Prepare {
         /// bookworm (engine 20.10), trixie (26.1) or sid (28)
@@ -117,7 +121,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let name = &cli.name;
     match cli.command {
         Command::Up(options) => up(name, options)?,
-        Command::Down => lab::down(name)?,
+        Command::Down { run: None } => lab::down(name)?,
+        Command::Down { run: Some(run) } => {
+            lab::down_of_run(&run)?.iter().for_each(|name| println!("took down the lab {name}"));
+        }
         Command::Prepare { suite } => println!("{}", lab::prepare(suite)?.display()),
         Command::Exec(Inside { host, args }) => return inside(name, host, &args),
         Command::Docker(Inside { host, args }) => {
