@@ -12,10 +12,9 @@ mod hosts;
 mod mtu;
 mod networks;
 mod seen;
+mod suspects;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde::Serialize;
 use wgnet_control_plane::fleet::Fleet;
@@ -88,9 +87,6 @@ impl Finding {
     }
 }
 
-/// A driver takes a network down within that.
-const GONE_WITHIN: Duration = Duration::from_secs(3);
-
 /// What was looked at together.
 #[derive(Debug, Serialize)]
 pub(crate) struct Area {
@@ -144,37 +140,22 @@ pub(crate) async fn look(
     let status = status.ok();
     areas.push(Area::new("kernel", host::kernel(&seen::kernel(), status.as_ref())));
     areas.push(Area::new("state directory", host::state(&seen::state(&cluster.state_dir))));
-    areas.push(match &status {
-        Some(status) => Area::new("leftovers", leftovers(namespaces, status).await),
-        None => Area::unseen("leftovers", "the driver does not say which namespaces it uses"),
-    });
-    areas.push(firewall::area(cluster, status.as_ref()));
-    areas.push(docker::area(docker, cluster.is_legacy).await);
-
-    match cluster.etcd_options() {
-        Ok(options) => {
-            areas.push(Area::new("etcd", etcd::findings(&health::members(&options).await)));
-        }
-        Err(error) => areas.push(Area::new("etcd", vec![etcd::bad_settings(&error)])),
-    }
+    let firewall = firewall::area(cluster, status.as_ref());
+    let engine = docker::area(docker, cluster.is_legacy).await;
+    let etcd = match cluster.etcd_options() {
+        Ok(options) => etcd::findings(&health::members(&options).await),
+        Err(error) => vec![etcd::bad_settings(&error)],
+    };
     let fleet = fleet(cluster, can_judge).await;
     let standing = fleet.as_ref().map(networks::standing).unwrap_or_default();
-    areas.push(networks::area(docker, driver, status.as_ref(), &standing).await);
+    let (leftovers, networks) =
+        suspects::areas(docker, driver, &namespaces, status.as_ref(), &standing).await;
+    areas.extend([leftovers, firewall, engine, Area::new("etcd", etcd), networks]);
     areas.extend(match fleet {
         Ok(fleet) => hosts(fleet, status.as_ref()).await,
         Err(why) => vec![Area::unseen("cluster", why)],
     });
     areas
-}
-
-/// What no network uses, and still does not a little later: one may be on its way down.
-async fn leftovers(mut namespaces: BTreeSet<String>, status: &DriverStatus) -> Vec<Finding> {
-    if !host::leftovers(&namespaces, status).is_empty() {
-        tokio::time::sleep(GONE_WITHIN).await;
-        let later = seen::namespaces();
-        namespaces.retain(|name| later.contains(name));
-    }
-    host::leftovers(&namespaces, status)
 }
 
 /// What the records say; the error is why they do not.

@@ -11,6 +11,8 @@ use super::seen::{Kernel, State};
 use crate::settings::Cluster;
 use crate::table::bytes;
 
+pub(super) const LEFTOVERS: &str = "leftovers";
+
 /// What the journal needs at least to be written anew.
 const LITTLE: u64 = 64 << 20;
 
@@ -173,11 +175,14 @@ pub(super) fn state(state: &State) -> Vec<Finding> {
     found
 }
 
-pub(super) fn leftovers(namespaces: &BTreeSet<String>, status: &DriverStatus) -> Vec<Finding> {
-    let used: BTreeSet<&str> =
-        status.networks.iter().map(|network| network.namespace.as_str()).collect();
-    let left = namespaces.iter().filter(|name| !used.contains(name.as_str()));
-    let found = left.map(|name| {
+/// Which of these namespaces no network of the driver uses.
+pub(super) fn unused(namespaces: &BTreeSet<String>, status: &DriverStatus) -> BTreeSet<String> {
+    let used = status.networks.iter().map(|network| network.namespace.clone()).collect();
+    namespaces - &used
+}
+
+pub(super) fn leftovers(unused: &BTreeSet<String>) -> Vec<Finding> {
+    let found = unused.iter().map(|name| {
         Finding::warning(
             "leftover-namespace",
             format!("/run/netns/{name} belongs to no network of the driver"),
@@ -225,7 +230,7 @@ mod tests {
     fn a_healthy_host_is_not_mentioned() {
         assert!(driver(&status(true), &[7]).is_empty());
         assert!(kernel(&good_kernel(), Some(&status(true))).is_empty());
-        assert!(leftovers(&BTreeSet::from(["wgnet-blue".to_owned()]), &status(true)).is_empty());
+        assert!(unused(&BTreeSet::from(["wgnet-blue".to_owned()]), &status(true)).is_empty());
         let fine = State { path: "/".into(), unwritable: None, free: Some(1 << 40), aside: vec![] };
         assert!(state(&fine).is_empty());
     }
@@ -238,7 +243,7 @@ mod tests {
         broken.networks[0].error = Some("no such device".to_owned());
         assert_eq!(codes(driver(&broken, &[7])), ["network-out-of-sync"]);
         assert_eq!(
-            codes(leftovers(&BTreeSet::from(["wgnet-old".to_owned()]), &status(true))),
+            codes(leftovers(&unused(&BTreeSet::from(["wgnet-old".to_owned()]), &status(true)))),
             ["leftover-namespace"]
         );
         let old = Kernel { release: "5.4.0".to_owned(), ..good_kernel() };

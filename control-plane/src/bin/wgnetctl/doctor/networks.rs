@@ -8,11 +8,10 @@ use wgnet_control_plane::fleet::rows::{Filter, NetworkState};
 use wgnet_proto::status::{DriverStatus, NetworkStatus};
 use wgnet_proto::{DockerNetworkId, NetworkKey};
 
-use super::{Area, Finding, GONE_WITHIN};
+use super::Finding;
 use crate::dockerd;
-use crate::driver::Driver;
 
-const AREA: &str = "networks";
+pub(super) const AREA: &str = "networks";
 
 /// Networks that nobody has given back in the whole cluster.
 pub(super) fn standing(fleet: &Fleet) -> BTreeSet<NetworkKey> {
@@ -21,34 +20,9 @@ pub(super) fn standing(fleet: &Fleet) -> BTreeSet<NetworkKey> {
     up.map(|row| row.network).collect()
 }
 
-/// Looks a second time if need be: Docker tells the driver of a network before it lists it, and
-/// before it ceases to.
-pub(super) async fn area(
-    docker: &Path,
-    driver: &Driver,
-    status: Option<&DriverStatus>,
-    standing: &BTreeSet<NetworkKey>,
-) -> Area {
-    let Some(status) = status else {
-        return Area::unseen(AREA, "the driver does not say which it has");
-    };
-    let suspects = match look(docker, status, standing).await {
-        Ok(suspects) if suspects.is_empty() => return Area::new(AREA, Vec::new()),
-        Ok(suspects) => suspects,
-        Err(()) => return Area::unseen(AREA, "Docker does not say which it has"),
-    };
-    tokio::time::sleep(GONE_WITHIN).await;
-    let Ok(later) = driver.get::<DriverStatus>("/status").await else {
-        return Area::unseen(AREA, "the driver does not say any more which it has");
-    };
-    let Ok(still) = look(docker, &later, standing).await else {
-        return Area::unseen(AREA, "Docker does not say any more which it has");
-    };
-    let both: BTreeSet<_> = still.intersection(&suspects).cloned().collect();
-    Area::new(AREA, findings(&both, &later))
-}
-
-async fn look(
+/// What the driver has and Docker does not list. For moments that is so of any network: Docker tells
+/// the driver of it before it lists it, and before it ceases to.
+pub(super) async fn unlisted(
     docker: &Path,
     status: &DriverStatus,
     standing: &BTreeSet<NetworkKey>,
@@ -60,7 +34,6 @@ async fn look(
     Ok(unknown(status, &listed, standing))
 }
 
-/// What the driver has and Docker does not list.
 fn unknown(
     status: &DriverStatus,
     listed: &BTreeSet<String>,
@@ -79,7 +52,7 @@ fn is_left_by_swarm(network: &NetworkStatus, standing: &BTreeSet<NetworkKey>) ->
     standing.contains(&network.key) && !network.endpoints.iter().any(|endpoint| endpoint.local)
 }
 
-fn findings(unknown: &BTreeSet<DockerNetworkId>, status: &DriverStatus) -> Vec<Finding> {
+pub(super) fn findings(unknown: &BTreeSet<DockerNetworkId>, status: &DriverStatus) -> Vec<Finding> {
     let found = status.networks.iter().filter(|network| unknown.contains(&network.docker_id));
     let finding = |network: &NetworkStatus| {
         let (key, id) = (&network.key, &network.docker_id);
