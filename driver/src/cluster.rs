@@ -32,7 +32,8 @@ use wgnet_control_plane::admin::HeldListing;
 use wgnet_control_plane::follower::{Followed, Follower, FollowerOptions, Scopes};
 use wgnet_control_plane::publisher::{Picture, Publisher, Unpublished, WantedRecords};
 use wgnet_control_plane::session::{LEASE_TTL, Session};
-use wgnet_control_plane::store::{Change, Entry, LeaseId, Revision, Store};
+use wgnet_control_plane::store::{Change, Entry, LeaseId, Revision, Store, covers};
+use wgnet_core::refused::RefusedRecords;
 use wgnet_core::{ClusterView, Judge, Refusal};
 use wgnet_proto::status::StoreStatus;
 use wgnet_proto::{ClusterSecrets, HostKey, NetworkKey, Path};
@@ -75,6 +76,7 @@ pub struct Outputs {
 pub struct ClusterStatus {
     pub store: StoreStatus,
     pub refused: BTreeMap<String, u64>,
+    /// Of what stands in the store, or stood there lately.
     pub refusals: Vec<Refusal>,
     pub held: Vec<HeldListing>,
     /// Endpoints that are still to be published.
@@ -179,6 +181,8 @@ struct Task<S> {
     unnoted: BTreeSet<NetworkKey>,
     /// When the last event came.
     told_at: Instant,
+    started: Instant,
+    refused: RefusedRecords,
     wanted: watch::Sender<Arc<WantedRecords>>,
     picture: watch::Sender<Arc<Picture>>,
 }
@@ -205,6 +209,8 @@ impl<S: Store> Task<S> {
             was_overtaken: false,
             unnoted: BTreeSet::new(),
             told_at: Instant::now(),
+            started: Instant::now(),
+            refused: RefusedRecords::default(),
             wanted: watch::Sender::default(),
             picture: watch::Sender::default(),
         }
@@ -220,6 +226,8 @@ impl<S: Store> Task<S> {
                 for (key, verdict) in verdicts {
                     self.judged(&key, &verdict);
                 }
+                // What the store holds is not known yet.
+                self.refused_no_more(|_| true);
                 debug!(records = records.len(), "Took the last known records in");
             }
             Err(error) => warn!(error = crate::chain(&error), "Cannot read the last known records"),
@@ -263,7 +271,8 @@ impl<S: Store> Task<S> {
         if scope == CLUSTER {
             self.look_whose(revision, entries.is_empty());
         }
-        let keys = entries.iter().map(|entry| entry.key.as_str()).collect();
+        let keys: BTreeSet<_> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        self.refused_no_more(|refused| covers(scope, refused) && !keys.contains(refused));
         let mut missing = self.judge.missing(scope, &keys);
         missing.extend(self.history.still_missing(scope, &keys));
         missing.sort();
@@ -311,6 +320,7 @@ impl<S: Store> Task<S> {
                     entry.key
                 }
                 Change::Delete { key, .. } => {
+                    self.refused_no_more(|refused| refused == key);
                     let me = self.inputs.facts.me;
                     match Path::parse(&key) {
                         Some(path) if self.history.outlives(&path, &self.judge, me) => {

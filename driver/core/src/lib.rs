@@ -16,6 +16,7 @@ pub mod observed;
 pub mod options;
 pub mod orphan;
 pub mod plan;
+pub mod refused;
 pub mod step;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -33,7 +33,7 @@ impl<S: Store> Task<S> {
             .iter()
             .map(|(reason, count)| (reason.code().to_owned(), *count))
             .collect();
-        let refusals = self.judge.last_refusals().cloned().collect();
+        let refusals = self.refused.told(self.now()).cloned().collect();
         let status = ClusterStatus {
             store,
             refused,
@@ -52,10 +52,12 @@ impl<S: Store> Task<S> {
     }
 
     /// Says once what was refused and why.
-    pub(super) fn judged(&self, key: &str, verdict: &Verdict) {
+    pub(super) fn judged(&mut self, key: &str, verdict: &Verdict) {
         let Verdict::Refused(refusal) = verdict else {
+            self.refused_no_more(|refused| refused == key);
             return;
         };
+        self.refused.stands(self.now(), refusal);
         if !refusal.first_time {
             return;
         }
@@ -76,6 +78,16 @@ impl<S: Store> Task<S> {
                 next_step: "correct `etcd` or `etcd_prefix` in the driver's settings; nothing is read or written until then".to_owned(),
             });
         }
+    }
+
+    /// What was refused at these keys is not there any more.
+    pub(super) fn refused_no_more(&mut self, is_gone: impl Fn(&str) -> bool) {
+        self.refused.gone(self.now(), is_gone);
+    }
+
+    /// Seconds that this task has run.
+    pub(super) fn now(&self) -> u64 {
+        self.started.elapsed().as_secs()
     }
 
     pub(super) fn problem_of_history(&self, revision: Revision, highest: Revision) {

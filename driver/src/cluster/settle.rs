@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tracing::{debug, info, warn};
-use wgnet_control_plane::store::{Condition, Op, Store, Txn};
+use wgnet_control_plane::store::{Condition, Op, Store, Txn, covers};
 use wgnet_proto::seal::claimed_writer;
 use wgnet_proto::{NetworkKey, Path, Record, Sealer};
 
@@ -126,10 +126,13 @@ impl<S: Store> Task<S> {
         for key in wanted.difference(&self.followed) {
             scopes.follow(scope_of(key));
         }
+        let now = self.now();
         for key in self.followed.difference(&wanted) {
-            scopes.unfollow(&scope_of(key));
-            self.seen.remove(&scope_of(key));
+            let scope = scope_of(key);
+            scopes.unfollow(&scope);
+            self.seen.remove(&scope);
             self.judge.forget(key);
+            self.refused.gone(now, |refused| covers(&scope, refused));
             self.inputs.progress.forget(key);
         }
         self.followed = wanted;

@@ -1,5 +1,7 @@
 //! One host's cluster task against a store in memory; the others are written by hand.
 
+mod refused;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -81,6 +83,7 @@ struct Rig {
     line: MemoryStore,
     me: HostId,
     view: watch::Receiver<Arc<ClusterView>>,
+    status: watch::Receiver<ClusterStatus>,
     others: Vec<HostKey>,
     secrets: ClusterSecrets,
     seq: u64,
@@ -155,7 +158,7 @@ impl Rig {
             orders: Orders::default(),
             progress: Progress::default(),
         };
-        let (status, _) = watch::channel(ClusterStatus::default());
+        let (status, told) = watch::channel(ClusterStatus::default());
         let outputs = Outputs { view, status, remembered: oneshot::channel().0 };
         let cancel = CancellationToken::new();
         let running = run(inputs, outputs, cancel.clone());
@@ -166,7 +169,8 @@ impl Rig {
         });
         let others = [2, 3].map(|number| HostKey::from_random([number; 32])).to_vec();
         let _stop = cancel.drop_guard();
-        let mut rig = Self { store, line, me, view: views, others, secrets, seq: 1, _stop };
+        let (view, status) = (views, told);
+        let mut rig = Self { store, line, me, view, status, others, secrets, seq: 1, _stop };
         rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
         let cluster = rig.founded(None).await;
         for number in 0..rig.others.len() {
