@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -62,6 +63,7 @@ pub struct Follower {
 #[derive(Clone)]
 pub struct Scopes {
     commands: mpsc::UnboundedSender<Command>,
+    restarts: Arc<AtomicU64>,
 }
 
 enum Command {
@@ -80,6 +82,7 @@ impl Follower {
         let (commands, received) = mpsc::unbounded_channel();
         let (telling, events) = mpsc::channel(EVENTS);
         let (reporting, reports) = mpsc::channel(EVENTS);
+        let restarts = Arc::<AtomicU64>::default();
         let owner = Owner {
             store,
             options,
@@ -87,13 +90,14 @@ impl Follower {
             events: telling,
             reporting,
             scopes: BTreeMap::new(),
+            restarts: Arc::clone(&restarts),
             bearings: Arc::default(),
             gate: Arc::default(),
             tasks: 0,
             told: None,
         };
         tokio::spawn(cancel.clone().run_until_cancelled_owned(owner.run(received, reports)));
-        Self { events, scopes: Scopes { commands }, _stop: cancel.drop_guard() }
+        Self { events, scopes: Scopes { commands, restarts }, _stop: cancel.drop_guard() }
     }
 
     /// The next event; `None` once cancelled. Cancel-safe.
@@ -123,6 +127,11 @@ impl Scopes {
     pub fn list_again(&self) {
         let _ = self.commands.send(Command::ListAgain);
     }
+
+    /// How often a scope's watch had to begin anew.
+    pub fn watch_restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
 }
 
 /// Owns the tasks of the scopes and hands on what they report.
@@ -133,6 +142,8 @@ struct Owner<S> {
     events: mpsc::Sender<Followed>,
     reporting: mpsc::Sender<Report>,
     scopes: BTreeMap<String, Following>,
+    /// Of watches.
+    restarts: Arc<AtomicU64>,
     /// Of the history that the store is in.
     bearings: Arc<Bearings>,
     gate: Arc<Gate>,
@@ -145,6 +156,8 @@ struct Owner<S> {
 struct Following {
     /// Only the newest task of a scope is heard.
     task: u64,
+    /// Whether there was a watch of this scope before.
+    was_watched: bool,
     health: Option<Result<(), String>>,
     _stop: DropGuard,
 }
@@ -203,7 +216,9 @@ impl<S: Store> Owner<S> {
             self.reporting.clone(),
         );
         tokio::spawn(stop.clone().run_until_cancelled_owned(task.run()));
-        let following = Following { task: self.tasks, health: None, _stop: stop.drop_guard() };
+        let was_watched = self.scopes.get(&scope).is_some_and(|before| before.was_watched);
+        let _stop = stop.drop_guard();
+        let following = Following { task: self.tasks, was_watched, health: None, _stop };
         self.scopes.insert(scope, following);
     }
 
@@ -219,7 +234,12 @@ impl<S: Store> Owner<S> {
             return Ok(());
         };
         match report.told {
-            Told::Watching => following.health = Some(Ok(())),
+            Told::Watching => {
+                following.health = Some(Ok(()));
+                if std::mem::replace(&mut following.was_watched, true) {
+                    self.restarts.fetch_add(1, Ordering::Relaxed);
+                }
+            }
             Told::Failing(error) => following.health = Some(Err(error)),
             Told::Listed { revision, entries } => {
                 self.tell(Followed::Listed { scope, revision, entries }).await?;

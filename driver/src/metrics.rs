@@ -40,7 +40,6 @@ pub struct Metrics {
     followed: Histogram,
     requests: Counters,
     request_time: Histograms,
-    watch_restarts: Counter,
     registry: Arc<Registry>,
 }
 
@@ -56,7 +55,6 @@ impl Default for Metrics {
             followed: histogram(),
             requests: Counters::default(),
             request_time: histograms(),
-            watch_restarts: Counter::default(),
             registry: Arc::default(),
         };
         metrics.registry = Arc::new(metrics.register());
@@ -87,11 +85,6 @@ impl Metrics {
             "etcd_request_duration_seconds",
             "Time of such a request",
             m.request_time,
-        );
-        registry.register(
-            "etcd_watch_restarts",
-            "Watches that ended and had to begin anew",
-            m.watch_restarts,
         );
         registry
     }

@@ -37,6 +37,9 @@ pub struct StoreStatus {
     pub revision: i64,
     /// Own records that are not in etcd yet.
     pub unpublished: usize,
+    /// How often a watch had to begin anew.
+    #[serde(default)]
+    pub watch_restarts: u64,
 }
 
 /// Another host as its record tells it.

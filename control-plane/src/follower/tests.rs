@@ -368,6 +368,36 @@ async fn answers_that_overtake_each_other_are_no_other_history() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_watch_that_begins_anew_is_counted() {
+    let store = MemoryStore::new();
+    let client = store.client();
+    let mut reader = Reader::of(&client, &["hosts/", "networks/n"]);
+    reader.until("connected").await;
+    let scopes = reader.follower.scopes();
+    assert_eq!(scopes.watch_restarts(), 0, "the first ones");
+    for round in 1..=3 {
+        client.cut();
+        reader.until("disconnected").await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        client.mend();
+        reader.until("connected").await;
+        assert_eq!(scopes.watch_restarts(), 2 * round);
+    }
+    scopes.list_again();
+    reader.until("listed networks/n").await;
+    put(&store, "networks/n").await;
+    reader.until("changed networks/n").await;
+    put(&store, "hosts/1").await;
+    reader.until("changed hosts/1").await;
+    assert_eq!(scopes.watch_restarts(), 8, "of a listing, too");
+    scopes.follow("networks/m");
+    reader.until("listed networks/m").await;
+    put(&store, "networks/m").await;
+    reader.until("changed networks/m").await;
+    assert_eq!(scopes.watch_restarts(), 8, "of a scope that is new, none");
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_it_ends_its_calls() {
     let store = MemoryStore::new();
     let mut reader = Reader::of(&store, &["hosts/"]);

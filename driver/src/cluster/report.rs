@@ -1,6 +1,7 @@
 //! What people are told: status, refusals, problems.
 
 use tracing::warn;
+use wgnet_control_plane::follower::Scopes;
 use wgnet_control_plane::publisher::Publishing;
 use wgnet_control_plane::store::{LeaseId, Revision, Store};
 use wgnet_core::Verdict;
@@ -26,6 +27,7 @@ impl<S: Store> Task<S> {
             } else {
                 self.records().len()
             },
+            watch_restarts: self.scopes.as_ref().map_or(0, Scopes::watch_restarts),
         };
         let refused = self
             .judge

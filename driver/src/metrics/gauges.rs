@@ -90,6 +90,9 @@ impl Moment<'_> {
         );
         let unpublished = store.unpublished as f64;
         self.gauge("etcd_unpublished_records", "Own records not in etcd yet", one(unpublished));
+        let restarts = [(Labels::new(), store.watch_restarts)];
+        let help = "Watches that ended and had to begin anew";
+        self.counter("etcd_watch_restarts", help, restarts);
         let alive = self.status.hosts.iter().filter(|host| host.alive).count();
         self.gauge("hosts", "Other hosts known", one(self.status.hosts.len() as f64));
         self.gauge("hosts_alive", "Other hosts whose driver lives", one(alive as f64));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use wgnet_control_plane::store::{
-    Audit, Committed, LeaseId, Listing, Revision, Store, StoreError, Txn, Watch, WatchEvent,
+    Audit, Committed, LeaseId, Listing, Revision, Store, StoreError, Txn,
 };
 
 use super::Metrics;
@@ -12,11 +12,6 @@ use super::Metrics;
 #[derive(Clone)]
 pub struct MeteredStore<S> {
     inner: S,
-    metrics: Metrics,
-}
-
-pub struct MeteredWatch<W> {
-    inner: W,
     metrics: Metrics,
 }
 
@@ -38,15 +33,14 @@ impl<S: Store> MeteredStore<S> {
 }
 
 impl<S: Store> Store for MeteredStore<S> {
-    type Watch = MeteredWatch<S::Watch>;
+    type Watch = S::Watch;
 
     async fn list(&self, scope: &str) -> Result<Listing, StoreError> {
         self.measured("list", self.inner.list(scope)).await
     }
 
     async fn watch(&self, scope: &str, from: Revision) -> Result<Self::Watch, StoreError> {
-        let inner = self.measured("watch", self.inner.watch(scope, from)).await?;
-        Ok(MeteredWatch { inner, metrics: self.metrics.clone() })
+        self.measured("watch", self.inner.watch(scope, from)).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
@@ -71,16 +65,6 @@ impl<S: Store> Store for MeteredStore<S> {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.measured("revoke", self.inner.revoke(lease)).await
-    }
-}
-
-impl<W: Watch> Watch for MeteredWatch<W> {
-    async fn next(&mut self) -> Result<WatchEvent, StoreError> {
-        let next = self.inner.next().await;
-        if matches!(next, Err(_) | Ok(WatchEvent::Compacted { .. })) {
-            self.metrics.watch_restarts.inc();
-        }
-        next
     }
 }
 

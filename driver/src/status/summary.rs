@@ -64,7 +64,7 @@ impl Whole<'_> {
             store: StoreState {
                 revision: status.store.revision,
                 unpublished: status.store.unpublished as u64,
-                watch_restarts: 0,
+                watch_restarts: status.store.watch_restarts,
                 error: sentence(status.store.error.as_deref().unwrap_or_default()),
             },
             totals,
@@ -181,7 +181,8 @@ impl Whole<'_> {
 /// hosts did.
 pub(super) fn gist(record: &StatusRecord) -> StatusRecord {
     let mut gist = record.clone();
-    (gist.written, gist.next_within, gist.store.revision) = (0, 0, 0);
+    (gist.written, gist.next_within) = (0, 0);
+    (gist.store.revision, gist.store.watch_restarts) = (0, 0);
     (gist.totals.received_bytes, gist.totals.sent_bytes) = (0, 0);
     gist.totals.peers = 0;
     gist.refused.clear();

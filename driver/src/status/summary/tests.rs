@@ -68,7 +68,7 @@ fn status(networks: Vec<NetworkStatus>, problems: Vec<Problem>) -> DriverStatus 
         version: "0.1.0".to_owned(),
         backend: "kernel".to_owned(),
         underlay: vec![[192, 0, 2, 1].into()],
-        store: StoreStatus { connected: true, ..StoreStatus::default() },
+        store: StoreStatus { connected: true, watch_restarts: 6, ..StoreStatus::default() },
         networks,
         hosts: Vec::new(),
         problems,
@@ -102,6 +102,7 @@ fn a_small_status_names_everything() {
     let [network] = summary.networks.as_slice() else { panic!("{summary:?}") };
     assert_eq!((network.members, network.peers_total, network.peers.len()), (1, 2, 2));
     assert_eq!((network.endpoints, network.endpoints_here, network.generation), (7, 4, 3));
+    assert_eq!(summary.store.watch_restarts, 6);
     assert_eq!(network.peers[0].handshake, Some(1_790_000_000 - 5));
     assert_eq!(
         (summary.totals.peers, summary.totals.endpoints, summary.totals.problems),
@@ -150,6 +151,7 @@ fn what_others_do_and_what_always_moves_is_no_news() {
     busy.networks[0].members[1].handshake_age = Some(100);
     busy.networks[0].endpoints.pop();
     busy.store.revision += 9;
+    busy.store.watch_restarts += 2;
     assert_eq!(gist(&summary(&quiet)), gist(&summary(&busy)));
     let mut changed = vec![quiet.clone(); 4];
     changed[0].networks[0].in_sync = false;
