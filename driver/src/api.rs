@@ -32,6 +32,7 @@ use wgnet_core::ClusterView;
 use wgnet_proto::HostId;
 
 use crate::applied::Applied;
+use crate::clock::Clock;
 use crate::journal::{Journal, Random};
 use crate::problems::Problems;
 
@@ -55,6 +56,7 @@ pub struct Context {
     /// The MTU of the underlay now.
     pub underlay_mtu: Arc<dyn Fn() -> u16 + Send + Sync>,
     pub random: Random,
+    pub clock: Clock,
     pub ports: PortPicker,
     pub problems: Problems,
     /// Usually [`APPLY_WITHIN`].

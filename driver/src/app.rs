@@ -31,7 +31,7 @@ use crate::status::Status;
 use crate::status::report::{self, Report};
 use crate::unready::Asker;
 use crate::wiring::Given;
-use crate::{admin, check, files, notify, underlay, unready};
+use crate::{admin, check, clock, files, notify, underlay, unready};
 
 /// Between tries of what the driver cannot work without.
 pub(crate) const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -248,6 +248,7 @@ impl Parts {
             underlay: underlays,
             ports: config.ports.clone(),
             random: random(),
+            clock: clock::of_host(),
             problems,
             dead_host_grace: config.dead_host_grace,
         };
@@ -266,6 +267,7 @@ impl Parts {
             peers: status.peers.clone(),
             progress: status.progress.clone(),
             kernel: report::kernel(),
+            clock: clock::of_host(),
         };
         // It is set once.
         let _ = endpoint.told.set(told);

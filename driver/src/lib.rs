@@ -6,6 +6,7 @@ pub mod app;
 pub mod applied;
 pub mod check;
 pub mod clean_up;
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod dataplane;

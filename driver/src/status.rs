@@ -110,6 +110,7 @@ impl<D: Dataplane> Status<D> {
             interface: IfName::wireguard(slot.generation),
             generation: slot.generation,
             public_key: slot.private_key.public(),
+            key_made: slot.made,
             port: slot.port,
         };
         NetworkStatus {

@@ -14,6 +14,7 @@ use wgnet_proto::ClusterSecrets;
 
 use crate::api::{self, Api, PickedPort};
 use crate::applied::Applied;
+use crate::clock::Clock;
 use crate::cluster::{self, ClusterStatus, HostFacts};
 use crate::dataplane::Dataplane;
 use crate::forget::Forgetter;
@@ -38,6 +39,7 @@ pub struct Given<S, D> {
     /// Where the UDP ports of networks come from.
     pub ports: RangeInclusive<u16>,
     pub random: Random,
+    pub clock: Clock,
     pub problems: Problems,
     /// How long another host must be seen absent before its records are removed.
     pub dead_host_grace: Duration,
@@ -60,7 +62,7 @@ pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 impl<S: Store, D: Dataplane> Given<S, D> {
     pub fn wire(self, cancel: &CancellationToken) -> Wired<D> {
         let Self { store, dataplane, journal, secrets, facts, underlay, .. } = self;
-        let Self { random, problems, dead_host_grace, .. } = self;
+        let Self { random, clock, problems, dead_host_grace, .. } = self;
         let me = journal.host_id();
         let (view, views) = watch::channel(Arc::new(ClusterView::default()));
         let (status, statuses) = watch::channel(ClusterStatus::default());
@@ -122,6 +124,7 @@ impl<S: Store, D: Dataplane> Given<S, D> {
             me,
             underlay_mtu: Arc::new(move || mtu.borrow().mtu),
             random,
+            clock,
             ports: port_picker(ports),
             problems: problems.clone(),
             apply_within: api::APPLY_WITHIN,

@@ -56,8 +56,18 @@ fn network(id: &DockerNetworkId) -> LocalNetwork {
         mtu: 1420,
     };
     let slots = vec![
-        LocalSlot { generation: 0, private_key: PrivateKey::from_random([7; 32]), port: 51900 },
-        LocalSlot { generation: 1, private_key: PrivateKey::from_random([8; 32]), port: 51901 },
+        LocalSlot {
+            generation: 0,
+            private_key: PrivateKey::from_random([7; 32]),
+            made: None,
+            port: 51900,
+        },
+        LocalSlot {
+            generation: 1,
+            private_key: PrivateKey::from_random([8; 32]),
+            made: Some(1_780_000_000),
+            port: 51901,
+        },
     ];
     LocalNetwork { definition, slots, endpoints: BTreeMap::new(), lingering: false }
 }
@@ -137,6 +147,33 @@ async fn everything_comes_back_as_it_was() {
     assert_eq!(before.networks[&id(SWARM_NETWORK)].endpoints.len(), 29);
     assert!(before.networks[&id(SWARM_NETWORK)].endpoints[&endpoint_id(4)].superseded);
     assert_eq!(before.floor(&NetworkKey::swarm(&id(SWARM_NETWORK)), other), 5);
+}
+
+#[tokio::test]
+async fn keys_of_an_older_journal_are_of_unknown_age() {
+    use redb::ReadableTable as _;
+    const NETWORKS: redb::TableDefinition<'static, &str, &[u8]> =
+        redb::TableDefinition::new("networks");
+    let dir = TempDir::new().unwrap();
+    let journal = open(dir.path());
+    journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
+    let (path, before) = (journal.path().to_owned(), journal.state());
+    drop(journal);
+    let database = redb::Database::open(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut networks = transaction.open_table(NETWORKS).unwrap();
+        let row = networks.get(SWARM_NETWORK).unwrap().unwrap().value().to_vec();
+        let mut row: serde_json::Value = serde_json::from_slice(&row).unwrap();
+        assert_eq!(row["made"], serde_json::json!({"1": 1_780_000_000_u64}));
+        row.as_object_mut().unwrap().remove("made");
+        networks.insert(SWARM_NETWORK, row.to_string().as_bytes()).unwrap();
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    let mut slots = before.networks[&id(SWARM_NETWORK)].slots.clone();
+    slots.iter_mut().for_each(|slot| slot.made = None);
+    assert_eq!(open(dir.path()).state().networks[&id(SWARM_NETWORK)].slots, slots);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use wgnet_control_plane::store::MemoryStore;
 use wgnet_core::Namespace;
 use wgnet_driver::api::{Api, Scope};
+use wgnet_driver::clock;
 use wgnet_driver::cluster::HostFacts;
 use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::journal::{Journal, MemoryDisk, Random};
@@ -104,6 +105,7 @@ impl Host {
             underlay: underlays,
             ports: 51820..=51829,
             random,
+            clock: clock::of_host(),
             problems: problems.clone(),
             dead_host_grace: Duration::from_secs(3600),
         };
@@ -122,6 +124,8 @@ impl Host {
             progress: wired.status.progress.clone(),
             source: Arc::new(wired.status),
             kernel: "6.1.0".to_owned(),
+            // Keys are seen an hour later.
+            clock: Arc::new(|| clock::of_host()() + Duration::from_secs(3600)),
         };
         let (reason, reasons) = watch::channel(None);
         drop(reason);
@@ -268,6 +272,8 @@ async fn every_metric_moves_with_what_it_is_of() {
     one.until(&format!("wgnet_network_told_revision{{{blue}}}"), |it| it > 1.0).await;
     one.until(&format!("wgnet_network_followed_revision{{{blue}}}"), |it| it > 1.0).await;
     one.until(&format!("wgnet_network_lag_seconds{{{blue}}}"), |it| it == 0.0).await;
+    let an_hour = |it| (3600.0..3700.0).contains(&it);
+    one.until(&format!("wgnet_network_key_age_seconds{{{blue}}}"), an_hour).await;
 
     let namespace = Namespace::of(&network());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

@@ -71,12 +71,27 @@ pub struct NetworkStatus {
     pub repairs: u64,
 }
 
+impl NetworkStatus {
+    /// The newest of this host's interfaces.
+    pub fn newest_slot(&self) -> Option<&SlotStatus> {
+        self.slots.iter().max_by_key(|slot| slot.generation)
+    }
+
+    /// When the newest key was made, where that is known.
+    pub fn key_made(&self) -> Option<u64> {
+        self.newest_slot().and_then(|slot| slot.key_made)
+    }
+}
+
 /// One WireGuard interface of this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotStatus {
     pub interface: IfName,
     pub generation: Generation,
     pub public_key: PublicKey,
+    /// When its key was made, in seconds since the epoch, where that is known.
+    #[serde(default)]
+    pub key_made: Option<u64>,
     pub port: u16,
 }
 

@@ -88,7 +88,7 @@ impl HostReport {
         let Some(told) = told else { return report };
         for (key, network) in &mut report.networks {
             let Some(told) = told.networks.get(key) else { continue };
-            network.key_made = told.key_made;
+            network.key_made = network.key_made.or(told.key_made);
             for peer in &mut network.peers {
                 peer.silent = told.peers.iter().any(|it| it.host == peer.host && it.silent);
             }
@@ -141,7 +141,7 @@ impl NetworkReport {
             mtu: status.mtu,
             in_sync: status.in_sync,
             error: status.error.clone(),
-            key_made: None,
+            key_made: status.key_made(),
             lag_ms: 0,
             repairs: status.repairs,
             peers_total: u32::try_from(status.members.len()).unwrap_or(u32::MAX),

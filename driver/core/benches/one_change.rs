@@ -80,7 +80,8 @@ impl World {
         };
         let sealers: Vec<Sealer> = (0..=HOSTS).map(sealer).collect();
         let judge = Judge::new(secrets.clone(), Some(CLUSTER), sealers[0].writer());
-        let slot = LocalSlot { generation: 0, private_key: private_key(1), port: 51820 };
+        let slot =
+            LocalSlot { generation: 0, private_key: private_key(1), made: None, port: 51820 };
         let mut local = empty_network(vec![slot]);
         local.definition.subnets[0].pool = "10.0.0.0/8".parse().unwrap();
         let mut world = Self { sealers, judge, local: Arc::new(local), seq: 1 };

@@ -63,6 +63,8 @@ pub struct NetworkOptions {
 pub struct LocalSlot {
     pub generation: Generation,
     pub private_key: PrivateKey,
+    /// When the key was made, in seconds since the epoch, where that is known.
+    pub made: Option<u64>,
     pub port: u16,
 }
 

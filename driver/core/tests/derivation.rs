@@ -375,7 +375,8 @@ impl World {
 }
 
 fn slot(generation: Generation) -> LocalSlot {
-    LocalSlot { generation, private_key: private_key(40 + generation as u8), port: 51820 }
+    let private_key = private_key(40 + generation as u8);
+    LocalSlot { generation, private_key, made: None, port: 51820 }
 }
 
 fn key(host: HostId, generation: Generation) -> PublicKey {

@@ -143,6 +143,7 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
     let mut secret = Zeroizing::new([0; 32]);
     (context.random)(secret.as_mut());
     let private_key = PrivateKey::from_random(*secret);
+    let made = Some((context.clock)().as_secs());
     for _ in 0..PICKS {
         let state = context.journal.state();
         if state.live(&id).is_some_and(|network| same(&network.definition, &definition)) {
@@ -154,7 +155,8 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
         let wanted = definition.options.port;
         let picked = (context.ports)(wanted, state.ports(Some(&id))).await;
         let port = picked.map_err(|reason| CallError::NoPort { network: id.clone(), reason })?;
-        let fresh = LocalSlot { generation, private_key: private_key.clone(), port };
+        let private_key = private_key.clone();
+        let fresh = LocalSlot { generation, private_key, made, port };
         let arrival = Arrival {
             me: context.me,
             now: context.journal.uptime(),

@@ -115,6 +115,7 @@ fn with_one_network(state: &mut crate::journal::State) {
     let slot = wgnet_core::LocalSlot {
         generation: Generation::default(),
         private_key: private_key(1),
+        made: None,
         port: 51820,
     };
     let endpoints = BTreeMap::new();

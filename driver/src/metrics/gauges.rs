@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,17 +19,19 @@ type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
 /// Of these at most, networks in order: others' records must not fill Prometheus.
 const MOST_PEERS: usize = 2000;
 
-/// The registry of one moment.
+/// The registry of one moment, `now` since the epoch.
 pub(super) fn registry(
     status: &DriverStatus,
     peers: &Peers,
     progress: &Progress,
     kernel: &str,
+    now: Duration,
 ) -> Registry {
     let mut moment = Moment { registry: Registry::with_prefix("wgnet"), status };
     moment.driver(kernel);
     moment.store();
     moment.networks(progress);
+    moment.keys(now);
     moment.peers(peers);
     moment.registry
 }
@@ -141,6 +144,16 @@ impl Moment<'_> {
             "For how long the oldest record waits that the kernel does not follow",
             standing(|it| it.lag.as_secs_f64()),
         );
+    }
+
+    fn keys(&mut self, now: Duration) {
+        let all = &self.status.networks;
+        let ages = all.iter().filter_map(|network| {
+            let age = now.as_secs().saturating_sub(network.key_made()?);
+            Some((network_labels(network), age as f64))
+        });
+        let help = "Since this host's key in it was made; absent where that is not known";
+        self.gauge("network_key_age_seconds", help, ages);
     }
 
     fn peers(&mut self, peers: &Peers) {

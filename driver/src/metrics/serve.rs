@@ -22,6 +22,7 @@ use wgnet_proto::status::{DriverStatus, Problem};
 
 use super::{Metrics, gauges, text};
 use crate::admin::Source;
+use crate::clock::Clock;
 use crate::problems::Problems;
 use crate::progress::Progress;
 use crate::status::SharedPeers;
@@ -45,6 +46,7 @@ pub struct Told<S> {
     pub peers: SharedPeers,
     pub progress: Progress,
     pub kernel: String,
+    pub clock: Clock,
 }
 
 /// Answers whoever asks; what cannot be told before the driver works comes later.
@@ -179,7 +181,8 @@ async fn metrics<S: Source>(endpoint: &Endpoint<S>) -> String {
         let status: DriverStatus = told.source.status().await;
         let mut peers = told.peers.lock();
         peers.look(&status, tokio::time::Instant::now());
-        let moment = gauges::registry(&status, &peers, &told.progress, &told.kernel);
+        let moment =
+            gauges::registry(&status, &peers, &told.progress, &told.kernel, (told.clock)());
         drop(peers);
         encode(&mut open, &moment).expect("text takes everything");
     }

@@ -4,7 +4,7 @@
 //! moment, nobody waits for it, and no driver reads it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -21,6 +21,7 @@ use super::pace::Pace;
 use super::summary::{Whole, gist};
 use super::{SharedPeers, Status};
 use crate::admin::Source;
+use crate::clock::{self, Clock};
 use crate::cluster::ClusterStatus;
 use crate::dataplane::Dataplane;
 use crate::journal::Journal;
@@ -32,9 +33,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Events come in bursts.
 const LOOK_APART: Duration = Duration::from_secs(1);
-
-/// The time that all hosts share more or less, since the epoch.
-pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// What the report is made from, and where it goes.
 pub struct Report<S, L> {
@@ -98,7 +96,7 @@ impl<S: Store, D: Dataplane> Report<S, Status<D>> {
             progress: status.progress.clone(),
             peers: status.peers.clone(),
             kernel: kernel(),
-            clock: Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+            clock: clock::of_host(),
         }
     }
 }

@@ -127,6 +127,7 @@ fn wire(plane: Linux, underlay: watch::Receiver<Underlay>, cancel: &Cancellation
         underlay,
         ports: 51820..=51899,
         random,
+        clock: wgnet_driver::clock::of_host(),
         problems: Problems::default(),
         dead_host_grace: Duration::from_secs(3600),
     };

@@ -97,6 +97,7 @@ async fn create_network_twice_is_one_network() {
         (network.slots.len(), network.slots[0].port, network.definition.mtu),
         (1, 51820, 1420)
     );
+    assert_eq!(network.slots[0].made, Some(MADE.as_secs()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

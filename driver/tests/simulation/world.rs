@@ -222,6 +222,7 @@ fn run(world: &World, number: usize, life: Life, journal: Journal, boot: String)
         underlay: host.address.subscribe(),
         ports: 51820..=51829,
         random: random(),
+        clock: Arc::new(|| Duration::from_secs(1_780_000_000)),
         problems: Problems::default(),
         dead_host_grace: DEAD_HOST_GRACE,
     };

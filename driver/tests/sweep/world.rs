@@ -127,6 +127,7 @@ impl Host {
             underlay,
             ports: 51820..=51829,
             random: random(),
+            clock: wgnet_driver::clock::of_host(),
             problems: Problems::default(),
             dead_host_grace: GRACE,
         };
@@ -203,6 +204,7 @@ fn with_network(state: &mut wgnet_driver::journal::State, number: u8) {
     let slot = LocalSlot {
         generation: 0,
         private_key: PrivateKey::from_random([number; 32]),
+        made: None,
         port: 51820,
     };
     let address = IpAddr::from([10, 50, 0, 10 + number]);

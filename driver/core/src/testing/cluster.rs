@@ -138,6 +138,7 @@ fn slots(host: u8, dice: &mut Dice) -> Vec<LocalSlot> {
     let slot = |generation: Generation| LocalSlot {
         generation,
         private_key: private_key(2 * host + generation as u8),
+        made: None,
         port: 51820 + generation as u16,
     };
     match dice.below(3) {

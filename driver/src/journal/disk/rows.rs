@@ -6,6 +6,7 @@ use redb::{ReadTransaction, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wgnet_core::NetworkDefinition;
+use wgnet_proto::Generation;
 
 use super::*;
 
@@ -14,6 +15,9 @@ use super::*;
 struct NetworkRow {
     definition: NetworkDefinition,
     lingering: bool,
+    /// When its keys were made, as far as that is known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    made: BTreeMap<Generation, u64>,
 }
 
 pub(super) enum Unreadable {
@@ -78,7 +82,7 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<(HostKey, State), Un
 }
 
 fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(), Unreadable> {
-    let mut networks = BTreeMap::new();
+    let (mut networks, mut made) = (BTreeMap::new(), BTreeMap::new());
     for row in transaction.open_table(NETWORKS)?.range::<&str>(..)? {
         let (id, value) = row?;
         let row: NetworkRow = parse(value.value(), || format!("network {}", id.value()))?;
@@ -88,6 +92,7 @@ fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(),
             endpoints: BTreeMap::new(),
             lingering: row.lingering,
         };
+        made.insert(id.value().to_owned(), row.made);
         networks.insert(network.definition.docker_id.clone(), network);
     }
     let keys = transaction.open_table(KEYS)?;
@@ -104,7 +109,8 @@ fn load_networks(transaction: &ReadTransaction, state: &mut State) -> Result<(),
             )));
         };
         let private_key = PrivateKey::from_bytes(private_key);
-        network.slots.push(LocalSlot { generation, private_key, port: port.value() });
+        let made = made.get(id).and_then(|made| made.get(&generation)).copied();
+        network.slots.push(LocalSlot { generation, private_key, made, port: port.value() });
     }
     for row in transaction.open_table(ENDPOINTS)?.range::<(&str, &str)>(..)? {
         let (key, value) = row?;
@@ -232,7 +238,12 @@ fn write_network(
 ) -> Result<(), redb::Error> {
     let id = id.as_str();
     let row = |network: &LocalNetwork| {
-        json(&NetworkRow { definition: network.definition.clone(), lingering: network.lingering })
+        let made = network.slots.iter().filter_map(|slot| Some((slot.generation, slot.made?)));
+        json(&NetworkRow {
+            definition: network.definition.clone(),
+            lingering: network.lingering,
+            made: made.collect(),
+        })
     };
     let (before, after) = (old.map(row), new.map(row));
     if before != after {

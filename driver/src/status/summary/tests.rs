@@ -42,6 +42,7 @@ fn network(number: usize, members: usize) -> NetworkStatus {
             interface: IfName::wireguard(3),
             generation: 3,
             public_key: PublicKey([1; 32]),
+            key_made: Some(1_780_000_000),
             port: 51820,
         }],
         members: (0..members).map(|n| member(n, 1000 + n as u64)).collect(),
@@ -102,7 +103,7 @@ fn a_small_status_names_everything() {
     let [network] = summary.networks.as_slice() else { panic!("{summary:?}") };
     assert_eq!((network.members, network.peers_total, network.peers.len()), (1, 2, 2));
     assert_eq!((network.endpoints, network.endpoints_here, network.generation), (7, 4, 3));
-    assert_eq!(summary.store.watch_restarts, 6);
+    assert_eq!((network.key_made, summary.store.watch_restarts), (Some(1_780_000_000), 6));
     assert_eq!(network.peers[0].handshake, Some(1_790_000_000 - 5));
     assert_eq!(
         (summary.totals.peers, summary.totals.endpoints, summary.totals.problems),

@@ -70,6 +70,7 @@ impl Driver {
                 remembered: watch::channel(true).1,
                 underlay_mtu: Arc::new(|| 1500),
                 random: random(),
+                clock: Arc::new(Duration::default),
                 ports: Arc::new(free_port),
                 problems: Problems::default(),
                 apply_within: WITHIN,

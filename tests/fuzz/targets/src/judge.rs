@@ -192,6 +192,7 @@ pub(crate) fn local() -> LocalNetwork {
         slots: vec![LocalSlot {
             generation: 1,
             private_key: PrivateKey::from_random([3; 32]),
+            made: None,
             port: 51820,
         }],
         endpoints: BTreeMap::from([(endpoint.id.clone(), endpoint)]),
