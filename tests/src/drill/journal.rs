@@ -67,6 +67,9 @@ impl Drills<'_> {
 
     fn disk_full(&self, scale: Scale) -> Result<Row> {
         let host = self.host();
+        // A file that was in use for a while has pages enough to need no room; a new one has not.
+        let (what, how) = DAMAGES[0];
+        self.damage(what, how)?;
         let stream = Stream::start(&self.near, &self.far)?;
         host.sh(&format!("dd if=/dev/zero of={DIR}/filler bs=4096 2>/dev/null || true"))?;
         // Pages that the file has already may take some changes.
