@@ -73,7 +73,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     notify::ready("STATUS=working");
     info!("Serving Docker");
 
-    let outcome = parts.supervise(&cancel).await;
+    let outcome = supervise(&mut parts.tasks, &cancel).await;
     notify::stopping();
     cancel.cancel();
     parts.end().await;
@@ -313,23 +313,26 @@ impl Parts {
         });
     }
 
-    /// Waits for the end that is wanted, or for one that is not.
-    async fn supervise(&mut self, cancel: &CancellationToken) -> anyhow::Result<()> {
-        tokio::select! {
-            () = cancel.cancelled() => Ok(()),
-            Some(ended) = self.tasks.join_next() => match ended {
-                Ok(_) if cancel.is_cancelled() => Ok(()),
-                Ok(what) => bail!("{what} ended by itself; the driver starts anew"),
-                Err(error) => bail!("a task of the driver failed ({error}); the driver starts anew"),
-            },
-        }
-    }
-
     async fn end(mut self) {
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(END_WITHIN, all).await.is_err() {
             warn!("Some tasks did not end in time");
         }
+    }
+}
+
+/// Waits for the end that is wanted, or for one that is not.
+async fn supervise(
+    tasks: &mut JoinSet<&'static str>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        () = cancel.cancelled() => Ok(()),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(_) if cancel.is_cancelled() => Ok(()),
+            Ok(what) => bail!("{what} ended by itself; the driver starts anew"),
+            Err(error) => bail!("a task of the driver failed ({error}); the driver starts anew"),
+        },
     }
 }
 
@@ -461,4 +464,35 @@ fn make_private(directory: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.with_context(|| format!("cannot make {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_before_it_is_told_to_ends_the_driver_with_an_error() {
+        let cancel = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        spawn(&mut tasks, "one that goes on", std::future::pending());
+        spawn(&mut tasks, "the cluster task", async {});
+        let error = supervise(&mut tasks, &cancel).await.unwrap_err();
+        assert_eq!(error.to_string(), "the cluster task ended by itself; the driver starts anew");
+        spawn(&mut tasks, "one that fails", async { panic!("as it should") });
+        let error = supervise(&mut tasks, &cancel).await.unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_because_it_was_told_to_is_no_error() {
+        // Whichever of the two is seen first.
+        for _ in 0..32 {
+            let cancel = CancellationToken::new();
+            let mut tasks = JoinSet::new();
+            spawn(&mut tasks, "the cluster task", cancel.clone().cancelled_owned());
+            cancel.cancel();
+            tokio::task::yield_now().await;
+            supervise(&mut tasks, &cancel).await.unwrap();
+        }
+    }
 }

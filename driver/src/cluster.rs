@@ -8,6 +8,7 @@ mod leave;
 mod orders;
 mod outclaimed;
 mod publish;
+mod remember;
 mod report;
 mod sealing;
 mod settle;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use wgnet_control_plane::admin::HeldListing;
 use wgnet_control_plane::follower::{Followed, Follower, FollowerOptions, Scopes};
 use wgnet_control_plane::publisher::{Picture, Publisher, Unpublished, WantedRecords};
@@ -99,7 +100,9 @@ const COMMON: [&str; 3] = ["hosts/", "alive/", "tombstones/"];
 /// Runs until cancelled.
 pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: CancellationToken) {
     let mut task = Task::new(inputs, outputs);
-    task.remember().await;
+    if cancel.run_until_cancelled(task.remember()).await.is_none() {
+        return;
+    }
     task.tell_view().await;
     if let Some(remembered) = task.remembered.take() {
         // Nobody listens any more only when everything ends.
@@ -130,11 +133,17 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
         // All arms are cancel-safe; what an event leads to is awaited after the select.
         let event = tokio::select! {
             () = cancel.cancelled() => break,
-            event = follower.next() => event.map_or(Woken::Look, Woken::Event),
+            event = follower.next() => match event {
+                Some(event) => Woken::Event(event),
+                None => return ended("What follows etcd", &cancel),
+            },
             order = orders.next() => Woken::Order(order),
             _ = journal.changed() => Woken::Look,
             _ = underlay.changed() => Woken::Look,
-            _ = publishing.changed() => Woken::Look,
+            told = publishing.changed() => match told {
+                Ok(()) => Woken::Look,
+                Err(_) => return ended("What writes to etcd", &cancel),
+            },
             () = tokio::time::sleep(LOOK_EVERY) => Woken::Look,
         };
         match event {
@@ -146,6 +155,13 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
             Woken::Look => {}
         }
         task.look_again_if_overtaken(publishing.borrow().is_overtaken);
+    }
+}
+
+/// Without it the task would only seem to work. It ends, and with it the driver, which is started anew.
+fn ended(part: &str, cancel: &CancellationToken) {
+    if !cancel.is_cancelled() {
+        error!("{part} ended by itself");
     }
 }
 
@@ -179,6 +195,8 @@ struct Task<S> {
     was_overtaken: bool,
     /// Networks with an address that was lost and could not be noted in the journal yet.
     unnoted: BTreeSet<NetworkKey>,
+    /// Of networks that were left; the journal keeps these records still.
+    forgotten: Vec<Path>,
     /// When the last event came.
     told_at: Instant,
     started: Instant,
@@ -208,6 +226,7 @@ impl<S: Store> Task<S> {
             connection: None,
             was_overtaken: false,
             unnoted: BTreeSet::new(),
+            forgotten: Vec::new(),
             told_at: Instant::now(),
             started: Instant::now(),
             refused: RefusedRecords::default(),
@@ -218,20 +237,15 @@ impl<S: Store> Task<S> {
 
     /// Takes the records in that the journal kept: the networks come back without a store.
     async fn remember(&mut self) {
-        match self.inputs.journal.records().await {
-            Ok(records) => {
-                let verdicts = self
-                    .judge
-                    .import(records.iter().map(|(key, value)| (key.as_str(), value.as_slice())));
-                for (key, verdict) in verdicts {
-                    self.judged(&key, &verdict);
-                }
-                // What the store holds is not known yet.
-                self.refused_no_more(|_| true);
-                debug!(records = records.len(), "Took the last known records in");
-            }
-            Err(error) => warn!(error = crate::chain(&error), "Cannot read the last known records"),
+        let records = remember::read(&self.inputs.journal, &self.inputs.problems).await;
+        let verdicts =
+            self.judge.import(records.iter().map(|(key, value)| (key.as_str(), value.as_slice())));
+        for (key, verdict) in verdicts {
+            self.judged(&key, &verdict);
         }
+        // What the store holds is not known yet.
+        self.refused_no_more(|_| true);
+        debug!(records = records.len(), "Took the last known records in");
     }
 
     async fn followed(&mut self, event: Followed) {

@@ -334,7 +334,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read.
+    /// When neither file nor mirror can be read.
     pub async fn records(&self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
         let (sender, receiver) = oneshot::channel();
         self.inner.writer.send(Job::Records(sender));

@@ -1,6 +1,7 @@
 //! `wgnet-driver`: reads settings, sets up logging and runs the driver until it is told to stop.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,6 +14,8 @@ use wgnet_driver::{app, check, clean_up};
 
 /// A wrong setting (sysexits.h): its unit does not try again what cannot get better by itself.
 const EX_CONFIG: u8 = 78;
+
+const END_WITHIN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -44,7 +47,10 @@ fn main() -> ExitCode {
     if cli.clean_up {
         return runtime.block_on(clean_up::run(&config));
     }
-    match runtime.block_on(run(config)) {
+    let outcome = runtime.block_on(run(config));
+    // A name that DNS does not answer holds a thread that cannot be told to stop.
+    runtime.shutdown_timeout(END_WITHIN);
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");

@@ -7,7 +7,6 @@ mod summary;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use wgnet_control_plane::admin::{ForgetNetwork, ForgottenNetwork, HeldListing};
@@ -19,6 +18,7 @@ use wgnet_proto::{HostId, IfName, PublicKey};
 
 use self::peers::Peers;
 use crate::admin;
+use crate::clock;
 use crate::cluster::{ClusterStatus, HostFacts, Orderer};
 use crate::dataplane::{Dataplane, Joined};
 use crate::forget::Forgetter;
@@ -142,7 +142,9 @@ impl<D: Dataplane> Status<D> {
                 .collect(),
             Seen::Absent | Seen::Unknown => BTreeMap::new(),
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        // The userspace engine tells ages, of which the data plane makes times of the steady clock.
+        let is_steady = self.facts.backend == "userspace";
+        let now = if is_steady { clock::steady() } else { clock::of_host()() }.as_secs();
         let others = network.members.iter().filter(|(host, _)| **host != self.facts.me);
         let slots =
             others.flat_map(|(host, member)| member.slots.iter().map(move |slot| (*host, slot)));

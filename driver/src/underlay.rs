@@ -1,8 +1,9 @@
 //! Where other hosts reach this one: configured, or found from the route to etcd; and its changes.
 
 mod changes;
+mod names;
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tracing::info;
 use wgnet_control_plane::store::etcd::EtcdStore;
 
 use changes::Changes;
+use names::Names;
 
 /// Ethernet's; what is assumed of an address that is on no interface (yet).
 const USUAL_MTU: u16 = 1500;
@@ -46,18 +48,16 @@ impl Underlay {
     }
 }
 
-/// The configured addresses, else those the host would speak to etcd from. Empty when neither is
-/// known yet (no route, a name that does not resolve): ask again later. Resolves names: blocking.
-pub fn find(configured: &[IpAddr], etcd: &[String]) -> Underlay {
+/// The configured addresses, else those the host would speak to etcd from, which is at `remotes`.
+/// Empty when neither is known yet (no route, no remote): ask again later.
+pub fn find(configured: &[IpAddr], remotes: &[SocketAddr]) -> Underlay {
     let mut addresses = configured.to_vec();
     if addresses.is_empty() {
-        for endpoint in etcd {
-            for remote in resolve(endpoint) {
-                if let Some(local) = source_towards(remote)
-                    && !addresses.contains(&local)
-                {
-                    addresses.push(local);
-                }
+        for remote in remotes {
+            if let Some(local) = source_towards(*remote)
+                && !addresses.contains(&local)
+            {
+                addresses.push(local);
             }
         }
     }
@@ -74,11 +74,26 @@ pub async fn follow(
     found: watch::Sender<Underlay>,
     cancel: CancellationToken,
 ) {
+    // What is configured needs no search.
+    let etcd = if configured.is_empty() { etcd } else { Vec::new() };
+    look_and_listen(configured, Names::new(etcd), store, found, cancel).await;
+}
+
+async fn look_and_listen(
+    configured: Vec<IpAddr>,
+    mut names: Names,
+    store: EtcdStore,
+    found: watch::Sender<Underlay>,
+    cancel: CancellationToken,
+) {
     let mut changes = Changes::listen();
     loop {
         let looked = Instant::now();
-        let (configured, etcd) = (configured.clone(), etcd.clone());
-        let search = tokio::task::spawn_blocking(move || find(&configured, &etcd)).await;
+        let Some(remotes) = cancel.run_until_cancelled(names.remotes()).await else {
+            return;
+        };
+        let configured = configured.clone();
+        let search = tokio::task::spawn_blocking(move || find(&configured, &remotes)).await;
         let known = found.borrow().clone();
         // Losing the route for a while is no reason to take the address out of the record.
         if let Ok(underlay) = search
@@ -105,13 +120,6 @@ pub async fn follow(
             }
         }
     }
-}
-
-fn resolve(endpoint: &str) -> Vec<SocketAddr> {
-    let rest = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
-    let authority = rest.split('/').next().unwrap_or_default();
-    let addresses = authority.to_socket_addrs().or_else(|_| (authority, 2379).to_socket_addrs());
-    addresses.map(Iterator::collect).unwrap_or_default()
 }
 
 /// The address the kernel would send from; connecting a UDP socket sends nothing.
@@ -141,23 +149,39 @@ fn mtu_of(address: IpAddr) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use wgnet_control_plane::store::etcd::EtcdOptions;
+
     use super::*;
 
     #[test]
     fn configured_addresses_are_taken_as_they_are() {
         let wanted: Vec<IpAddr> =
             vec!["2001:db8::1".parse().unwrap(), "192.0.2.9".parse().unwrap()];
-        let underlay = find(&wanted, &["http://127.0.0.1:2379".to_owned()]);
+        let underlay = find(&wanted, &["127.0.0.1:2379".parse().unwrap()]);
         assert_eq!(underlay.addresses, wanted);
         assert_eq!(underlay.mtu, USUAL_MTU);
     }
 
     #[test]
     fn an_etcd_on_loopback_tells_nothing_about_the_underlay() {
-        assert!(
-            find(&[], &["http://127.0.0.1:2379".to_owned(), "http://[::1]".to_owned()])
-                .addresses
-                .is_empty()
-        );
+        let remotes = ["127.0.0.1:2379", "[::1]:2379"].map(|remote| remote.parse().unwrap());
+        assert!(find(&[], &remotes).addresses.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_is_told_to_stop_does_not_wait_for_dns() {
+        let (names, mut asked, _never_answered) = names::tests::unanswered("http://etcd:2379");
+        let options = EtcdOptions {
+            endpoints: vec!["http://192.0.2.1:2379".to_owned()],
+            prefix: "/wgnet/".to_owned(),
+            tls: None,
+        };
+        let (found, stop) = (watch::channel(Underlay::default()).0, CancellationToken::new());
+        let store = EtcdStore::new(options).unwrap();
+        let following = look_and_listen(Vec::new(), names, store, found, stop.clone());
+        let following = tokio::spawn(following);
+        asked.recv().await.unwrap();
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(2), following).await.unwrap().unwrap();
     }
 }

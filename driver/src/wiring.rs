@@ -104,7 +104,9 @@ impl<S: Store, D: Dataplane> Given<S, D> {
         let stop = cancel.clone();
         let reconciling = async move {
             // Before the last known records are in, a running network would look as if it had no peers.
-            let _ = remembering.await;
+            if remembering.await.is_err() {
+                return;
+            }
             remember.send_replace(true);
             reconcile::run(context, stop).await;
         };

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod drill;
 pub mod faults;
 pub mod lab;
+pub mod package;
 pub mod plugin;
 pub mod recording;
 pub mod replay;

@@ -4,12 +4,9 @@
 // tests/run: any-engine
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use wgnet_tests::lab::binaries;
-
-const PROGRAMS: [&str; 4] = ["wgnet-driver", "wgnetctl", "wgnet-engine", "wgnet-shim"];
+use wgnet_tests::package::{finish, packages};
 
 /// Runs its argument as a script, in namespaces of its own, below a root that forgets.
 const IN_A_ROOT: &str = r#"
@@ -27,41 +24,10 @@ mount --bind "$1/packages" mnt
 chroot . bash -euc "$3" 2>&1
 "#;
 
-fn finish(mut command: Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let also = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{said}\n{also}", output.status);
-    said
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it is in the workspace").to_owned()
-}
-
-/// Two packages, one newer than the other.
-fn packages(dir: &Path) -> PathBuf {
-    let (stripped, packages) = (dir.join("programs"), dir.join("packages"));
-    fs::create_dir(&stripped).unwrap();
-    let built = binaries().unwrap();
-    for program in PROGRAMS {
-        let mut strip = Command::new("strip");
-        strip.arg("-o").arg(stripped.join(program)).arg(built.join(program));
-        finish(strip);
-    }
-    for version in ["1.0.0", "1.0.1"] {
-        let mut package = Command::new(root().join("deploy/package"));
-        package.arg("--programs").arg(&stripped).arg("--output").arg(&packages);
-        package.env("WGNET_PACKAGE_VERSION", version).env("DPKG_DEB_COMPRESSOR_TYPE", "none");
-        finish(package);
-    }
-    packages
-}
-
 #[test]
 fn a_package_keeps_settings_through_an_upgrade_and_leaves_nothing_when_purged() {
     let dir = tempfile::tempdir().unwrap();
-    let packages = packages(dir.path());
+    let packages = packages(dir.path(), &["1.0.0", "1.0.1"]);
     let place = dir.path().join("root");
     fs::create_dir(&place).unwrap();
     let script = r#"

@@ -40,8 +40,8 @@ pub const MOST_LIVE: usize = 100;
 
 pub struct Options {
     pub guard: Guard,
-    /// Without, connections are plain.
-    pub tls: Option<TlsAcceptor>,
+    /// For connections that begin from now on; without, they are plain.
+    pub tls: Option<watch::Receiver<TlsAcceptor>>,
 }
 
 /// Serves until cancelled.
@@ -68,7 +68,7 @@ pub async fn serve(
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let (desk, tls) = (Arc::clone(&desk), options.tls.clone());
+        let (desk, tls) = (Arc::clone(&desk), options.tls.as_ref().map(|tls| tls.borrow().clone()));
         tasks.spawn(cancel.clone().run_until_cancelled_owned(async move {
             let _place = place;
             greet(stream, address, tls, desk).await;

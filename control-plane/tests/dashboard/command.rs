@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
@@ -77,6 +78,20 @@ async fn off_loopback_it_speaks_tls_and_wants_the_token() {
     let plain = TcpStream::connect(at).await.unwrap();
     let said = read_plainly(plain).await;
     assert!(!said.contains("HTTP/"), "{said}");
+
+    // A key that does not fit yet changes nothing; with its certificate it is taken.
+    let renewed = tempfile::tempdir().unwrap();
+    certificate(renewed.path());
+    let copy = |name: &str| std::fs::copy(renewed.path().join(name), dir.path().join(name));
+    copy("key.pem").unwrap();
+    assert!(connects(dir.path(), at).await);
+    copy("cert.pem").unwrap();
+    let taken = async {
+        while !connects(dir.path(), at).await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), taken).await.expect("the renewed one is taken");
 }
 
 #[tokio::test]
@@ -101,6 +116,16 @@ async fn a_browser_that_goes_away_does_not_end_it_and_an_order_does() {
 }
 
 async fn over_tls(dir: &Path, at: SocketAddr, headers: &[&str]) -> Answer {
+    let stream = connect(dir, at).await.unwrap();
+    ask_over(stream, "dash.test", "GET", "/", headers).await
+}
+
+/// Whether the certificate in the directory is the one in use.
+async fn connects(dir: &Path, at: SocketAddr) -> bool {
+    connect(dir, at).await.is_ok()
+}
+
+async fn connect(dir: &Path, at: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(dir.join("cert.pem")).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -110,8 +135,7 @@ async fn over_tls(dir: &Path, at: SocketAddr, headers: &[&str]) -> Answer {
         .with_no_client_auth();
     let stream = TcpStream::connect(at).await.unwrap();
     let name = ServerName::try_from("dash.test").unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-    ask_over(stream, "dash.test", "GET", "/", headers).await
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
 async fn read_plainly(mut stream: TcpStream) -> String {

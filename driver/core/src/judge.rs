@@ -214,17 +214,19 @@ impl Judge {
         places.filter(|(path, place)| is_gone(path, place)).map(|(path, _)| path.clone()).collect()
     }
 
-    /// Forgets a network this host follows no longer.
-    pub fn forget(&mut self, network: &NetworkKey) {
-        for path in keys_of(scope::of_network(&self.places, network)) {
-            self.take(&path);
-            self.settle(&path);
+    /// Forgets a network this host follows no longer; what was known there.
+    pub fn forget(&mut self, network: &NetworkKey) -> Vec<Path> {
+        let known = keys_of(scope::of_network(&self.places, network));
+        for path in &known {
+            self.take(path);
+            self.settle(path);
         }
         for path in keys_of(scope::of_network(&self.graves, network)) {
             self.graves.remove(&path);
         }
         self.floors.remove(network);
         self.claims.remove(network);
+        known
     }
 
     pub fn view(&self) -> &ClusterView {
@@ -292,11 +294,6 @@ impl Judge {
     /// How many entries were refused, by reason.
     pub fn refused(&self) -> &BTreeMap<Refused, u64> {
         self.refusals.counts()
-    }
-
-    /// The most recent refusals, the newest last; a path and reason is there once.
-    pub fn last_refusals(&self) -> impl Iterator<Item = &Refusal> {
-        self.refusals.last()
     }
 
     /// Every valid record as it was sealed, for a snapshot on disk: keys and values. What is leased

@@ -10,9 +10,12 @@ use crate::judge::Refusal;
 pub const TOLD_FOR: u64 = 600;
 
 /// Told at most.
-const MOST: usize = 32;
+const MOST_TOLD: usize = 32;
 
-/// What is told, the newest last; a path and reason is there once. Times are seconds of a clock that
+/// Known at most: rubbish that is removed again must not have taken a place for good.
+const MOST: usize = 1024;
+
+/// What is known, the newest last; a path and reason is there once. Times are seconds of a clock that
 /// only goes forward.
 #[derive(Debug, Clone, Default)]
 pub struct RefusedRecords {
@@ -46,9 +49,18 @@ impl RefusedRecords {
         }
     }
 
-    /// What is to be told.
+    /// What is to be told: the newest, and of what stands rather than of what is gone.
     pub fn told(&self, now: u64) -> impl Iterator<Item = &Refusal> {
-        self.all.iter().filter(move |told| !told.is_over(now)).map(|told| &told.refusal)
+        let mut told: Vec<&Told> = self.all.iter().filter(|told| !told.is_over(now)).collect();
+        let mut excess = told.len().saturating_sub(MOST_TOLD);
+        for may_stand in [false, true] {
+            told.retain(|told| {
+                let gives_way = excess > 0 && (may_stand || told.gone.is_some());
+                excess -= usize::from(gives_way);
+                !gives_way
+            });
+        }
+        told.into_iter().map(|told| &told.refusal)
     }
 }
 
@@ -107,7 +119,7 @@ mod tests {
     #[test]
     fn where_there_is_too_much_what_is_gone_gives_way_first() {
         let mut records = RefusedRecords::default();
-        for number in 0..MOST {
+        for number in 0..MOST_TOLD {
             records.stands(1, &refusal(&format!("a{number}"), Refused::Malformed));
         }
         records.gone(2, |key| key == "a7");
@@ -115,6 +127,28 @@ mod tests {
         assert!(!paths(&records, 4).contains(&"a7"));
         records.stands(3, &refusal("c", Refused::Malformed));
         let told = paths(&records, 4);
-        assert_eq!((told.len(), told[0], told[MOST - 1]), (MOST, "a1", "c"));
+        assert_eq!((told.len(), told[0], told[MOST_TOLD - 1]), (MOST_TOLD, "a1", "c"));
+    }
+
+    #[test]
+    fn what_rubbish_hid_is_told_again_once_the_rubbish_is_gone() {
+        let mut records = RefusedRecords::default();
+        records.stands(1, &refusal("real", Refused::WrongSecret));
+        for number in 0..MOST - 1 {
+            records.stands(2, &refusal(&format!("rubbish{number}"), Refused::Malformed));
+        }
+        assert!(!paths(&records, 3).contains(&"real"));
+        records.gone(4, |key| key.starts_with("rubbish"));
+        assert_eq!((paths(&records, 5).len(), paths(&records, 5)[0]), (MOST_TOLD, "real"));
+        assert_eq!(paths(&records, 4 + TOLD_FOR), ["real"]);
+    }
+
+    #[test]
+    fn no_flood_of_refusals_fills_the_memory() {
+        let mut records = RefusedRecords::default();
+        for number in 0..3 * MOST {
+            records.stands(1, &refusal(&format!("a{number}"), Refused::Malformed));
+        }
+        assert_eq!(records.all.len(), MOST);
     }
 }

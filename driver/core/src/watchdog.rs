@@ -17,6 +17,10 @@ pub const SESSION: u64 = 180;
 /// The longest time between two cures of one peer.
 pub const LONGEST_BACK_OFF: u64 = 300;
 
+/// By more seconds a peer's handshake must be later than the one before to be another: WireGuard
+/// does not complete two that close (REKEY_TIMEOUT), and a time made of an age is rounded.
+const ROUNDING: u64 = 1;
+
 /// A peer on an interface.
 pub type PeerKey = (IfName, PublicKey);
 
@@ -80,12 +84,15 @@ impl Track {
 
     /// Whether the peer should be made anew now.
     fn feed(&mut self, now: u64, peer: &ObservedPeer) -> bool {
-        if peer.last_handshake.is_some() && peer.last_handshake != self.last_handshake {
+        // A peer made anew counts from 0 again, and its first handshake is one at whatever time.
+        let is_same = peer.sent_bytes >= self.sent_bytes;
+        let known = self.last_handshake.filter(|_| is_same);
+        let is_later = |at: u64| known.is_none_or(|known| at.saturating_sub(known) > ROUNDING);
+        if peer.last_handshake.is_some_and(is_later) {
             self.handshake_seen = now;
             self.back_off = 0;
             self.not_before = 0;
         }
-        // A peer made anew counts from 0 again.
         let grown = peer.sent_bytes > 0 && peer.sent_bytes != self.sent_bytes;
         self.last_handshake = peer.last_handshake;
         self.sent_bytes = peer.sent_bytes;
@@ -186,6 +193,39 @@ mod tests {
     fn the_pauses_between_wireguards_own_tries_are_no_silence() {
         let tries = |now: u64| seen(None, 148 * (now / 10));
         assert_eq!(cures(&mut Watchdog::default(), 0..40, tries).first(), Some(&25));
+    }
+
+    #[test]
+    fn a_handshake_that_only_seems_to_move_is_no_answer() {
+        let still = |now: u64| seen(HANDSHAKE, now);
+        let due = cures(&mut Watchdog::default(), 0..300, still).first().copied();
+        let base = HANDSHAKE.unwrap();
+        let rounded = |now: u64| seen(Some(base + (now / 5) % 2), now);
+        assert_eq!(cures(&mut Watchdog::default(), 0..300, rounded).first().copied(), due);
+        let drifting = |now: u64| seen(Some(base + now / 30), now);
+        assert_eq!(cures(&mut Watchdog::default(), 0..300, drifting).first().copied(), due);
+        let set_back = |now: u64| seen(Some(base - now), now);
+        assert_eq!(cures(&mut Watchdog::default(), 0..300, set_back).first().copied(), due);
+    }
+
+    #[test]
+    fn a_handshake_after_the_clock_was_set_back_is_compared_with_what_it_was_set_back_to() {
+        let base = HANDSHAKE.unwrap();
+        let every_120_s = |now: u64| {
+            let set_back = if now < 60 { 0 } else { 3600 };
+            seen(Some(base + now - now % 120 - set_back), now)
+        };
+        assert!(cures(&mut Watchdog::default(), 0..1200, every_120_s).is_empty());
+    }
+
+    #[test]
+    fn the_first_handshake_of_a_peer_made_anew_is_one_at_whatever_time() {
+        let mut watchdog = Watchdog::default();
+        let cured = cures(&mut watchdog, 0..220, |now| seen(HANDSHAKE, 5000 + now));
+        assert_eq!(cured, [215]);
+        // It was made and has shaken hands since, both of it unseen, and the clock was set back.
+        let earlier = HANDSHAKE.map(|at| at - 3600);
+        assert!(cures(&mut watchdog, 220..400, |now| seen(earlier, 148 + now)).is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use wgnet_control_plane::store::{Revision, covers};
 use wgnet_core::brake::{self, Held};
 use wgnet_core::{ClusterView, Judge};
 use wgnet_proto::record::ClusterRecord;
-use wgnet_proto::{ClusterId, HostId, Incarnation, Path, Record};
+use wgnet_proto::{ClusterId, HostId, Incarnation, NetworkKey, Path, Record};
 
 /// How long a listing without most of the members is not believed.
 pub(super) const BRAKE: Duration = Duration::from_secs(60);
@@ -257,6 +257,13 @@ impl History {
     /// A listing without these is not believed yet: they stay missing until it is.
     pub(super) fn hold(&mut self, missing: impl Iterator<Item = (Path, HostId)>) {
         self.kept.extend(missing);
+    }
+
+    /// A network is not followed any more: no listing will tell of it.
+    pub(super) fn forget(&mut self, network: &NetworkKey, scope: &str) {
+        self.kept.retain(|path, _| path.network() != Some(network));
+        self.braked.remove(scope);
+        self.released.remove(scope);
     }
 
     /// A record stands in the store again.

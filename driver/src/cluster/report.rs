@@ -53,13 +53,21 @@ impl<S: Store> Task<S> {
         });
     }
 
-    /// Says once what was refused and why.
+    /// Says what was refused and why; in the log once.
     pub(super) fn judged(&mut self, key: &str, verdict: &Verdict) {
         let Verdict::Refused(refusal) = verdict else {
             self.refused_no_more(|refused| refused == key);
             return;
         };
         self.refused.stands(self.now(), refusal);
+        if refusal.path == CLUSTER && refusal.reason == Refused::ForeignCluster {
+            self.inputs.problems.set(Problem {
+                code: "foreign-cluster".to_owned(),
+                object: "etcd".to_owned(),
+                cause: "this etcd belongs to another cluster than this host".to_owned(),
+                next_step: "correct `etcd` or `etcd_prefix` in the driver's settings; nothing is read or written until then".to_owned(),
+            });
+        }
         if !refusal.first_time {
             return;
         }
@@ -72,14 +80,6 @@ impl<S: Store> Task<S> {
             detail = refusal.detail,
             "Ignored a record of etcd"
         );
-        if refusal.path == CLUSTER && refusal.reason == Refused::ForeignCluster {
-            self.inputs.problems.set(Problem {
-                code: "foreign-cluster".to_owned(),
-                object: "etcd".to_owned(),
-                cause: "this etcd belongs to another cluster than this host".to_owned(),
-                next_step: "correct `etcd` or `etcd_prefix` in the driver's settings; nothing is read or written until then".to_owned(),
-            });
-        }
     }
 
     /// What was refused at these keys is not there any more.

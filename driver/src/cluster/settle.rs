@@ -22,6 +22,7 @@ impl<S: Store> Task<S> {
         }
         self.follow_networks();
         self.search_store().await;
+        self.drop_forgotten().await;
         self.yield_claims().await;
         self.tell_view().await;
         self.note_freed().await;
@@ -127,15 +128,27 @@ impl<S: Store> Task<S> {
             scopes.follow(scope_of(key));
         }
         let now = self.now();
-        for key in self.followed.difference(&wanted) {
-            let scope = scope_of(key);
+        // Followed until now, or known from an earlier process that did.
+        let known = self.followed.iter().chain(self.judge.view().networks.keys());
+        let left: BTreeSet<NetworkKey> =
+            known.filter(|key| !wanted.contains(key)).cloned().collect();
+        for key in left {
+            let scope = scope_of(&key);
             scopes.unfollow(&scope);
             self.seen.remove(&scope);
-            self.judge.forget(key);
+            self.forgotten.extend(self.judge.forget(&key));
+            self.history.forget(&key, &scope);
+            self.inputs.problems.clear("mass-delete-held", &scope);
             self.refused.gone(now, |refused| covers(&scope, refused));
-            self.inputs.progress.forget(key);
+            self.inputs.progress.forget(&key);
         }
         self.followed = wanted;
+    }
+
+    /// What was known of networks that were left is not to be met again at the next start.
+    pub(super) async fn drop_forgotten(&mut self) {
+        let forgotten = std::mem::take(&mut self.forgotten);
+        self.keep(forgotten.iter().map(ToString::to_string)).await;
     }
 
     /// Once in a history: finds records of networks this host has no more (its journal was lost, or it ended

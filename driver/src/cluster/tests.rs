@@ -1,6 +1,8 @@
 //! One host's cluster task against a store in memory; the others are written by hand.
 
+mod ended;
 mod refused;
+mod remember;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -82,6 +84,8 @@ struct Rig {
     /// Its way to the store.
     line: MemoryStore,
     me: HostId,
+    journal: Journal,
+    problems: Problems,
     view: watch::Receiver<Arc<ClusterView>>,
     status: watch::Receiver<ClusterStatus>,
     others: Vec<HostKey>,
@@ -146,15 +150,16 @@ impl Rig {
         };
         let (underlay, addresses) = watch::channel(Underlay::default());
         let (view, views) = watch::channel(Arc::new(ClusterView::default()));
+        let problems = Problems::default();
         let inputs = Inputs {
             store: Late(line.clone()),
             host_key: journal.host_key().clone(),
-            journal,
+            journal: journal.clone(),
             secrets: secrets.clone(),
             facts,
             underlay: addresses,
             random,
-            problems: Problems::default(),
+            problems: problems.clone(),
             dead_host_grace: Duration::from_secs(7 * 86_400),
             orders: Orders::default(),
             progress: Progress::default(),
@@ -171,7 +176,9 @@ impl Rig {
         let others = [2, 3].map(|number| HostKey::from_random([number; 32])).to_vec();
         let _stop = cancel.drop_guard();
         let (view, status) = (views, told);
-        let mut rig = Self { store, line, me, view, status, others, secrets, seq: 1, _stop };
+        let seq = 1;
+        let mut rig =
+            Self { store, line, me, journal, problems, view, status, others, secrets, seq, _stop };
         rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
         let cluster = rig.founded(None).await;
         for number in 0..rig.others.len() {
@@ -180,6 +187,16 @@ impl Rig {
         }
         rig.until("three members", |rig| Box::pin(async { rig.members() == 3 })).await;
         rig
+    }
+
+    fn has(&self, code: &str) -> bool {
+        self.problems.list().iter().any(|problem| problem.code == code)
+    }
+
+    /// Whether the journal would bring any network's records back at the next start.
+    async fn remembers_networks(&self) -> bool {
+        let records = self.journal.records().await.unwrap();
+        records.iter().any(|(key, _)| key.starts_with("networks/"))
     }
 
     fn members(&self) -> usize {
@@ -300,6 +317,38 @@ async fn a_host_puts_its_own_records_back_while_most_others_are_missing() {
     rig.line.mend();
     rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
     assert_eq!(rig.members(), 3, "the brake holds what the listing lacks of others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_known_of_a_network_that_was_left_is_forgotten_here_and_in_the_journal() {
+    let mut rig = Rig::start().await;
+    assert!(rig.remembers_networks().await);
+    let cluster = rig.wiped().await;
+    for number in 0..2 {
+        rig.write(number, cluster, rig.host(number, ANOTHER)).await;
+    }
+    rig.line.mend();
+    rig.until("a listing that is held", |rig| Box::pin(async { rig.has("mass-delete-held") }))
+        .await;
+    rig.journal.update(|state| state.forget(&docker_id())).await.unwrap();
+    rig.until("nothing remembered", |rig| {
+        Box::pin(async { !rig.remembers_networks().await && rig.members() == 0 })
+    })
+    .await;
+    assert!(!rig.has("mass-delete-held"), "nobody can release it any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_clusters_store_is_said_each_time_it_is_met() {
+    let mut rig = Rig::start().await;
+    let ours = rig.founded(None).await;
+    let theirs = ClusterRecord { cluster: ClusterId([8; 16]), ..ours.clone() };
+    for _ in 0..2 {
+        rig.write(0, theirs.cluster, (Path::Cluster, Record::Cluster(theirs.clone()))).await;
+        rig.until("the problem", |rig| Box::pin(async { rig.has("foreign-cluster") })).await;
+        rig.write(0, ours.cluster, (Path::Cluster, Record::Cluster(ours.clone()))).await;
+        rig.until("its end", |rig| Box::pin(async { !rig.has("foreign-cluster") })).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

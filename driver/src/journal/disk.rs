@@ -4,16 +4,17 @@ use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
 use tokio::sync::watch;
-use tracing::{error, warn};
+use tracing::{debug, error, info, warn};
 use wgnet_core::{LocalNetwork, LocalSlot};
 use wgnet_proto::seal::HostKey;
 use wgnet_proto::{DockerNetworkId, PrivateKey};
 use zeroize::Zeroizing;
 
-use super::{JournalError, Origin, State, aside, sweep};
+use super::{JournalError, Origin, Spare, State, aside, sweep};
 
 mod mirror;
 mod open;
@@ -24,6 +25,8 @@ use mirror::Mirror;
 const SCHEMA: u32 = 1;
 /// Pages kept in memory. The state itself is in memory anyway.
 const CACHE: usize = 4 << 20;
+/// Between tries to make a mirror that failed.
+const MIRROR_AGAIN: Duration = Duration::from_secs(1);
 
 type Table<K, V> = TableDefinition<'static, K, V>;
 
@@ -48,6 +51,10 @@ pub(super) struct Disk {
     known: State,
     /// The same once more, where the file's disk does no harm.
     mirror: Option<Mirror>,
+    /// Where that is, if it is to be.
+    spare: Option<Spare>,
+    /// When it was made last, or failed.
+    mirror_tried: Instant,
     health: watch::Sender<Option<JournalError>>,
 }
 
@@ -102,14 +109,42 @@ impl Disk {
         })
     }
 
-    /// What cannot be mirrored is not worth a failure: the file has it.
+    /// What cannot be mirrored is not worth a failure: the file has it. The mirror ends, since the next
+    /// start would take for the truth what it holds.
     fn mirror_write(&mut self, write: impl FnOnce(&Mirror, &State) -> Result<(), JournalError>) {
         let Some(mirror) = &self.mirror else {
             return;
         };
         if let Err(error) = write(mirror, &self.known) {
             warn!("{}", error.sentence());
-            self.mirror = None;
+            mirror.remove();
+            let mirror = self.mirror.take();
+            self.mirror_tried = Instant::now();
+            if matches!(error, JournalError::Damaged { .. }) {
+                // What panicked on its own data would do so again while it is closed.
+                let _never_closed = mirror.map(std::mem::ManuallyDrop::new);
+            }
+        }
+    }
+
+    /// Makes the mirror again that failed.
+    fn mirror_again(&mut self) {
+        if self.mirror.is_some() || self.mirror_tried.elapsed() < MIRROR_AGAIN {
+            return;
+        }
+        let Some(spare) = self.spare.clone() else {
+            return;
+        };
+        self.mirror_tried = Instant::now();
+        let made = self
+            .records_of_file()
+            .and_then(|records| Mirror::make(&spare, &self.key, &self.known, &records));
+        match made {
+            Ok(mirror) => {
+                info!(mirror = %spare.path.display(), "The journal is mirrored again");
+                self.mirror = Some(mirror);
+            }
+            Err(error) => debug!("{}", error.sentence()),
         }
     }
 
@@ -126,6 +161,7 @@ impl Disk {
         if written.is_ok() {
             self.known = new.clone();
             self.mirror_write(|mirror, new| mirror.write(old, new));
+            self.mirror_again();
         }
         written
     }
@@ -144,12 +180,27 @@ impl Disk {
     }
 
     pub(super) fn flush(&mut self) -> Result<(), JournalError> {
-        self.transact(Durability::Immediate, |_| Ok(()))
+        self.transact(Durability::Immediate, |_| Ok(()))?;
+        self.mirror_again();
+        Ok(())
     }
 
-    pub(super) fn records(&self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
+    /// From the mirror while the file cannot be read.
+    pub(super) fn records(&mut self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
+        self.records_of_file().or_else(|error| {
+            let mirrored = self.mirror.as_ref().and_then(Mirror::records);
+            mirrored.inspect(|_| warn!("{}", error.sentence())).ok_or(error)
+        })
+    }
+
+    fn records_of_file(&mut self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
         let database = self.open.as_ref().ok_or_else(|| self.closed())?;
-        guarded(&self.path, || records(database))
+        let read = guarded(&self.path, || records(database));
+        if let Err(JournalError::File { .. }) = &read {
+            // Nothing more comes out of it before it is opened again.
+            self.open = None;
+        }
+        read
     }
 
     fn transact(

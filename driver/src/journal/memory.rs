@@ -28,6 +28,7 @@ struct Content {
     records: BTreeMap<String, Vec<u8>>,
     synced: BTreeMap<String, Vec<u8>>,
     full: bool,
+    unreadable: bool,
     /// Whether the next write, which fails, is on the disk all the same.
     failing: Option<bool>,
 }
@@ -51,6 +52,11 @@ impl MemoryDisk {
     /// The next write fails, `written` or not.
     pub fn fail_next(&self, written: bool) {
         self.content().failing = Some(written);
+    }
+
+    /// While it is unreadable no records can be read.
+    pub fn hide(&self, unreadable: bool) {
+        self.content().unreadable = unreadable;
     }
 
     /// What is durable.
@@ -150,8 +156,12 @@ impl Storage for MemoryStorage {
         synced
     }
 
-    fn records(&self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
+    fn records(&mut self) -> Result<Vec<(String, Vec<u8>)>, JournalError> {
         let content = self.disk.content();
+        if content.unreadable {
+            let cause = std::io::Error::other("a sector cannot be read");
+            return Err(JournalError::file("read journal", path(), cause));
+        }
         Ok(content.records.iter().map(|(path, record)| (path.clone(), record.clone())).collect())
     }
 }

@@ -63,7 +63,7 @@ pub(super) trait Storage: Send + 'static {
     fn write(&mut self, old: &State, new: &State) -> Result<(), JournalError>;
     fn keep(&mut self, changes: &[(String, Option<Vec<u8>>)]) -> Result<(), JournalError>;
     fn flush(&mut self) -> Result<(), JournalError>;
-    fn records(&self) -> KeptRecords;
+    fn records(&mut self) -> KeptRecords;
 }
 
 impl Storage for Disk {
@@ -83,7 +83,7 @@ impl Storage for Disk {
         self.flush()
     }
 
-    fn records(&self) -> KeptRecords {
+    fn records(&mut self) -> KeptRecords {
         self.records()
     }
 }
@@ -291,7 +291,9 @@ impl<S: Storage> Loop<S> {
                 let _ = reply.send(kept);
             }
             Job::Records(reply) => {
-                let records = self.reopen().and_then(|()| self.disk.records());
+                let reopened = self.reopen();
+                // There may be another place than the file.
+                let records = self.disk.records().map_err(|error| reopened.err().unwrap_or(error));
                 let _ = reply.send(records);
             }
         }

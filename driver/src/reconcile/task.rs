@@ -19,8 +19,8 @@ use wgnet_core::{
 use wgnet_proto::status::Problem;
 use wgnet_proto::{DockerNetworkId, EndpointId, IfName, NetworkKey};
 
-use super::Context;
 use super::runtime::Runtime;
+use super::{Context, TASK_FAILED};
 use crate::applied::Report;
 use crate::dataplane::{Dataplane, DataplaneError, ErrorKind, Joined};
 
@@ -32,6 +32,9 @@ const LOOK_FOR_HANDSHAKES_EVERY: Duration = Duration::from_secs(2);
 
 /// How long peers without a handshake are looked at that often; a dead host stays without one.
 const HANDSHAKES_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a task that follows one that failed has to work before that is told no more.
+const PROVEN: Duration = Duration::from_secs(60);
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(15);
@@ -47,6 +50,8 @@ pub(super) struct NetworkTask<D> {
     network: DockerNetworkId,
     namespace: Namespace,
     looked_at: Arc<Notify>,
+    /// The one before it failed, and that is told.
+    is_on_trial: bool,
     memory: Memory,
 }
 
@@ -98,6 +103,7 @@ impl<D: Dataplane> NetworkTask<D> {
         context: Context<D>,
         network: DockerNetworkId,
         looked_at: Arc<Notify>,
+        is_on_trial: bool,
     ) -> Self {
         let memory = Memory {
             believed: Seen::Unknown,
@@ -115,7 +121,8 @@ impl<D: Dataplane> NetworkTask<D> {
             young_peers_since: None,
             repairs: 0,
         };
-        Self { namespace: Namespace::of(&network), context, network, looked_at, memory }
+        let namespace = Namespace::of(&network);
+        Self { namespace, context, network, looked_at, is_on_trial, memory }
     }
 
     /// Runs until cancelled, or until the network is gone from journal and kernel.
@@ -136,6 +143,10 @@ impl<D: Dataplane> NetworkTask<D> {
                 let in_sync = outcome.error.is_none() && !self.memory.stale;
                 self.context.progress.passed(began.elapsed(), in_sync);
                 self.report(revision, &outcome);
+                if self.is_on_trial && in_sync && started.elapsed() >= PROVEN {
+                    self.is_on_trial = false;
+                    self.context.problems.clear(TASK_FAILED, &super::object(&self.network));
+                }
                 if outcome.absent
                     && !self.context.journal.state().networks.contains_key(&self.network)
                 {
@@ -164,6 +175,7 @@ impl<D: Dataplane> NetworkTask<D> {
             }
             self.context.applied.forget(&self.network);
             self.context.runtimes.remove(&self.network);
+            self.context.problems.clear_object(&super::object(&self.network));
             debug!("The network is gone");
         }
         .instrument(span)
@@ -425,7 +437,7 @@ impl<D: Dataplane> NetworkTask<D> {
             );
             self.context.problems.set(Problem {
                 code: "port-taken".to_owned(),
-                object: format!("network {}", self.network.short()),
+                object: super::object(&self.network),
                 cause: format!("UDP port {} of {object} belongs to another program; {picked} is used instead", slot.port),
                 next_step: format!("nothing, or free it (ss -lunp sport = :{}) if the firewall allows only that port", slot.port),
             });

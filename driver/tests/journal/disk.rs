@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
-use wgnet_driver::journal::{Journal, State, watch_over};
+use wgnet_driver::journal::{Journal, JournalError, Origin, Spare, State, watch_over};
 use wgnet_driver::problems::Problems;
 
 use crate::support::{self, Driver, create_endpoint, create_network, join};
@@ -175,6 +175,97 @@ fn records_that_a_full_disk_refused_are_in_the_file_once_it_has_room() {
             drop(journal);
             assert_eq!(open(&dir).records().await.unwrap().len(), kept as usize + 2);
         });
+    });
+}
+
+/// Takes all the room there is.
+fn fill_up(dir: &Path, name: &str) {
+    let _ = std::fs::write(dir.join(name), vec![1; 8 << 20]);
+}
+
+async fn add_more(journal: &Journal, next: &mut u64) -> Result<(), JournalError> {
+    let first = *next;
+    *next += 100;
+    assert!(*next < 100_000, "the disk never fills");
+    let more = move |state: &mut State| (first..first + 100).for_each(|n| add_endpoint(state, n));
+    journal.update(more).await.map(drop)
+}
+
+#[test]
+fn records_are_read_from_a_full_disk_and_from_the_mirror_while_the_file_does_not_open() {
+    with_small_disk("8m", |dir| {
+        let dir = dir.to_owned();
+        let run = TempDir::new().unwrap();
+        let path = run.path().join("journal.redb");
+        let spare = Spare { path, boot: "boot-1".to_owned(), is_running: true };
+        block_on(async {
+            let journal = Journal::open_mirrored(&dir, "boot-1", &random(), Some(&spare)).unwrap();
+            let records = (0..10).map(|n| (format!("hosts/{n}"), Some(vec![n; 300]))).collect();
+            journal.keep_records(records).await.unwrap();
+            journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
+            fill_up(&dir, "ballast");
+            let mut next = 0;
+            while add_more(&journal, &mut next).await.is_ok() {}
+            assert_eq!(journal.records().await.unwrap().len(), 10);
+            // The failure closes the file.
+            add_more(&journal, &mut next).await.unwrap_err();
+            let none = None::<&str>;
+            let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(none, &dir, none, read_only, none).unwrap();
+            assert_eq!(journal.records().await.unwrap().len(), 10);
+            mount(none, &dir, none, MsFlags::MS_REMOUNT, none).unwrap();
+            std::fs::remove_file(dir.join("ballast")).unwrap();
+            add_more(&journal, &mut next).await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_mirror_that_could_not_follow_is_believed_by_nobody_and_made_again() {
+    with_small_disk("8m", |run| {
+        let lib = TempDir::new().unwrap();
+        let file = lib.path().join("journal.redb");
+        let spare =
+            Spare { path: run.join("journal.redb"), boot: "boot-1".to_owned(), is_running: true };
+        let open = || Journal::open_mirrored(lib.path(), "boot-1", &random(), Some(&spare));
+        let mut next = 0;
+        let journal = open().unwrap();
+        block_on(async {
+            journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
+            fill_up(run, "ballast");
+            while let Ok(before) = std::fs::read(&spare.path) {
+                add_more(&journal, &mut next).await.unwrap();
+                let after = std::fs::read(&spare.path);
+                assert!(after.is_err() || after.unwrap() != before, "it is behind");
+            }
+        });
+        drop(journal);
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, vec![0; whole.len()]).unwrap();
+        let error = open().err().unwrap();
+        assert!(matches!(error, JournalError::Unknown { .. }), "{error}");
+        std::fs::write(&file, whole).unwrap();
+        // Nor is there half of one if there is no room at the start.
+        fill_up(run, "more");
+        let journal = open().unwrap();
+        assert_eq!(*journal.origin(), Origin::Kept);
+        assert_eq!(journal.state().networks[&id(SWARM_NETWORK)].endpoints.len() as u64, next);
+        assert!(!spare.path.exists());
+        std::fs::remove_file(run.join("ballast")).unwrap();
+        std::fs::remove_file(run.join("more")).unwrap();
+        block_on(async {
+            while !spare.path.exists() {
+                journal.update(|state| state.reserved_seq += 1).await.unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            add_more(&journal, &mut next).await.unwrap();
+        });
+        let before = durable(&journal.state());
+        drop(journal);
+        std::fs::write(&file, b"not a journal at all").unwrap();
+        let journal = open().unwrap();
+        assert!(matches!(journal.origin(), Origin::Damaged { .. }), "{:?}", journal.origin());
+        assert_eq!(journal.state().networks, before.networks);
     });
 }
 

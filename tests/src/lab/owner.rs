@@ -45,15 +45,17 @@ pub fn down(name: &str) -> Result<()> {
 
 /// Ends every lab that belongs to a test run, if no running process owns it; their names.
 pub fn down_of_run(run: &str) -> Result<Vec<String>> {
-    let mut ended = Vec::new();
+    let (mut ended, mut first_failure) = (Vec::new(), Ok(()));
     for entry in fs::read_dir(base_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let record = fs::read(lab_dir(&name).join("lab.json")).ok();
         let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
         if record.is_some_and(|record| record.run.as_deref() == Some(run)) {
-            down(&name)?;
-            ended.push(name);
+            match down(&name) {
+                Ok(()) => ended.push(name),
+                Err(error) => first_failure = first_failure.and(Err(error)),
+            }
         }
     }
-    Ok(ended)
+    first_failure.map(|()| ended)
 }

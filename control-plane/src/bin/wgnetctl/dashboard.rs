@@ -1,23 +1,20 @@
 //! `wgnetctl dashboard`: the cluster in a browser.
 
+mod certificate;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{DEFAULT_VERSIONS, ServerConfig};
 use tokio_util::sync::CancellationToken;
 use wgnet_control_plane::dashboard::guard::{Guard, Token};
 use wgnet_control_plane::dashboard::server;
 use wgnet_proto::text::clipped;
 
 use crate::settings::ClusterArgs;
+use certificate::Certificate;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -34,7 +31,7 @@ pub(crate) struct Options {
     /// several times. Needed behind a proxy that hands its own name on, and for names in DNS.
     #[arg(long = "name", value_name = "NAME", env = "WGNET_DASHBOARD_NAME", value_delimiter = ',')]
     names: Vec<String>,
-    /// The certificate, with those between it and its CA (PEM).
+    /// The certificate, with those between it and its CA (PEM). A renewed one is taken by itself.
     #[arg(long, value_name = "FILE", env = "WGNET_DASHBOARD_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The certificate's private key (PEM).
@@ -51,18 +48,23 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let cluster = options.cluster.load()?;
     let (store, secrets) = (cluster.store()?, cluster.secrets()?);
-    let (guard, tls) = options.protection()?;
+    let (guard, certificate) = options.protection()?;
     let listener = TcpListener::bind(options.listen).await.with_context(|| {
         format!("cannot listen on {}; --listen names another address", options.listen)
     })?;
     let address = listener.local_addr()?;
-    let scheme = if tls.is_some() { "https" } else { "http" };
+    let scheme = if certificate.is_some() { "https" } else { "http" };
     let cancel = CancellationToken::new();
     // A browser that goes away in the middle of an answer must not end the program.
     let _pipe = signal(SignalKind::pipe())?;
     tokio::spawn(end_on_signal(cancel.clone())?);
     println!("The dashboard is at {scheme}://{}/ (Ctrl-C ends it)", shown(address, options));
+    let tls = certificate.as_ref().map(Certificate::in_use);
+    let renewal = certificate.map(|certificate| tokio::spawn(certificate.follow(cancel.clone())));
     server::serve(listener, server::Options { guard, tls }, store, secrets, cancel).await;
+    if let Some(renewal) = renewal {
+        renewal.await?;
+    }
     Ok(())
 }
 
@@ -96,7 +98,7 @@ impl Options {
     /// # Errors
     ///
     /// When others than this host's users could read along, or ask without a token.
-    fn protection(&self) -> anyhow::Result<(Guard, Option<TlsAcceptor>)> {
+    fn protection(&self) -> anyhow::Result<(Guard, Option<Certificate>)> {
         let listen = self.listen;
         if !is_of_this_host(listen.ip()) {
             if self.tls_cert.is_none() {
@@ -120,11 +122,11 @@ impl Options {
             }
         }
         let token = self.token_file.as_deref().map(token).transpose()?;
-        let tls = match (&self.tls_cert, &self.tls_key) {
-            (Some(cert), Some(key)) => Some(tls(cert, key)?),
+        let certificate = match (&self.tls_cert, &self.tls_key) {
+            (Some(chain), Some(key)) => Some(Certificate::read(chain, key)?),
             _ => None,
         };
-        Ok((Guard::new(self.names.iter().cloned(), token, tls.is_some()), tls))
+        Ok((Guard::new(self.names.iter().cloned(), token, certificate.is_some()), certificate))
     }
 }
 
@@ -136,21 +138,6 @@ fn token(file: &Path) -> anyhow::Result<Token> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("cannot read the token from {}", file.display()))?;
     Token::new(&text).map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))
-}
-
-fn tls(cert: &Path, key: &Path) -> anyhow::Result<TlsAcceptor> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect)
-        .with_context(|| format!("cannot read certificates from {}", cert.display()))?;
-    let secret = PrivateKeyDer::from_pem_file(key)
-        .with_context(|| format!("cannot read a private key from {}", key.display()))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(DEFAULT_VERSIONS)?
-        .with_no_client_auth()
-        .with_single_cert(chain, secret)
-        .with_context(|| format!("{} and {} do not fit", cert.display(), key.display()))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 #[cfg(test)]

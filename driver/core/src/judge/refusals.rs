@@ -1,11 +1,8 @@
-//! What was refused: counts for good, the last ones for status.
+//! What was refused: counted for good, and told once.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use wgnet_proto::{HostId, Refused};
-
-/// Shown in status.
-const MAX_LAST: usize = 32;
 
 /// Remembered as told; beyond that, telling starts over.
 const MAX_TOLD: usize = 4096;
@@ -27,7 +24,6 @@ pub struct Refusal {
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     counts: BTreeMap<Refused, u64>,
-    last: VecDeque<Refusal>,
     told: BTreeSet<(String, Refused)>,
 }
 
@@ -42,19 +38,10 @@ impl Refusals {
             self.told.clear();
         }
         refusal.first_time = self.told.insert((refusal.path.clone(), refusal.reason));
-        self.last.retain(|old| old.path != refusal.path || old.reason != refusal.reason);
-        if self.last.len() == MAX_LAST {
-            self.last.pop_front();
-        }
-        self.last.push_back(refusal.clone());
         refusal
     }
 
     pub(super) fn counts(&self) -> &BTreeMap<Refused, u64> {
         &self.counts
-    }
-
-    pub(super) fn last(&self) -> impl Iterator<Item = &Refusal> {
-        self.last.iter()
     }
 }

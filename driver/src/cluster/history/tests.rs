@@ -102,3 +102,15 @@ fn a_store_that_came_back_older_than_it_was_left_has_fallen() {
     history.seen_to_be(Owner::Us, 60);
     assert_eq!(history.meet(&record(OURS, 5), NEXT_SEQ), Turn::Announce);
 }
+
+#[test]
+fn what_is_kept_of_a_network_ends_with_the_network() {
+    let mut history = at_a_hundred();
+    let (network, owner) = (NetworkKey::swarm(&"a".repeat(25).parse().unwrap()), HostId([8; 16]));
+    let member = Path::Member(network.clone(), owner);
+    let scope = Path::Network(network.clone()).to_string();
+    history.hold([(member, owner)].into_iter());
+    assert!(history.give_up(owner), "the next listing will end it");
+    history.forget(&network, &scope);
+    assert!(!history.give_up(owner), "no listing will come");
+}

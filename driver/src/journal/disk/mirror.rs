@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 
-use super::super::Spare;
 use super::*;
 
 pub(super) struct Mirror {
@@ -46,9 +45,9 @@ impl Mirror {
         key: &HostKey,
         state: &State,
         records: &[(String, Vec<u8>)],
-    ) -> Option<Self> {
+    ) -> Result<Self, JournalError> {
         let path = &spare.path;
-        let new = path.with_extension("new");
+        let new = new_beside(path);
         // The old one is in force until the new one is whole.
         let made = (|| {
             let _ = std::fs::remove_file(&new);
@@ -58,7 +57,13 @@ impl Mirror {
                 .map_err(|error| JournalError::file("mirror journal to", path, error))?;
             Ok(mirror)
         })();
-        made.map_err(|error: JournalError| warn!("{}", error.sentence())).ok()
+        // What an earlier one left is behind from now on.
+        made.inspect_err(|_| remove(path))
+    }
+
+    /// Nobody is to find it any more.
+    pub(super) fn remove(&self) {
+        remove(&self.path);
     }
 
     pub(super) fn write(&self, old: &State, new: &State) -> Result<(), JournalError> {
@@ -82,5 +87,22 @@ impl Mirror {
             change(&transaction)?;
             Ok(transaction.commit().map_err(redb::Error::from)?)
         })
+    }
+}
+
+fn new_beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+/// With no mirror a start knows that it knows nothing; one that is behind would be believed.
+fn remove(path: &Path) {
+    let _ = std::fs::remove_file(new_beside(path));
+    let file = path.display();
+    match std::fs::remove_file(path) {
+        Ok(()) => warn!(%file, "Removed the journal's mirror; it is made again when it can be"),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => {
+            error!(%file, %error, "Cannot remove the journal's mirror, which is behind; remove it");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::super::{Random, Spare, identity};
+use super::super::{Random, identity};
 use super::mirror::Mirrored;
 use super::*;
 
@@ -56,6 +56,8 @@ impl Disk {
             key: loaded.key.clone(),
             known: loaded.state.clone(),
             mirror: None,
+            spare: spare.cloned(),
+            mirror_tried: Instant::now(),
             health: watch::Sender::default(),
         };
         if loaded.origin != Origin::Kept {
@@ -65,7 +67,8 @@ impl Disk {
         sync_directory(dir)?;
         if let Some(spare) = spare {
             let records = disk.records()?;
-            disk.mirror = Mirror::make(spare, &disk.key, &disk.known, &records);
+            let made = Mirror::make(spare, &disk.key, &disk.known, &records);
+            disk.mirror = made.map_err(|error| warn!("{}", error.sentence())).ok();
         }
         Ok((disk, loaded))
     }

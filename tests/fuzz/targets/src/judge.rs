@@ -77,7 +77,7 @@ pub(crate) fn run(bytes: &[u8]) {
             }
             KEEP => judge.keep_without_store(&path(input.byte())),
             SNAPSHOT => snapshot(&judge),
-            FORGET => judge.forget(&blue()),
+            FORGET => drop(judge.forget(&blue())),
             _ => unreachable!("there are eight"),
         }
         check(&judge);
@@ -129,7 +129,6 @@ fn check(judge: &Judge) {
             assert!(record.claim <= judge.highest_claim(key));
         }
     }
-    assert!(judge.last_refusals().count() <= 32);
 }
 
 /// What a snapshot holds is genuine; dear to find out, so once at the end.

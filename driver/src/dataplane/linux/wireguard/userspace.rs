@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use rtnetlink::LinkUnspec;
@@ -16,6 +16,7 @@ use wgnet_engine::{
 use wgnet_proto::{IfName, PresharedKey, PrivateKey, PublicKey};
 
 use super::genl::PeerChange;
+use crate::clock;
 use crate::dataplane::linux::error::{Result, failing, refused};
 use crate::dataplane::linux::link::{GROUP, Kind, Link, WIREGUARD_ALIAS};
 use crate::dataplane::linux::netns;
@@ -255,10 +256,10 @@ impl Userspace {
         let Some(state) = state else { return Ok(seen) };
         seen.public_key = Some(PublicKey(state.public_key));
         seen.port = state.port;
-        let told = self.told();
+        let (told, now) = (self.told(), clock::steady());
         for peer in &state.peers {
             let key = PublicKey(peer.public_key);
-            seen.peers.insert(key, observed(peer, told.get(&(id.clone(), key))));
+            seen.peers.insert(key, observed(peer, told.get(&(id.clone(), key)), now));
         }
         Ok(seen)
     }
@@ -333,16 +334,16 @@ fn update(peer: PublicKey, change: &PeerChange) -> PeerUpdate {
     }
 }
 
-fn observed(peer: &PeerState, told: Option<&PresharedKey>) -> ObservedPeer {
+/// `now` is of the steady clock: the time of a handshake stays what it is when the host's is set.
+fn observed(peer: &PeerState, told: Option<&PresharedKey>, now: Duration) -> ObservedPeer {
     // One given by an earlier driver is unknown, and so differs from any that is wanted: it is told again.
     let unknown = || PresharedKey::from_bytes([0; 32]);
-    let at = peer.last_handshake.and_then(|age| SystemTime::now().checked_sub(age));
     ObservedPeer {
         preshared_key: peer.has_preshared_key.then(|| told.cloned().unwrap_or_else(unknown)),
         underlay: peer.underlay_address,
         keepalive: peer.keepalive,
         allowed: peer.allowed_ips.iter().map(IpNet::addr).collect(),
-        last_handshake: at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(|at| at.as_secs()),
+        last_handshake: peer.last_handshake.map(|age| now.saturating_sub(age).as_secs()),
         received_bytes: peer.rx_bytes,
         sent_bytes: peer.tx_bytes,
     }
@@ -359,4 +360,28 @@ fn answered(
 ) -> DataplaneError {
     let kind = error.code().map_or(ErrorKind::Other, kind_of);
     DataplaneError { operation, object: object.to_string(), kind, source: error.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_handshake_stays_as_its_age_grows() {
+        let at = |age: u64, now| {
+            let peer = PeerState {
+                public_key: [1; 32],
+                has_preshared_key: false,
+                underlay_address: None,
+                keepalive: None,
+                allowed_ips: Vec::new(),
+                last_handshake: Some(Duration::from_secs(age)),
+                rx_bytes: 0,
+                tx_bytes: 0,
+            };
+            observed(&peer, None, Duration::from_secs(now)).last_handshake
+        };
+        assert_eq!((at(10, 1000), at(70, 1060)), (Some(990), Some(990)));
+        assert_eq!(at(70, 60), Some(0), "a clock that began late makes no handshake undone");
+    }
 }
