@@ -62,7 +62,8 @@ fn what_happens_on_a_host_is_soon_seen_from_another() -> Result<()> {
     seen("a peer that stalled", since, STALLED_WITHIN, eye, &silent)?;
     let problems = rows(eye, "problems")?;
     let told = problems.iter().find(|row| row["code"] == "host-silent").expect("seen above");
-    assert!(told["cause"].as_str().is_some_and(|cause| cause.contains("h3")), "{told}");
+    assert_eq!(told["object"], "host h3");
+    assert!(told["cause"].as_str().is_some_and(|why| why.contains("nothing comes back")), "{told}");
     swarm.host(3).sh("nft delete table inet oneway")?;
     eventually("the session to go on", SOON, || {
         rows(eye, "peers").is_ok_and(|rows| !rows.iter().any(is_silent))
