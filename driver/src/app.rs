@@ -67,16 +67,21 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
         needs = Needs::gather(&config, &reason) => needs,
         () = cancel.cancelled() => return Ok(()),
     };
-    let mut parts = Parts::start(&config, needs, problems, &endpoint, tasks, &cancel);
+    // Calls wait for what the other tasks do, so these go on until the calls have ended.
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let mut parts = Parts::start(&config, needs, problems, &endpoint, tasks, &stop);
     let served = gate.open().await?;
     parts.serve(served, &cancel);
     notify::ready("STATUS=working");
     info!("Serving Docker");
 
-    let outcome = supervise(&mut parts.tasks, &cancel).await;
+    let outcome = supervise(&mut parts.serving, &mut parts.tasks, &cancel).await;
     notify::stopping();
     cancel.cancel();
-    parts.end().await;
+    end("calls", &mut parts.serving).await;
+    stop.cancel();
+    end("tasks", &mut parts.tasks).await;
     outcome
 }
 
@@ -197,6 +202,8 @@ impl Needs {
 
 /// The running tasks.
 struct Parts {
+    /// Those that answer Docker and operators.
+    serving: JoinSet<&'static str>,
     tasks: JoinSet<&'static str>,
     api: Api,
     admin: Option<Arc<Status<Plane>>>,
@@ -273,28 +280,29 @@ impl Parts {
         let _ = endpoint.told.set(told);
         let report = Report::of(&status, store, secrets);
         spawn(&mut tasks, "the report to the cluster", report.run(cancel.clone()));
-        Self { tasks, api: wired.api.measured_by(metrics), admin: Some(status) }
+        let api = wired.api.measured_by(metrics);
+        Self { serving: JoinSet::new(), tasks, api, admin: Some(status) }
     }
 
     /// Serves Docker and operators.
     fn serve(&mut self, served: Served, cancel: &CancellationToken) {
         if let Some(status) = self.admin.take() {
             spawn(
-                &mut self.tasks,
+                &mut self.serving,
                 "the admin socket",
                 admin::serve(served.admin, status, cancel.clone()),
             );
         }
         if let Some(listener) = served.legacy {
             spawn(
-                &mut self.tasks,
+                &mut self.serving,
                 "the legacy socket",
                 api::serve(listener, Scope::Local, self.api.clone(), cancel.clone()),
             );
         }
         let (api, stop, mut shims) = (self.api.clone(), cancel.clone(), served.shims);
         let first = served.bound;
-        spawn(&mut self.tasks, "the shims' sockets", async move {
+        spawn(&mut self.serving, "the shims' sockets", async move {
             let mut serving = JoinSet::new();
             for Bound { listener, gone } in first {
                 serving.spawn(api::serve(listener, Scope::Global, api.clone(), gone));
@@ -312,27 +320,31 @@ impl Parts {
             while serving.join_next().await.is_some() {}
         });
     }
+}
 
-    async fn end(mut self) {
-        let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(END_WITHIN, all).await.is_err() {
-            warn!("Some tasks did not end in time");
-        }
+/// Waits for tasks that were told to end.
+async fn end(what: &str, tasks: &mut JoinSet<&'static str>) {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(END_WITHIN, all).await.is_err() {
+        warn!("Some {what} did not end in time");
     }
 }
 
 /// Waits for the end that is wanted, or for one that is not.
 async fn supervise(
+    serving: &mut JoinSet<&'static str>,
     tasks: &mut JoinSet<&'static str>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
-    tokio::select! {
-        () = cancel.cancelled() => Ok(()),
-        Some(ended) = tasks.join_next() => match ended {
-            Ok(_) if cancel.is_cancelled() => Ok(()),
-            Ok(what) => bail!("{what} ended by itself; the driver starts anew"),
-            Err(error) => bail!("a task of the driver failed ({error}); the driver starts anew"),
-        },
+    let ended = tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        Some(ended) = serving.join_next() => ended,
+        Some(ended) = tasks.join_next() => ended,
+    };
+    match ended {
+        Ok(_) if cancel.is_cancelled() => Ok(()),
+        Ok(what) => bail!("{what} ended by itself; the driver starts anew"),
+        Err(error) => bail!("a task of the driver failed ({error}); the driver starts anew"),
     }
 }
 
@@ -476,10 +488,10 @@ mod tests {
         let mut tasks = JoinSet::new();
         spawn(&mut tasks, "one that goes on", std::future::pending());
         spawn(&mut tasks, "the cluster task", async {});
-        let error = supervise(&mut tasks, &cancel).await.unwrap_err();
+        let error = supervise(&mut JoinSet::new(), &mut tasks, &cancel).await.unwrap_err();
         assert_eq!(error.to_string(), "the cluster task ended by itself; the driver starts anew");
         spawn(&mut tasks, "one that fails", async { panic!("as it should") });
-        let error = supervise(&mut tasks, &cancel).await.unwrap_err();
+        let error = supervise(&mut JoinSet::new(), &mut tasks, &cancel).await.unwrap_err();
         assert!(error.to_string().contains("panicked"), "{error}");
     }
 
@@ -492,7 +504,7 @@ mod tests {
             spawn(&mut tasks, "the cluster task", cancel.clone().cancelled_owned());
             cancel.cancel();
             tokio::task::yield_now().await;
-            supervise(&mut tasks, &cancel).await.unwrap();
+            supervise(&mut JoinSet::new(), &mut tasks, &cancel).await.unwrap();
         }
     }
 }

@@ -1,6 +1,5 @@
 //! HTTP/1.1 on a unix socket, as dockerd and the shim use it.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +77,7 @@ impl Api {
         let (calls, abandon) = (TaskTracker::new(), CancellationToken::new());
         let server = Server { api: self.clone(), scope, calls, abandon };
         let delivery = Delivery { id, expires: within.map(|within| Instant::now() + within) };
-        let answer = server.once(path, body, delivery).await;
+        let answer = server.once(path, body, delivery).await.unwrap_or_else(Answer::stopping);
         (answer.status.as_u16(), answer.body)
     }
 }
@@ -99,6 +98,10 @@ impl Answer {
                 Self { status, body: call::json(&wire::Failed { err: error.to_string() }) }
             }
         }
+    }
+
+    fn stopping() -> Self {
+        Self::of(Err(CallError::Stopping))
     }
 
     fn into_response(self) -> Response<Full<Bytes>> {
@@ -148,6 +151,12 @@ pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: Cance
     server.calls.wait().await;
 }
 
+/// Nothing is answered: the shim sends the request again, to the next driver. Its dockerd would fail
+/// the container for an `Err`.
+#[derive(Debug, thiserror::Error)]
+#[error("a call was abandoned, the driver ends")]
+struct Abandoned;
+
 #[derive(Clone)]
 struct Server {
     api: Api,
@@ -186,7 +195,7 @@ impl Server {
     async fn answer(
         &self,
         request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Infallible> {
+    ) -> Result<Response<Full<Bytes>>, Abandoned> {
         let (head, body) = request.into_parts();
         if head.method != Method::POST {
             let path = format!("{} {}", head.method, head.uri.path());
@@ -206,34 +215,28 @@ impl Server {
                 return Ok(answer.into_response());
             }
         };
-        Ok(self.once(path, &body, delivery).await.into_response())
+        let repeats = delivery.id.is_some();
+        match self.once(path, &body, delivery).await {
+            Some(answer) => Ok(answer.into_response()),
+            None if repeats => Err(Abandoned),
+            None => Ok(Answer::stopping().into_response()),
+        }
     }
 
-    /// Answers a repeated request with the answer of the first.
-    async fn once(&self, path: &str, body: &[u8], delivery: Delivery) -> Answer {
-        let stopping = || Answer::of(Err(CallError::Stopping));
-        // A task that panicked has no answer either.
+    /// Answers a repeated request with the answer of the first. `None` if the call did not finish:
+    /// the driver ends, or the call's task failed.
+    async fn once(&self, path: &str, body: &[u8], delivery: Delivery) -> Option<Answer> {
         let Some(id) = delivery.id.clone() else {
-            return self
-                .spawn(path, body, delivery, |_| {})
-                .await
-                .ok()
-                .flatten()
-                .unwrap_or_else(stopping);
+            return self.spawn(path, body, delivery, |_| {}).await.ok().flatten();
         };
         match self.api.answers.look_up(&id) {
             Known::New(answering) => {
                 let finish = move |answer: &Answer| answering.finish(answer.clone());
-                self.spawn(path, body, delivery, finish)
-                    .await
-                    .ok()
-                    .flatten()
-                    .unwrap_or_else(stopping)
+                self.spawn(path, body, delivery, finish).await.ok().flatten()
             }
-            Known::Repeated(mut answer) => match answer.wait_for(Option::is_some).await {
-                Ok(answer) => answer.clone().expect("waited for it"),
-                Err(_) => stopping(),
-            },
+            Known::Repeated(mut answer) => {
+                answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
+            }
         }
     }
 
@@ -276,6 +279,9 @@ impl Server {
                 Ok(call) => call.run(&api, scope, &delivery).await,
                 Err(error) => Err(error),
             };
+            if matches!(outcome, Err(CallError::Stopping)) {
+                return None;
+            }
             let ms = arrived.elapsed().as_millis();
             if let Some(metrics) = &api.metrics {
                 metrics.called(&method, outcome.is_ok(), arrived.elapsed());
@@ -286,12 +292,12 @@ impl Server {
             }
             let answer = Answer::of(outcome);
             finish(&answer);
-            answer
+            Some(answer)
         };
         self.calls.spawn(
             async move {
                 tokio::select! {
-                    answer = run => Some(answer),
+                    answer = run => answer,
                     () = abandon.cancelled() => None,
                 }
             }

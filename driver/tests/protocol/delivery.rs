@@ -182,3 +182,26 @@ async fn stopping_waits_two_seconds_for_what_hangs() {
     let took = began.elapsed();
     assert!((Duration::from_millis(1900)..Duration::from_secs(5)).contains(&took), "{took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_when_the_driver_stops_is_left_to_the_next_one() {
+    let dir = TempDir::new().unwrap();
+    let driver = with_network(&dir).await;
+    driver
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
+        .await
+        .succeeds();
+    driver.hang().await;
+    let body = join(SWARM_NETWORK, &endpoint(1)).to_string();
+    let mut tries = Vec::new();
+    for _ in 0..50 {
+        let mut one = driver.connect().await;
+        one.send("Join", &body, "X-Wgnet-Request-Id: a\r\n").await;
+        tries.push(one);
+    }
+    driver.noted_join().await;
+    driver.stop().await;
+    for one in &mut tries {
+        assert!(one.is_closed().await, "the shim hands to Docker what it is answered");
+    }
+}
