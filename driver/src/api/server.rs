@@ -192,10 +192,7 @@ impl Server {
         }
     }
 
-    async fn answer(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Abandoned> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Abandoned> {
         let (head, body) = request.into_parts();
         if head.method != Method::POST {
             let path = format!("{} {}", head.method, head.uri.path());
