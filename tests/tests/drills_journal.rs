@@ -1,5 +1,7 @@
 //! The journal's disk is full, or its file damaged.
 
+// tests/run: oldest
+
 use wgnet_tests::drill::{Scale, journal::journal};
 use wgnet_tests::lab::Result;
 
