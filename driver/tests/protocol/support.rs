@@ -310,8 +310,12 @@ impl Client {
     }
 
     /// Whether the other side has closed; waits for it to say anything at all.
+    /// Without an answer; it is a reset if what was sent had not been read.
     pub(crate) async fn is_closed(&mut self) -> bool {
-        self.stream.read(&mut [0]).await.unwrap() == 0
+        match self.stream.read(&mut [0]).await {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
     }
 
     async fn read_reply(&mut self) -> Reply {
