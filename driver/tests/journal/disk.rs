@@ -1,6 +1,7 @@
 //! What the disk can do to the journal: in a mount namespace of the test's own thread.
 
 use std::path::Path;
+use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -254,10 +255,13 @@ fn a_mirror_that_could_not_follow_is_believed_by_nobody_and_made_again() {
         std::fs::remove_file(run.join("ballast")).unwrap();
         std::fs::remove_file(run.join("more")).unwrap();
         block_on(async {
-            while !spare.path.exists() {
-                journal.update(|state| state.reserved_seq += 1).await.unwrap();
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
+            let made = async {
+                while !spare.path.exists() {
+                    journal.update(|state| state.reserved_seq += 1).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), made).await.expect("a mirror is made");
             add_more(&journal, &mut next).await.unwrap();
         });
         let before = durable(&journal.state());
@@ -272,10 +276,10 @@ fn a_mirror_that_could_not_follow_is_believed_by_nobody_and_made_again() {
 async fn until(mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
 }
 
 #[test]

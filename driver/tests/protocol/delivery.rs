@@ -144,15 +144,21 @@ async fn a_request_that_expires_in_the_queue_is_not_started() {
     assert_eq!(driver.state().networks.values().next().unwrap().endpoints.len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn stopping_finishes_what_runs_and_closes_idle_connections() {
-    let dir = TempDir::new().unwrap();
-    let driver = with_network(&dir).await;
+/// Its Join waits for a kernel that does not follow.
+async fn with_hanging_endpoint(dir: &TempDir) -> Driver {
+    let driver = with_network(dir).await;
     driver
         .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
         .await
         .succeeds();
     driver.hang().await;
+    driver
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_finishes_what_runs_and_closes_idle_connections() {
+    let dir = TempDir::new().unwrap();
+    let driver = with_hanging_endpoint(&dir).await;
     let (mut idle, mut busy) = (driver.connect().await, driver.connect().await);
     idle.post_empty("GetCapabilities").await.succeeds();
     busy.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "").await;
@@ -168,12 +174,7 @@ async fn stopping_finishes_what_runs_and_closes_idle_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_waits_two_seconds_for_what_hangs() {
     let dir = TempDir::new().unwrap();
-    let driver = with_network(&dir).await;
-    driver
-        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
-        .await
-        .succeeds();
-    driver.hang().await;
+    let driver = with_hanging_endpoint(&dir).await;
     let mut busy = driver.connect().await;
     busy.send("Join", &join(SWARM_NETWORK, &endpoint(1)).to_string(), "").await;
     driver.noted_join().await;
@@ -186,12 +187,7 @@ async fn stopping_waits_two_seconds_for_what_hangs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hangs_when_the_driver_stops_is_left_to_the_next_one() {
     let dir = TempDir::new().unwrap();
-    let driver = with_network(&dir).await;
-    driver
-        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24"))
-        .await
-        .succeeds();
-    driver.hang().await;
+    let driver = with_hanging_endpoint(&dir).await;
     let body = join(SWARM_NETWORK, &endpoint(1)).to_string();
     let mut tries = Vec::new();
     for _ in 0..50 {

@@ -309,8 +309,8 @@ impl Client {
         tokio::time::timeout(WITHIN * 2, self.read_reply()).await.expect("an answer in time")
     }
 
-    /// Whether the other side has closed; waits for it to say anything at all.
-    /// Without an answer; it is a reset if what was sent had not been read.
+    /// Whether the other side closed without an answer; waits for either. It is a reset if what was
+    /// sent had not been read.
     pub(crate) async fn is_closed(&mut self) -> bool {
         match self.stream.read(&mut [0]).await {
             Ok(read) => read == 0,

@@ -108,9 +108,12 @@ async fn a_task_that_is_stopped_before_says_nothing_of_the_last_known_records() 
     start.disk.hide(true);
     let stop = CancellationToken::new();
     let running = tokio::spawn(run(start.inputs, start.outputs, stop.clone()));
-    while !has_problem(&start.problems) {
-        sleep(Duration::from_millis(5)).await;
-    }
+    let told = async {
+        while !has_problem(&start.problems) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(SOON, told).await.unwrap();
     stop.cancel();
     tokio::time::timeout(SOON, running).await.unwrap().unwrap();
     assert!(start.remembered.await.is_err());
