@@ -40,7 +40,7 @@ pub struct Release {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForgetHost {
-    /// Its name or its id.
+    /// Its name, its id, or the beginning of the id.
     pub host: String,
 }
 

@@ -12,10 +12,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use wgnet_core::{ClusterView, Judge, Refusal, Verdict};
-use wgnet_proto::record::ClusterRecord;
+use wgnet_proto::record::{ClusterRecord, TombstoneRecord};
 use wgnet_proto::secret::Epoch;
 use wgnet_proto::text::{clipped, printable};
-use wgnet_proto::{ClusterSecrets, HostId, Path};
+use wgnet_proto::{ClusterSecrets, HostId, Path, Record};
 
 use crate::follower::Followed;
 use crate::store::{Change, Entry, Revision, Store, StoreError};
@@ -183,6 +183,15 @@ impl Fleet {
     /// The epoch of the secret that a host's own record is sealed with.
     pub fn epoch(&self, host: HostId) -> Option<Epoch> {
         Some(self.judge.entry(&Path::Host(host))?.epoch)
+    }
+
+    /// The tombstone of a host that was revoked, and the epoch of the secret it is sealed with.
+    pub fn tombstone(&self, host: HostId) -> Option<(TombstoneRecord, Epoch)> {
+        let entry = self.judge.entry(&Path::Tombstone(host))?;
+        match entry.record {
+            Record::Tombstone(record) => Some((record, entry.epoch)),
+            _ => None,
+        }
     }
 
     /// What stands in the store and does not count.

@@ -241,6 +241,14 @@ impl<S: Store> Owner<S> {
                 }
             }
             Told::Failing(error) => following.health = Some(Err(error)),
+            Told::FirstIsStale => {
+                // Its watch may be a good one, and begin after what it should have told: the store
+                // was wiped between listing and watch, and stands at the same revision again.
+                let is_well = |first: &Following| first.health.as_ref().is_some_and(Result::is_ok);
+                if self.scopes.get(FIRST).is_some_and(is_well) {
+                    self.start(FIRST.to_owned());
+                }
+            }
             Told::Listed { revision, entries } => {
                 self.tell(Followed::Listed { scope, revision, entries }).await?;
             }

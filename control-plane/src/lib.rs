@@ -10,4 +10,5 @@ pub mod fleet;
 pub mod follower;
 pub mod publisher;
 pub mod session;
+pub mod settings;
 pub mod store;

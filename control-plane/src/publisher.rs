@@ -261,6 +261,8 @@ impl<S: Store> Loop<S> {
             self.history = picture.history;
             self.done.clear();
             self.leases.clear();
+            // What was fought over in another history says nothing in this one.
+            self.again = Again::default();
         }
         let shows =
             |path: &Path, done: &Done| seen(picture, path).is_some_and(|at| at >= done.revision);

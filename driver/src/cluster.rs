@@ -5,11 +5,13 @@
 
 mod history;
 mod leave;
+mod noting;
 mod orders;
 mod outclaimed;
 mod publish;
 mod remember;
 mod report;
+mod rubbish;
 mod sealing;
 mod settle;
 mod sweep;
@@ -37,14 +39,16 @@ use wgnet_control_plane::store::{Change, Entry, LeaseId, Revision, Store, covers
 use wgnet_core::refused::RefusedRecords;
 use wgnet_core::{ClusterView, Judge, Refusal};
 use wgnet_proto::status::StoreStatus;
-use wgnet_proto::{ClusterSecrets, HostKey, NetworkKey, Path};
+use wgnet_proto::{ClusterSecrets, HostKey, NetworkKey, Path, Refused};
 
 use crate::journal::{Journal, Random};
 use crate::problems::Problems;
 use crate::progress::Progress;
 use crate::underlay::Underlay;
 use history::{History, Owner};
+use noting::Noting;
 use outclaimed::Outclaimed;
+use rubbish::PutBack;
 use sealing::Sealing;
 use sweep::Sweeper;
 
@@ -86,6 +90,8 @@ pub struct ClusterStatus {
     pub lease: Option<LeaseId>,
     /// Counts histories of the store.
     pub history: u64,
+    /// Nothing that others wrote opens with this host's secret.
+    pub has_wrong_secret: bool,
 }
 
 /// What is looked at even if nobody tells of a change.
@@ -180,13 +186,15 @@ struct Task<S> {
     scopes: Option<Scopes>,
     judge: Judge,
     sealing: Sealing,
+    noting: Noting,
     history: History,
+    put_back: PutBack,
     sweeper: Sweeper,
     outclaimed: Outclaimed,
     /// Networks followed now.
     followed: BTreeSet<NetworkKey>,
-    /// Networks this host has left, until its records are gone from the store.
-    leaving: BTreeSet<NetworkKey>,
+    /// Networks this host has left, and since when its records are gone from the store.
+    leaving: BTreeMap<NetworkKey, Option<Instant>>,
     /// Whether the store was searched for records of networks this host has no more.
     searched: bool,
     /// The revision of each scope's last event in this history.
@@ -195,12 +203,14 @@ struct Task<S> {
     was_overtaken: bool,
     /// Networks with an address that was lost and could not be noted in the journal yet.
     unnoted: BTreeSet<NetworkKey>,
-    /// Of networks that were left; the journal keeps these records still.
-    forgotten: Vec<Path>,
+    /// Paths where the journal may keep something else than what is in force.
+    unkept: BTreeSet<Path>,
     /// When the last event came.
     told_at: Instant,
     started: Instant,
     refused: RefusedRecords,
+    /// Why the record of the cluster that the store holds is not believed.
+    cluster_refused: Option<Refused>,
     wanted: watch::Sender<Arc<WantedRecords>>,
     picture: watch::Sender<Arc<Picture>>,
 }
@@ -210,8 +220,10 @@ impl<S: Store> Task<S> {
         let judge = Judge::new(inputs.secrets.clone(), state.cluster, inputs.facts.me);
         Self {
             history: History::new(state.incarnation, state.history, state.written_from),
+            put_back: PutBack::default(),
             sweeper: Sweeper::new(inputs.dead_host_grace),
             outclaimed: Outclaimed::default(),
+            noting: Noting::new(inputs.journal.clone()),
             inputs,
             view: outputs.view,
             status: outputs.status,
@@ -220,16 +232,17 @@ impl<S: Store> Task<S> {
             judge,
             sealing: Sealing::default(),
             followed: BTreeSet::new(),
-            leaving: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             searched: false,
             seen: BTreeMap::new(),
             connection: None,
             was_overtaken: false,
             unnoted: BTreeSet::new(),
-            forgotten: Vec::new(),
+            unkept: BTreeSet::new(),
             told_at: Instant::now(),
             started: Instant::now(),
             refused: RefusedRecords::default(),
+            cluster_refused: None,
             wanted: watch::Sender::default(),
             picture: watch::Sender::default(),
         }
@@ -376,15 +389,20 @@ impl<S: Store> Task<S> {
         let lasting = keys
             .filter_map(|key| Path::parse(&key))
             .filter(|path| !matches!(path, Path::Alive(_) | Path::Status(_)));
-        let records =
-            lasting.map(|path| (path.to_string(), self.judge.sealed(&path).map(<[u8]>::to_vec)));
-        let records: Vec<_> = records.collect();
-        if records.is_empty() {
+        self.unkept.extend(lasting);
+        self.keep_rest().await;
+    }
+
+    /// Keeps what could not be kept before, too.
+    async fn keep_rest(&mut self) {
+        if self.unkept.is_empty() || !self.noting.is_free() {
             return;
         }
-        if let Err(error) = self.inputs.journal.keep_records(records).await {
-            warn!(error = crate::chain(&error), "Cannot keep the last known records");
-        }
+        let paths = std::mem::take(&mut self.unkept).into_iter();
+        let records =
+            paths.map(|path| (path.to_string(), self.judge.sealed(&path).map(<[u8]>::to_vec)));
+        let records = records.collect();
+        self.noting.keep(records).await;
     }
 
     /// The store holds something else than this host was told, and the audit would be slow to see it.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use wgnet_proto::secret::Epoch;
 use wgnet_proto::text::{clipped, printable};
-use wgnet_proto::{HostId, Refused};
+use wgnet_proto::{HostId, Path, Refused};
 
 use super::rows::{EndpointState, Filter, HostState, NetworkState};
 use super::{Connection, Fleet};
@@ -231,6 +231,10 @@ impl Fleet {
                 epochs.entry(epoch).or_default().push(self.host_name(host));
             }
         }
+        // Sealed anew when the last host has the new secret; without it nobody finds the cluster.
+        if let Some(cluster) = self.judge.entry(&Path::Cluster) {
+            epochs.entry(cluster.epoch).or_default().push("the record of the cluster".to_owned());
+        }
         if epochs.len() > 1 {
             let each = epochs.iter().map(|(epoch, hosts)| format!("epoch {epoch}: {}", few(hosts)));
             let each: Vec<String> = each.collect();
@@ -305,8 +309,12 @@ impl Fleet {
                 continue;
             }
             let name = self.host_name(*host);
-            // What is refused is told above, once for all.
-            let told = report.problems.iter().filter(|it| !it.code.starts_with("refused-"));
+            // What is refused is told above, once for all, and so is a secret that opens nothing.
+            let is_told = |code: &str| {
+                let is_wrong_secret = code == "wrong-secret" && self.cluster().is_none();
+                code.starts_with("refused-") || is_wrong_secret
+            };
+            let told = report.problems.iter().filter(|it| !is_told(&it.code));
             for problem in told {
                 let is_note = NOTES.contains(&problem.code.as_str());
                 let row = found.add(

@@ -49,6 +49,8 @@ pub(super) enum Told {
     },
     Watching,
     Failing(String),
+    /// The first scope was not told as the store shows it, though there was time.
+    FirstIsStale,
     /// The store is in another history. This task has ended.
     Fell {
         revision: Revision,
@@ -191,8 +193,11 @@ impl<S: Store> ScopeTask<S> {
         self.reached(listing.revision, highest).await?;
         let entry = listing.entries.iter().find(|entry| entry.key == FIRST);
         let told = self.bearings.first_is_told(listing.revision, entry);
-        let waited = timeout(FIRST_WITHIN, told).await;
-        waited.map_err(|_| StoreError::Deadline { operation: "the listing of the cluster" }.into())
+        if timeout(FIRST_WITHIN, told).await.is_err() {
+            self.tell(Told::FirstIsStale).await?;
+            return Err(StoreError::Deadline { operation: "the listing of the cluster" }.into());
+        }
+        Ok(())
     }
 
     /// Compares an answer's revision with the highest that was known *before it was asked for*:

@@ -310,6 +310,22 @@ async fn the_audit_finds_what_the_store_never_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_scope_that_waits_for_the_cluster_in_vain_has_it_listed_again() {
+    let store = MemoryStore::new();
+    put(&store, "cluster").await;
+    let mut reader = Reader::of(&store, &["cluster"]);
+    reader.until("connected").await;
+    store.lose_next_change();
+    put(&store, "cluster").await;
+    let lost = tokio::time::Instant::now();
+    put(&store, "hosts/1").await;
+    reader.follower.scopes().follow("hosts/");
+    reader.until("listed hosts/").await;
+    assert!(lost.elapsed() <= Duration::from_secs(10), "{:?}", lost.elapsed());
+    assert_eq!(reader.count("listed cluster"), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_later_change_hides_from_the_audit_what_the_store_never_told() {
     let store = MemoryStore::new();
     for key in ["hosts/1", "hosts/2", "hosts/3"] {

@@ -136,7 +136,12 @@ impl MemoryStore {
 
     /// The next change is made and never told, as some etcds did (etcd#17529).
     pub fn lose_next_change(&self) {
-        self.change(|inner| inner.state.lose_next_change());
+        self.change(|inner| inner.state.lose_next_change(true));
+    }
+
+    /// If the next change was still to be lost, it is told after all.
+    pub fn lose_no_change(&self) {
+        self.change(|inner| inner.state.lose_next_change(false));
     }
 
     /// Tells every watch how far it is.

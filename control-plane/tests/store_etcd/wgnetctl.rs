@@ -1,6 +1,9 @@
 //! `wgnetctl` beside a real etcd: what it lists, what it does not believe, how soon it tells, and
 //! its exit codes.
 
+#[path = "revoke.rs"]
+mod revoke;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::IpAddr;

@@ -69,6 +69,8 @@ pub struct InStore {
     pub mod_revision: i64,
     /// Who wrote it, if its envelope is genuine.
     pub writer: Option<HostId>,
+    /// Why it does not count, if it was refused.
+    pub refused: Option<Refused>,
     /// `None` if it was refused, or voided since.
     pub accepted: Option<InForce>,
 }
@@ -133,7 +135,7 @@ impl Judge {
             place.held = Held::Value {
                 mod_revision,
                 writer: judged.as_ref().map_or_else(|not| not.writer, |writer| Some(*writer)),
-                valid: judged.is_ok(),
+                refused: judged.as_ref().err().map(|not| not.reason),
             };
         }
         self.settle(&path);
@@ -263,11 +265,11 @@ impl Judge {
     /// What the store holds at a path, as far as this judge was told.
     pub fn in_store(&self, path: &Path) -> Option<InStore> {
         let place = self.places.get(path)?;
-        let Held::Value { mod_revision, writer, .. } = place.held else {
+        let Held::Value { mod_revision, writer, refused } = place.held else {
             return None;
         };
         let accepted = place.held_record().map(|valid| in_force(path, valid));
-        Some(InStore { mod_revision, writer, accepted })
+        Some(InStore { mod_revision, writer, refused, accepted })
     }
 
     /// Where the store holds something that this host wrote, valid or not.

@@ -1,10 +1,18 @@
 //! The end of a network: the last member to leave deletes it.
 
-use tracing::{debug, warn};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::debug;
 use wgnet_control_plane::store::{Condition, Op, Store, Txn};
 use wgnet_proto::NetworkKey;
 
 use super::{Task, scope_of, wanted};
+use crate::journal::State;
+
+/// A write of this host that was under way when it left has arrived, or never will, by then. Until
+/// then the network is followed, so that it is seen and taken back.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
 
 impl<S: Store> Task<S> {
     /// The last member to leave deletes the network, in a transaction that requires no members.
@@ -14,7 +22,7 @@ impl<S: Store> Task<S> {
         }
         let state = self.inputs.journal.state();
         let candidates: Vec<NetworkKey> =
-            self.leaving.iter().chain(&state.freed).cloned().collect();
+            self.leaving.keys().chain(&state.freed).cloned().collect();
         for key in candidates {
             let scope = scope_of(&key);
             if !self.seen.contains_key(&scope) {
@@ -29,6 +37,13 @@ impl<S: Store> Task<S> {
                 .any(|path| path.owner().is_some() && path.network() == Some(&key));
             let members = view.is_some_and(|network| !network.members.is_empty());
             if local || mine {
+                if let Some(left) = self.leaving.get_mut(&key) {
+                    *left = None;
+                }
+                continue;
+            }
+            let left = self.leaving.get(&key).copied().flatten();
+            if left.is_some_and(|left| left.elapsed() < ARRIVES_WITHIN) {
                 continue;
             }
             let told = wanted::is_freed(self.judge.view(), &key);
@@ -36,14 +51,16 @@ impl<S: Store> Task<S> {
                 continue;
             }
             if !members || (!state.freed.contains(&key)) || told {
-                self.leaving.remove(&key);
                 if state.freed.contains(&key) {
-                    let key = key.clone();
-                    if let Err(error) =
-                        self.inputs.journal.update(move |state| state.freed.remove(&key)).await
-                    {
-                        warn!(error = crate::chain(&error), "Cannot forget a freed network");
-                    }
+                    let freed = key.clone();
+                    let forget = move |state: &mut State| state.forget_freed(&freed);
+                    self.noting.update("forget a freed network", forget).await;
+                }
+                if left.is_some() {
+                    self.leaving.remove(&key);
+                    self.stop_following(&key);
+                } else {
+                    self.leaving.insert(key, Some(Instant::now()));
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! What operators order: believe a held listing, forget a host.
 
+use std::collections::BTreeSet;
+
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 use wgnet_control_plane::admin::{ForgetHost, Forgotten, HeldListing, Release};
@@ -153,11 +155,23 @@ impl<S: Store> Task<S> {
     }
 
     fn find_host(&self, wanted: &str) -> Result<HostId, String> {
-        let hosts = &self.judge.view().hosts;
-        let names = hosts.iter().map(|(host, record)| (*host, record.name.as_str()));
-        named(names, wanted)
+        let view = self.judge.view();
+        let name = |host: &HostId| view.hosts.get(host).map(|record| record.name.as_str());
+        let members = view.networks.values().flat_map(|network| network.members.keys());
+        let mut known: BTreeSet<HostId> = view.hosts.keys().chain(members).copied().collect();
+        known.extend(view.revoked.iter().copied());
+        known.extend(self.history.keeps());
+        known.extend(self.sweeper.forgotten.iter().copied());
+        let known: Vec<_> = known.iter().map(|host| (*host, name(host))).collect();
+        named(&known, wanted)
     }
 }
+
+/// A beginning of an id that is shorter than this means nobody.
+const BEGINNING: usize = 4;
+
+/// As many hosts a sentence names.
+const NAMED: usize = 8;
 
 /// Which held listings are meant.
 fn chosen(held: Vec<HeldListing>, network: Option<&str>) -> Result<Vec<HeldListing>, String> {
@@ -176,28 +190,48 @@ fn chosen(held: Vec<HeldListing>, network: Option<&str>) -> Result<Vec<HeldListi
     Ok(found)
 }
 
-/// The host of this name or id.
-fn named<'a>(
-    hosts: impl Iterator<Item = (HostId, &'a str)>,
-    wanted: &str,
-) -> Result<HostId, String> {
+/// The host of this name or id, or the only one whose id begins so.
+fn named(known: &[(HostId, Option<&str>)], wanted: &str) -> Result<HostId, String> {
     if let Ok(id) = wanted.parse::<HostId>() {
         return Ok(id);
     }
-    let found: Vec<HostId> =
-        hosts.filter(|(_, name)| *name == wanted).map(|(host, _)| host).collect();
+    let called = |(_, name): &&(HostId, Option<&str>)| *name == Some(wanted);
+    let begins = |(host, _): &&(HostId, Option<&str>)| {
+        wanted.len() >= BEGINNING && host.to_string().starts_with(wanted)
+    };
+    let called: Vec<_> = known.iter().filter(called).copied().collect();
+    let found = if called.is_empty() {
+        known.iter().filter(begins).copied().collect()
+    } else {
+        called.clone()
+    };
     match found.as_slice() {
-        [host] => Ok(*host),
-        [] => {
-            Err(format!("no host is called {wanted}; wgnetctl status --json shows names and ids"))
-        }
-        several => {
-            let ids: Vec<String> = several.iter().map(ToString::to_string).collect();
-            Err(format!(
-                "several hosts are called {wanted}; name one by its id: {}",
-                ids.join(", ")
-            ))
-        }
+        [(host, _)] => Ok(*host),
+        [] => Err(format!(
+            "no host is called {wanted}, and no id begins so ({BEGINNING} digits at least); known are: {}",
+            listed(known, HostId::short)
+        )),
+        several if called.is_empty() => Err(format!(
+            "several hosts' ids begin with {wanted}; name one by more of its id: {}",
+            listed(several, HostId::to_string)
+        )),
+        several => Err(format!(
+            "several hosts are called {wanted}; name one by its id: {}",
+            listed(several, HostId::to_string)
+        )),
+    }
+}
+
+/// Hosts with their names, or the first of many.
+fn listed(hosts: &[(HostId, Option<&str>)], id: impl Fn(&HostId) -> String) -> String {
+    let shown = |(host, name): &(HostId, Option<&str>)| match name {
+        Some(name) => format!("{name} ({})", id(host)),
+        None => id(host),
+    };
+    let first: Vec<String> = hosts.iter().take(NAMED).map(shown).collect();
+    match hosts.len().saturating_sub(NAMED) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more (wgnetctl hosts)", first.join(", ")),
     }
 }
 
@@ -219,12 +253,33 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_found_by_name_or_id_and_never_guessed() {
-        let (one, two) = (HostId([1; 16]), HostId([2; 16]));
-        let find = |wanted: &str| named([(one, "a"), (two, "b"), (one, "b")].into_iter(), wanted);
-        assert_eq!(find("a"), Ok(one));
-        assert_eq!(find(&two.to_string()), Ok(two));
-        assert!(find("b").unwrap_err().contains("several"));
-        assert!(find("c").unwrap_err().contains("no host"));
+    fn a_host_is_found_by_name_id_or_beginning_of_one_and_never_guessed() {
+        let id = |last: u8| HostId([0xab, 0xcd, last, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let known = [
+            (id(0x10), Some("a")),
+            (id(0x11), Some("b")),
+            (id(0x20), Some("b")),
+            (id(0x30), None),
+            (id(0x40), Some("abcd11")),
+        ];
+        let find = |wanted: &str| named(&known, wanted);
+        assert_eq!(find("a"), Ok(id(0x10)));
+        assert_eq!(find(&id(0x20).to_string()), Ok(id(0x20)));
+        assert_eq!(find(&id(0x99).to_string()), Ok(id(0x99)), "a whole id is nobody's beginning");
+        assert_eq!(find("abcd20"), Ok(id(0x20)));
+        assert_eq!(find(&id(0x30).short()), Ok(id(0x30)), "as every table shows it");
+        assert_eq!(find("abcd11"), Ok(id(0x40)), "a name comes first");
+        let error = find("b").unwrap_err();
+        assert!(error.contains("called b") && error.contains(&id(0x11).to_string()), "{error}");
+        let error = find("abcd1").unwrap_err();
+        let named = [id(0x10), id(0x11)].map(|host| host.to_string());
+        assert!(error.contains("begin with abcd1") && !error.contains("abcd20"), "{error}");
+        assert!(named.iter().all(|host| error.contains(host)), "{error}");
+        for wanted in ["c", "abc", "abce", ""] {
+            let error = find(wanted).unwrap_err();
+            assert!(error.contains("no host is called") && error.contains("a (abcd1000)"));
+        }
+        let many: Vec<_> = (0..20).map(|last| (id(last), Some("h"))).collect();
+        assert!(super::named(&many, "x").unwrap_err().ends_with("and 12 more (wgnetctl hosts)"));
     }
 }

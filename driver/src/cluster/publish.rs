@@ -3,25 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tracing::warn;
 use wgnet_control_plane::publisher::{Picture, Present, WantedRecords};
 use wgnet_control_plane::store::{Store, covers};
 use wgnet_core::InForce;
 use wgnet_proto::{Path, Record};
 
+use super::rubbish::Whose;
 use super::{CLUSTER, HostFacts, Task, wanted};
 
 impl<S: Store> Task<S> {
     /// Tells the publisher what is wanted and what is there.
     pub(super) async fn want(&mut self) {
-        if let Err(error) = self.inputs.journal.raise_seq_above(self.judge.own_highest_seq()).await
-        {
-            warn!(error = crate::chain(&error), "Cannot continue above this host's own records");
+        // What is written with a number that was used before, or may be again, others refuse.
+        if !self.noting.raise_seq_above(self.judge.own_highest_seq()).await {
             return;
         }
-        if let Err(error) = self.inputs.journal.top_up_seqs().await {
-            warn!(error = crate::chain(&error), "Cannot reserve sequence numbers");
-        }
+        self.noting.top_up_seqs().await;
+        self.put_cluster_back().await;
         let wanted = self.wanted_now();
         let picture = self.picture_of(&wanted);
         // In this order: what was not known to be in the store is not wanted yet either, and would be
@@ -44,12 +42,7 @@ impl<S: Store> Task<S> {
         if !self.seen.contains_key(CLUSTER) {
             return WantedRecords::clone(&self.wanted.borrow());
         }
-        let in_store = self.judge.in_store(&Path::Cluster);
-        // A revoked host may have been the first in a wiped store; it founds nothing for others.
-        let by_revoked = |writer| self.judge.view().revoked.contains(&writer);
-        let in_store =
-            in_store.filter(|held| held.accepted.is_some() || !held.writer.is_some_and(by_revoked));
-        let Some(held) = in_store else {
+        let Some(held) = self.cluster_in_store() else {
             let (cluster, incarnation) = (self.random_id(), self.random_id());
             // By the judge, not the journal, whose disk may have been full: no other would be accepted.
             let pinned = self.judge.cluster_id();
@@ -57,8 +50,10 @@ impl<S: Store> Task<S> {
             self.sealing.set(self.sealer(record.cluster));
             return wanted::cluster_record(record);
         };
-        let (Some(_), Some(record)) = (held.accepted, self.judge.cluster()) else {
-            // Another cluster's etcd, or rubbish in its place: nothing of ours belongs there.
+        if self.whose_rubbish() == Some(Whose::Others) {
+            return WantedRecords::clone(&self.wanted.borrow());
+        }
+        let Some(record) = self.judge.cluster() else {
             return WantedRecords::new();
         };
         self.sealing.set(self.sealer(record.cluster));
@@ -78,7 +73,21 @@ impl<S: Store> Task<S> {
             wanted
                 .insert(me, wgnet_control_plane::publisher::Wanted { record: host, leased: false });
         }
+        let is_older = |there: InForce| there.epoch != self.inputs.secrets.current_epoch();
+        if held.accepted.is_some_and(is_older) && self.all_use_the_newest_secret() {
+            wanted.extend(wanted::cluster_record(record));
+        }
         wanted
+    }
+
+    /// Whether every living host seals with the epoch that this one does. The record of the cluster
+    /// is sealed anew not before: a host that cannot open it takes the store for another cluster's.
+    fn all_use_the_newest_secret(&self) -> bool {
+        let newest = self.inputs.secrets.current_epoch();
+        self.judge.view().alive.iter().all(|host| {
+            let held = self.judge.in_store(&Path::Host(*host)).and_then(|held| held.accepted);
+            held.is_some_and(|held| held.epoch == newest)
+        })
     }
 
     /// Whether this history of the store holds every wanted record. What a scope held that was not
@@ -130,9 +139,9 @@ impl<S: Store> Task<S> {
             }
         }
         // Before the cluster's own record is seen, nothing is wanted yet: it is no reason to take back
-        // what an earlier process of this host published.
-        let seen =
-            if self.seen.contains_key(CLUSTER) { self.seen.clone() } else { BTreeMap::new() };
+        // what an earlier process of this host published. Nor is another cluster's.
+        let is_met = self.seen.contains_key(CLUSTER) && self.whose_rubbish() != Some(Whose::Others);
+        let seen = if is_met { self.seen.clone() } else { BTreeMap::new() };
         Picture { history: self.history.number(), seen, present }
     }
 }

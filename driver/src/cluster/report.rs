@@ -6,7 +6,7 @@ use wgnet_control_plane::publisher::Publishing;
 use wgnet_control_plane::store::{LeaseId, Revision, Store};
 use wgnet_core::Verdict;
 use wgnet_proto::status::{Problem, StoreStatus};
-use wgnet_proto::{NetworkKey, Refused};
+use wgnet_proto::{NetworkKey, Path, Refused};
 
 use super::{CLUSTER, ClusterStatus, Task, history};
 
@@ -44,6 +44,7 @@ impl<S: Store> Task<S> {
             unpublished: publishing.endpoints.clone(),
             lease,
             history: self.history.number(),
+            has_wrong_secret: self.has_wrong_secret(),
         };
         self.status.send_if_modified(|old| {
             *old != status && {
@@ -53,8 +54,26 @@ impl<S: Store> Task<S> {
         });
     }
 
+    /// Whether it is this host's secret that is another than the others'. Rubbish in the place of the
+    /// cluster's record is not: what the other hosts wrote opens all the same.
+    fn has_wrong_secret(&self) -> bool {
+        let is_accepted =
+            |path: &Path| self.judge.in_store(path).map(|held| held.accepted.is_some());
+        let hosts = self.judge.view().hosts.keys();
+        let mut others = hosts.filter(|host| **host != self.inputs.facts.me);
+        self.cluster_refused == Some(Refused::WrongSecret)
+            && is_accepted(&Path::Cluster) == Some(false)
+            && !others.any(|host| is_accepted(&Path::Host(*host)) == Some(true))
+    }
+
     /// Says what was refused and why; in the log once.
     pub(super) fn judged(&mut self, key: &str, verdict: &Verdict) {
+        if key == CLUSTER {
+            self.cluster_refused = match verdict {
+                Verdict::Refused(refusal) => Some(refusal.reason),
+                _ => None,
+            };
+        }
         let Verdict::Refused(refusal) = verdict else {
             self.refused_no_more(|refused| refused == key);
             return;

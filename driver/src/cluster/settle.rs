@@ -10,10 +10,13 @@ use wgnet_proto::seal::claimed_writer;
 use wgnet_proto::{NetworkKey, Path, Record, Sealer};
 
 use super::{CLUSTER, COMMON, Task, history, scope_of, wanted};
+use crate::journal::State;
 
 impl<S: Store> Task<S> {
     /// Brings everything that follows from judge and journal up to date.
     pub(super) async fn settle(&mut self) {
+        // Whatever is noted rests on records that are kept before.
+        self.keep_rest().await;
         self.pin_cluster().await;
         if self.history.brake_is_due()
             && let Some(scopes) = &self.scopes
@@ -22,7 +25,8 @@ impl<S: Store> Task<S> {
         }
         self.follow_networks();
         self.search_store().await;
-        self.drop_forgotten().await;
+        // What was known of networks that were left is not to be met again at the next start.
+        self.keep_rest().await;
         self.yield_claims().await;
         self.tell_view().await;
         self.note_freed().await;
@@ -47,14 +51,12 @@ impl<S: Store> Task<S> {
         }
         let (met, written_from) = (self.history.met(), self.history.written_from());
         if state.cluster != Some(record.cluster) || (state.incarnation, state.history) != met {
-            let pinned = self.inputs.journal.update(move |state| {
+            let pin = move |state: &mut State| {
                 state.cluster = Some(record.cluster);
                 (state.incarnation, state.history) = met;
                 state.written_from = written_from;
-            });
-            if let Err(error) = pinned.await {
-                warn!(error = crate::chain(&error), "Cannot note the cluster");
-            }
+            };
+            self.noting.update("note the cluster", pin).await;
         }
     }
 
@@ -83,7 +85,8 @@ impl<S: Store> Task<S> {
                     return;
                 };
                 let next = self.history.announcing(record, self.random_id());
-                let Ok(seq) = self.inputs.journal.next_seq().await else {
+                // Without one there is another look: they are reserved whenever few are left.
+                let Some(seq) = self.inputs.journal.take_seq() else {
                     return;
                 };
                 let sealed = self.sealer(record.cluster).seal_record(
@@ -113,10 +116,10 @@ impl<S: Store> Task<S> {
         let mut wanted: BTreeSet<NetworkKey> = local.filter(NetworkKey::is_shared).collect();
         wanted.extend(state.freed.iter().cloned());
         for left in self.followed.difference(&wanted) {
-            self.leaving.insert(left.clone());
+            self.leaving.entry(left.clone()).or_default();
         }
-        self.leaving.retain(|key| !wanted.contains(key));
-        wanted.extend(self.leaving.iter().cloned());
+        self.leaving.retain(|key, _| !wanted.contains(key));
+        wanted.extend(self.leaving.keys().cloned());
         let Some(scopes) = self.scopes.as_ref().filter(|_| self.judge.cluster_id().is_some())
         else {
             return;
@@ -127,28 +130,27 @@ impl<S: Store> Task<S> {
         for key in wanted.difference(&self.followed) {
             scopes.follow(scope_of(key));
         }
-        let now = self.now();
         // Followed until now, or known from an earlier process that did.
         let known = self.followed.iter().chain(self.judge.view().networks.keys());
         let left: BTreeSet<NetworkKey> =
             known.filter(|key| !wanted.contains(key)).cloned().collect();
-        for key in left {
-            let scope = scope_of(&key);
-            scopes.unfollow(&scope);
-            self.seen.remove(&scope);
-            self.forgotten.extend(self.judge.forget(&key));
-            self.history.forget(&key, &scope);
-            self.inputs.problems.clear("mass-delete-held", &scope);
-            self.refused.gone(now, |refused| covers(&scope, refused));
-            self.inputs.progress.forget(&key);
-        }
+        left.iter().for_each(|key| self.stop_following(key));
         self.followed = wanted;
     }
 
-    /// What was known of networks that were left is not to be met again at the next start.
-    pub(super) async fn drop_forgotten(&mut self) {
-        let forgotten = std::mem::take(&mut self.forgotten);
-        self.keep(forgotten.iter().map(ToString::to_string)).await;
+    /// Forgets a network that this host has left.
+    pub(super) fn stop_following(&mut self, key: &NetworkKey) {
+        let (now, scope) = (self.now(), scope_of(key));
+        if let Some(scopes) = &self.scopes {
+            scopes.unfollow(&scope);
+        }
+        self.followed.remove(key);
+        self.seen.remove(&scope);
+        self.unkept.extend(self.judge.forget(key));
+        self.history.forget(key, &scope);
+        self.inputs.problems.clear("mass-delete-held", &scope);
+        self.refused.gone(now, |refused| covers(&scope, refused));
+        self.inputs.progress.forget(key);
     }
 
     /// Once in a history: finds records of networks this host has no more (its journal was lost, or it ended
@@ -169,7 +171,8 @@ impl<S: Store> Task<S> {
                         }
                         _ => None,
                     });
-                self.leaving.extend(mine.filter(|key| !self.followed.contains(key)));
+                let mine = mine.filter(|key| !self.followed.contains(key));
+                self.leaving.extend(mine.map(|key| (key, None)));
                 self.follow_networks();
             }
             Err(error) => debug!(error = crate::chain(&error), "Cannot search the store yet"),
@@ -221,25 +224,21 @@ impl<S: Store> Task<S> {
                 self.problem_of_claim(local.endpoints[endpoint].primary(), endpoint.short(), key);
             }
             let id = id.clone();
-            let noted = self.inputs.journal.update(move |state| {
+            let note = move |state: &mut State| {
                 lost.iter().for_each(|endpoint| state.supersede(&id, endpoint))
-            });
-            if let Err(error) = noted.await {
-                warn!(error = crate::chain(&error), "Cannot note a lost address");
+            };
+            if !self.noting.update("note a lost address", note).await {
                 self.unnoted.insert(key.clone());
             }
         }
     }
 
     /// Keeps for good what the cluster says of a network's end.
-    async fn note_freed(&self) {
+    async fn note_freed(&mut self) {
         let freed = wanted::freed_unnoted(&self.inputs.journal.state(), self.judge.view());
-        if freed.is_empty() {
-            return;
-        }
-        let noted = self.inputs.journal.update(move |state| state.freed.extend(freed));
-        if let Err(error) = noted.await {
-            warn!(error = crate::chain(&error), "Cannot note that a network is freed");
+        if !freed.is_empty() {
+            let note = move |state: &mut State| state.freed.extend(freed);
+            self.noting.update("note that a network is freed", note).await;
         }
     }
 

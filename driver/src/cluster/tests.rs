@@ -1,8 +1,12 @@
 //! One host's cluster task against a store in memory; the others are written by hand.
 
+mod another_secret;
 mod ended;
+mod hanging;
 mod refused;
 mod remember;
+mod rubbish;
+mod secret;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,6 +32,9 @@ use crate::journal::MemoryDisk;
 
 /// Well below the time that the brake holds a listing.
 const SOON: Duration = Duration::from_secs(10);
+
+/// A network that was left is followed until no write of this host can be under way any more.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(80);
 
 /// A claim that nobody puts back has had its time.
 const YIELDED: Duration = Duration::from_secs(40);
@@ -85,6 +92,8 @@ struct Rig {
     line: MemoryStore,
     me: HostId,
     journal: Journal,
+    /// Whether the journal's disk hangs.
+    hang: watch::Sender<bool>,
     problems: Problems,
     view: watch::Receiver<Arc<ClusterView>>,
     status: watch::Receiver<ClusterStatus>,
@@ -130,16 +139,23 @@ fn with_one_network(state: &mut crate::journal::State) {
 impl Rig {
     /// A host with one network, which two others share.
     async fn start() -> Self {
+        Self::with(ClusterSecrets::generate([7; 32])).await
+    }
+
+    async fn with(secrets: ClusterSecrets) -> Self {
         let count = AtomicU8::new(100);
         let random: Random =
             Arc::new(move |bytes| bytes.fill(count.fetch_add(1, Ordering::SeqCst)));
-        let gate: crate::journal::Gate = Arc::new(|| Box::pin(async {}));
+        let (hang, hangs) = watch::channel(false);
+        let gate: crate::journal::Gate = Arc::new(move || {
+            let mut hangs = hangs.clone();
+            Box::pin(async move { drop(hangs.wait_for(|is_so| !is_so).await) })
+        });
         let journal =
             Journal::open_in_memory(&MemoryDisk::default(), "boot", &random, gate).unwrap();
         journal.update(with_one_network).await.unwrap();
         let (store, me) = (MemoryStore::new(), journal.host_id());
         let line = store.client();
-        let secrets = ClusterSecrets::generate([7; 32]);
         let facts = HostFacts {
             me,
             name: "me".to_owned(),
@@ -177,8 +193,20 @@ impl Rig {
         let _stop = cancel.drop_guard();
         let (view, status) = (views, told);
         let seq = 1;
-        let mut rig =
-            Self { store, line, me, journal, problems, view, status, others, secrets, seq, _stop };
+        let mut rig = Self {
+            store,
+            line,
+            me,
+            journal,
+            hang,
+            problems,
+            view,
+            status,
+            others,
+            secrets,
+            seq,
+            _stop,
+        };
         rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
         let cluster = rig.founded(None).await;
         for number in 0..rig.others.len() {
@@ -274,6 +302,14 @@ impl Rig {
         id
     }
 
+    /// Another store, with nothing in it but this record of a cluster.
+    async fn elsewhere(&mut self, cluster: &ClusterRecord) {
+        self.line.cut();
+        self.store.wipe();
+        self.write(0, cluster.cluster, (Path::Cluster, Record::Cluster(cluster.clone()))).await;
+        self.line.mend();
+    }
+
     async fn revision_of(&self, path: Path) -> Option<Revision> {
         let listing = self.store.list(&path.to_string()).await.unwrap();
         listing.entries.first().map(|entry| entry.mod_revision)
@@ -331,11 +367,44 @@ async fn what_was_known_of_a_network_that_was_left_is_forgotten_here_and_in_the_
     rig.until("a listing that is held", |rig| Box::pin(async { rig.has("mass-delete-held") }))
         .await;
     rig.journal.update(|state| state.forget(&docker_id())).await.unwrap();
-    rig.until("nothing remembered", |rig| {
+    rig.within(FORGOTTEN_WITHIN, "nothing remembered", |rig| {
         Box::pin(async { !rig.remembers_networks().await && rig.members() == 0 })
     })
     .await;
     assert!(!rig.has("mass-delete-held"), "nobody can release it any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_others_still_have_is_followed_no_more_once_it_is_left() {
+    let rig = Rig::start().await;
+    rig.journal.update(|state| state.forget(&docker_id())).await.unwrap();
+    rig.within(FORGOTTEN_WITHIN, "nothing known of it", |rig| {
+        Box::pin(async { rig.members() == 0 && !rig.remembers_networks().await })
+    })
+    .await;
+    let others = [rig.member(0).0, rig.member(1).0];
+    for path in [Path::Member(network(), rig.me), others[0].clone(), others[1].clone()] {
+        assert_eq!(rig.revision_of(path.clone()).await.is_some(), others.contains(&path));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_claim_of_a_network_that_was_left_is_remembered_until_it_is_freed() {
+    let rig = Rig::start().await;
+    let leave = |state: &mut crate::journal::State| {
+        state.raise_claim(&network(), 7);
+        state.forget(&docker_id());
+    };
+    rig.journal.update(leave).await.unwrap();
+    rig.until("its member record gone", |rig| {
+        Box::pin(async { rig.revision_of(Path::Member(network(), rig.me)).await.is_none() })
+    })
+    .await;
+    assert_eq!(rig.journal.state().claims.get(&network()), Some(&7), "it may come back");
+    rig.journal.update(|state| state.freed.insert(network())).await.unwrap();
+    rig.until("the end of it", |rig| Box::pin(async { rig.journal.state().freed.is_empty() }))
+        .await;
+    assert!(rig.journal.state().claims.is_empty(), "nobody can ask for it again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -344,10 +413,11 @@ async fn another_clusters_store_is_said_each_time_it_is_met() {
     let ours = rig.founded(None).await;
     let theirs = ClusterRecord { cluster: ClusterId([8; 16]), ..ours.clone() };
     for _ in 0..2 {
-        rig.write(0, theirs.cluster, (Path::Cluster, Record::Cluster(theirs.clone()))).await;
+        rig.elsewhere(&theirs).await;
         rig.until("the problem", |rig| Box::pin(async { rig.has("foreign-cluster") })).await;
-        rig.write(0, ours.cluster, (Path::Cluster, Record::Cluster(ours.clone()))).await;
+        rig.elsewhere(&ours).await;
         rig.until("its end", |rig| Box::pin(async { !rig.has("foreign-cluster") })).await;
+        rig.until("its own records", |rig| Box::pin(rig.has_written())).await;
     }
 }
 

@@ -33,6 +33,9 @@ struct Published {
     claims: BTreeMap<Place, BTreeSet<(Claim, HostId, EndpointId)>>,
 }
 
+/// What somebody without the secret writes.
+pub(crate) const RUBBISH: &[u8] = b"rubbish";
+
 impl Witness {
     pub(crate) fn new(secrets: ClusterSecrets) -> Self {
         Self { secrets, clusters: Mutex::default(), seen: Mutex::default() }
@@ -66,6 +69,9 @@ impl Witness {
         let Some(path) = Path::parse(key) else {
             return wrong(format!("a key nobody knows was written: {key}"));
         };
+        if value == RUBBISH {
+            return note(format!("store {revision}: {key} is rubbish"));
+        }
         let Some((seq, record)) = self.opened(&path, value) else {
             return wrong(format!("what was written to {key} does not open"));
         };

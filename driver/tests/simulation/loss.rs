@@ -109,9 +109,14 @@ fn observers(world: &World) -> BTreeMap<usize, Observer> {
     let observer = |(host, running): (&super::world::Host, &super::world::Running)| {
         let view = running.view.borrow();
         let known = world.networks.iter().filter_map(|network| {
-            let key = network.key();
-            let seen = view.networks.get(&key)?.clone();
-            Some((key, Known { namespace: network.namespace(), network: seen }))
+            let (key, namespace) = (network.key(), network.namespace());
+            let seen = view.networks.get(&key)?;
+            let kernel = host.plane.look(&namespace);
+            // What is not in the kernel yet cannot be lost.
+            let mut network = seen.clone();
+            network.members.retain(|id, it| lost_member(*id, it, seen, &kernel).is_none());
+            network.endpoints.retain(|at, it| lost_endpoint(*at, it, seen, &kernel).is_none());
+            Some((key, Known { namespace, network }))
         });
         let known = known.collect();
         (host.number, Observer { me: running.me, life: host.lives, known })

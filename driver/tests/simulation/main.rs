@@ -138,8 +138,8 @@ fn run(seed: u64) -> trace::Told {
         .expect("a runtime can be made");
     runtime.block_on(async {
         trace::begin(number("SIM_SEED").is_some());
-        let history = schedule::eventful().await;
-        schedule::heal().await;
+        let mut history = schedule::eventful().await;
+        schedule::heal(&mut history).await;
         rest::settle(history, seed.is_multiple_of(4)).await;
     });
     let told = trace::take();

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::sleep;
-use wgnet_control_plane::store::Revision;
 use wgnet_control_plane::store::memory::Backup;
+use wgnet_control_plane::store::{Entry, Op, Revision, Store as _, Txn};
 use wgnet_core::{Seen, Step, model};
+use wgnet_proto::Path;
 
+use super::checks::RUBBISH;
 use super::dice;
 use super::docker::{self, Answer, Endpoint, Stage};
 use super::kernel::shake_hands;
@@ -17,7 +19,7 @@ use super::trace::{note, wrong};
 use super::world::{self, Network, create, lose_disk, start_driver, world};
 
 /// Everything that can happen, with how often; a run has about half of the faults.
-const DEEDS: [(Deed, u64); 33] = [
+const DEEDS: [(Deed, u64); 34] = [
     (Deed::Start, 120),
     (Deed::Stop, 80),
     (Deed::Move, 15),
@@ -47,6 +49,7 @@ const DEEDS: [(Deed, u64); 33] = [
     (Deed::Backup, 10),
     (Deed::Restore, 5),
     (Deed::LoseChange, 6),
+    (Deed::Deface, 4),
     (Deed::FillDisk, 6),
     (Deed::EmptyDisk, 20),
     (Deed::Jump, 6),
@@ -84,6 +87,7 @@ enum Deed {
     Backup,
     Restore,
     LoseChange,
+    Deface,
     FillDisk,
     EmptyDisk,
     Jump,
@@ -214,6 +218,7 @@ impl Run {
                 let port = 51820 + u16::try_from(dice::below(3)).expect("below 3");
                 world.hosts[host].plane.occupy_port(port, dice::happens(600));
             }),
+            Deed::Deface => deface().await,
             Deed::Jump => {
                 tokio::time::advance(dice::millis(1000, 300_000)).await;
             }
@@ -266,6 +271,15 @@ impl Run {
             }
         });
     }
+}
+
+/// Somebody without the secret writes over the record of the cluster.
+async fn deface() {
+    let store = world(|world| world.store.clone());
+    let rubbish = Op::Put { key: Path::Cluster.to_string(), value: RUBBISH.to_vec() };
+    let txn = Txn { conditions: vec![], ops: vec![rubbish] };
+    // A store that is stopped takes nothing from anybody.
+    drop(store.commit(txn).await);
 }
 
 /// A container starts; `moving`: with an address that another host's container still has.
@@ -500,13 +514,14 @@ fn power_off(host: usize, disk_too: bool, for_good: bool) {
 }
 
 /// Ends every fault and waits until Docker's work is done.
-pub(crate) async fn heal() {
+pub(crate) async fn heal(history: &mut History) {
     note("=== healing");
     set_weather(Weather::default());
     world(|world| {
         world.healing = true;
         world.store.start();
         world.store.regain_leader();
+        world.store.lose_no_change();
         for host in &world.hosts {
             host.line.mend();
             host.disk.fill(false);
@@ -518,6 +533,7 @@ pub(crate) async fn heal() {
             }
         }
     });
+    history.another_history |= clean_store().await;
     for _ in 0..100 {
         sleep(Duration::from_secs(1)).await;
         let is_well = world(|world| {
@@ -529,4 +545,25 @@ pub(crate) async fn heal() {
         }
     }
     wrong("Docker's calls, or drivers' starts, do not come to an end though all is well");
+}
+
+/// Rubbish in the place of the cluster that no host knows for rubbish: people take it out. Returns
+/// whether they did: whoever comes first founds the cluster anew.
+async fn clean_store() -> bool {
+    let (store, live) = world(|world| {
+        let live = world.hosts.iter().filter(|host| !host.is_gone);
+        let live: Vec<_> = live.filter_map(|host| host.disk.host_id()).collect();
+        (world.store.clone(), live)
+    });
+    let listing = store.list("").await.expect("the store is well");
+    let of_living = |key: &str| live.iter().any(|host| key.ends_with(&host.to_string()));
+    let is_rubbish =
+        |entry: &Entry| entry.key == Path::Cluster.to_string() && entry.value == RUBBISH;
+    let is_for_people = listing.entries.iter().any(is_rubbish)
+        && !listing.entries.iter().any(|entry| of_living(&entry.key));
+    if is_for_people {
+        let ops = vec![Op::Delete { key: Path::Cluster.to_string() }];
+        drop(store.commit(Txn { conditions: vec![], ops }).await);
+    }
+    is_for_people
 }

@@ -10,6 +10,7 @@ mod man;
 mod orders;
 mod path;
 mod plugin;
+mod revoke;
 mod secret;
 mod settings;
 mod status;
@@ -44,6 +45,8 @@ use wgnet_proto::text::printable;
 ///
 /// What is wrong on this host: `doctor`. For a bug report: `bundle`.
 ///
+/// A host that was stolen or broken into: `revoke`, then `secret next`.
+///
 /// Exit codes: 0 done, and nothing is wrong; 1 failed (the reason is on stderr), or `problems` or
 /// `doctor` found something, or `path` no way; 2 wrong usage; 3 etcd cannot be reached.
 #[derive(Debug, Parser)]
@@ -55,7 +58,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes the cluster secret.
+    /// Makes the cluster secret, and replaces it.
     Secret {
         #[command(subcommand)]
         command: SecretCommand,
@@ -106,6 +109,23 @@ enum Command {
     /// Removes the records of a host that is gone for good, before the grace time is over. Refuses
     /// while the host is alive, and a host that nothing is known of.
     ForgetHost(orders::ForgetOptions),
+    /// Locks a host out for good, one that was stolen or broken into.
+    ///
+    /// Writes the host's tombstone into etcd. From then on nothing counts that the host writes; within a
+    /// second the others drop its keys and send it nothing more, and its records are removed. Hosts that
+    /// are off hear of it when they start, a tombstone that etcd loses is put back, and no old journal
+    /// undoes it: this host id never comes back. It does not matter whether the host is on, and this
+    /// command needs etcd and the cluster secret, but no driver.
+    ///
+    /// The host knew the cluster secret, and could join as another host with it. So replace that next
+    /// (`wgnetctl secret next --help`). Before the old secret is dropped order the same once more: it is
+    /// said to be revoked already, and its tombstone is sealed with the new one, with which it lasts.
+    ///
+    /// It asks first, on a terminal; elsewhere it needs --yes. The very host it runs on is refused by its
+    /// name, which is easily typed in the wrong window, and taken by its id. To revoke a host twice is no
+    /// failure. A host that only goes away needs none of this: forget-host.
+    #[command(after_long_help = revoke::EXAMPLES)]
+    Revoke(revoke::Options),
     /// Makes this host forget a network that Docker does not have any more.
     ///
     /// For what `docker network rm` leaves if the driver cannot be told (it was away, or its disk was
@@ -226,6 +246,35 @@ enum SecretCommand {
         #[arg(default_value = "/etc/wgnet/secret")]
         path: PathBuf,
     },
+    /// Adds the next epoch, a new secret, to a secret file.
+    ///
+    /// Drivers accept both epochs of a file, and use the higher one for what they write and for
+    /// WireGuard's pre-shared keys. So take a copy of the file, add the next epoch to it, and bring that
+    /// to every host (mode 0600): a driver reads it when it starts. Then restart all drivers within a
+    /// minute: hosts that use the new secret and hosts that do not know it cannot begin sessions with
+    /// each other, and those that exist live for a minute at least. When all use it, `drop-old`.
+    ///
+    /// The file is replaced as a whole (mode 0600), or left as it was. Refused if others can read it, if
+    /// drivers would not take it, and if it has two epochs already. No secret is shown.
+    #[command(after_long_help = secret::EXAMPLES_NEXT)]
+    Next {
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+    },
+    /// Leaves only the highest epoch in a secret file.
+    ///
+    /// The end of a replacement that began with `next`: when every host's driver uses the new secret
+    /// (`wgnetctl problems` shows no secret-epochs-differ), order it on every host and restart the
+    /// drivers. Then who has only the old secret is out, a host that was off meanwhile too: it needs the
+    /// new file before it starts.
+    ///
+    /// The file is replaced as a whole (mode 0600), or left as it was. Refused if others can read it, or
+    /// if drivers would not take it. With one epoch there is nothing to do, which is no failure.
+    #[command(after_long_help = secret::EXAMPLES_NEXT)]
+    DropOld {
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -274,6 +323,10 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
     let done = |()| Outcome::Fine;
     match command {
         Command::Secret { command: SecretCommand::New { path } } => secret::new(&path).map(done),
+        Command::Secret { command: SecretCommand::Next { path } } => secret::next(&path).map(done),
+        Command::Secret { command: SecretCommand::DropOld { path } } => {
+            secret::drop_old(&path).map(done)
+        }
         Command::Plugin { command: PluginCommand::Install(options) } => {
             block_on(plugin::install(&options)).map(done)
         }
@@ -289,6 +342,7 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Path(options) => block_on(path::show(&options)),
         Command::Release(options) => block_on(orders::release(&options)).map(done),
         Command::ForgetHost(options) => block_on(orders::forget(&options)).map(done),
+        Command::Revoke(options) => block_on(revoke::run(&options)).map(done),
         Command::ForgetNetwork(options) => block_on(orders::forget_network(&options)).map(done),
         Command::Man { directory } => {
             let pages = man::write(Cli::command(), &directory)?;
@@ -328,13 +382,30 @@ mod tests {
         run(Command::Man { directory: dir.path().to_owned() }).unwrap();
         let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         assert!(page("wgnetctl.1").contains("Exit codes"));
-        assert!(page("wgnetctl-path.1").contains(".SH EXAMPLES"));
+        for examples in ["wgnetctl-path.1", "wgnetctl-revoke.1", "wgnetctl-secret-next.1"] {
+            assert!(page(examples).contains(".SH EXAMPLES"), "{examples}");
+        }
         let mut cli = Cli::command().disable_help_subcommand(true);
         cli.build();
         for command in cli.get_subcommands() {
             assert!(page(&format!("wgnetctl-{}.1", command.get_name())).contains(".SH NAME"));
         }
         run(Command::Man { directory: dir.path().join("none") }).unwrap_err();
+    }
+
+    #[test]
+    fn completion_knows_every_command() {
+        let mut script = Vec::new();
+        clap_complete::generate(
+            clap_complete::Shell::Bash,
+            &mut Cli::command(),
+            "wgnetctl",
+            &mut script,
+        );
+        let script = String::from_utf8(script).unwrap();
+        for command in ["revoke", "drop-old", "forget-host"] {
+            assert!(script.contains(command), "{command}");
+        }
     }
 
     #[test]

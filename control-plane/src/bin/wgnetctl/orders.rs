@@ -28,7 +28,7 @@ pub(crate) struct ReleaseOptions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ForgetOptions {
-    /// The host's name or id, as `wgnetctl status --json` shows them.
+    /// The host's name, its id, or the beginning of the id, as `wgnetctl hosts` shows them.
     #[arg(value_name = "NAME|ID")]
     host: String,
     /// Print as JSON.

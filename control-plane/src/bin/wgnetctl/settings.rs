@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
+use wgnet_control_plane::settings::{Mistake, mistake};
 use wgnet_control_plane::store::etcd::{EtcdOptions, EtcdStore, EtcdTls};
 use wgnet_proto::ClusterSecrets;
 use wgnet_proto::text::clipped;
@@ -93,10 +94,9 @@ fn read(path: &Path) -> anyhow::Result<Settings> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!("cannot read the settings file {}; name another with --config", path.display())
     })?;
-    // The parser's own message would quote a line of the file.
     toml::from_str(&text).map_err(|error| {
-        let what = clipped(error.message(), 300);
-        anyhow::anyhow!("the settings file {} is wrong: {what}", path.display())
+        let Mistake { line, what } = mistake(&text, &error);
+        anyhow::anyhow!("the settings file {} is wrong in line {line}: {what}", path.display())
     })
 }
 

@@ -1,3 +1,4 @@
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use wgnet_proto::record::StatusRecord;
@@ -5,6 +6,7 @@ use wgnet_proto::status::Problem;
 use wgnet_proto::{ClusterSecrets, Incarnation, Path, Record};
 
 use super::planted::{Planted, id, network, slot};
+use crate::fleet::HostReport;
 use crate::fleet::problems::Severity;
 use crate::fleet::rows::Filter;
 
@@ -39,7 +41,15 @@ fn each_fault_has_its_code() {
 
 #[test]
 fn a_foreign_secret_is_one_problem_and_not_one_for_each_record() {
-    let fleet = Planted::healthy().fleet_with(ClusterSecrets::generate([8; 32]));
+    let mut fleet = Planted::healthy().fleet_with(ClusterSecrets::generate([8; 32]));
+    let driver_says = Problem {
+        code: "wrong-secret".to_owned(),
+        object: "cluster secret".to_owned(),
+        cause: "it is so".to_owned(),
+        next_step: "copy it".to_owned(),
+    };
+    let report = HostReport { problems: vec![driver_says], ..HostReport::default() };
+    fleet.hear(id(1), HostReport { is_direct: true, ..report });
     let problems = fleet.problems(&Filter::default());
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].code, "wrong-secret");
@@ -88,4 +98,23 @@ fn what_a_driver_solved_itself_is_a_note_below_what_is_wrong() {
     let told = planted.fleet().problems(&Filter::default());
     let told: Vec<_> = told.iter().map(|it| (it.severity, it.code.as_str())).collect();
     assert_eq!(told, [(Severity::Error, "peer-unusable"), (Severity::Note, "port-taken")]);
+}
+
+#[test]
+fn a_secret_is_not_replaced_before_the_record_of_the_cluster_is_sealed_with_it() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let [old, new] = ["CQkJ", "CAgI"].map(|part| part.repeat(10) + &part[..3] + "=");
+    write!(file, "wgnet-cluster-secret v1\nepoch 1 {old}\nepoch 2 {new}\n").unwrap();
+    let secrets = ClusterSecrets::load(file.path()).unwrap();
+    let mut planted = Planted::healthy();
+    let codes = |planted: &Planted| {
+        let problems = planted.fleet_with(secrets.clone()).problems(&Filter::default());
+        problems.into_iter().map(|problem| problem.code).collect::<Vec<_>>()
+    };
+    assert!(codes(&planted).is_empty(), "all have the old one");
+    let paths: Vec<_> = planted.records.keys().filter(|path| **path != Path::Cluster).collect();
+    planted.secrets = paths.into_iter().map(|path| (path.clone(), secrets.clone())).collect();
+    assert_eq!(codes(&planted), ["secret-epochs-differ"]);
+    planted.secrets.insert(Path::Cluster, secrets.clone());
+    assert!(codes(&planted).is_empty(), "all have the new one");
 }

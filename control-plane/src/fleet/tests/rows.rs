@@ -34,6 +34,21 @@ fn a_forged_record_is_refused_and_not_listed() {
 }
 
 #[test]
+fn a_revoked_host_is_told_by_its_tombstone_and_by_the_secret_that_is_sealed_with() {
+    let mut planted = Planted::healthy();
+    planted.revoke(1, 3);
+    let fleet = planted.fleet();
+    let (tombstone, epoch) = fleet.tombstone(id(3)).unwrap();
+    assert_eq!((tombstone.reason.as_str(), epoch), ("stolen", 1));
+    assert_eq!(fleet.state_of(id(3)), HostState::Revoked);
+    assert_eq!(fleet.tombstone(id(2)), None);
+
+    let forged = ClusterSecrets::generate([66; 32]);
+    planted.secrets.insert(Path::Tombstone(id(3)), forged);
+    assert_eq!(planted.fleet().tombstone(id(3)), None);
+}
+
+#[test]
 fn filters_leave_what_is_asked_for() {
     let mut planted = Planted::healthy();
     planted.network("red", "10.1.0.0/24");

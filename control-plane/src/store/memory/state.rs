@@ -103,8 +103,8 @@ impl State {
         self.log = self.log.split_off(&self.compacted);
     }
 
-    pub(super) fn lose_next_change(&mut self) {
-        self.lose_next_change = true;
+    pub(super) fn lose_next_change(&mut self, lose: bool) {
+        self.lose_next_change = lose;
     }
 
     pub(super) fn list(&self, scope: &str) -> Listing {

@@ -13,7 +13,7 @@ use super::{InForce, Judge, Refusal, Verdict, is_leased, keys_of, scope};
 pub(super) struct NotAdmitted {
     /// If the envelope is genuine.
     pub(super) writer: Option<HostId>,
-    reason: Refused,
+    pub(super) reason: Refused,
     detail: String,
 }
 

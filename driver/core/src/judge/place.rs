@@ -1,7 +1,7 @@
 //! One key: the valid records seen there, and what the store holds.
 
 use wgnet_proto::secret::Epoch;
-use wgnet_proto::{HostId, Path, Record, seal};
+use wgnet_proto::{HostId, Path, Record, Refused, seal};
 
 /// A record that was admitted, as it was sealed; its content is decoded when needed, so that a
 /// hundred thousand of them stay small.
@@ -36,8 +36,8 @@ pub(super) enum Held {
         mod_revision: i64,
         /// If its envelope is genuine.
         writer: Option<HostId>,
-        /// Whether it is among the valid records.
-        valid: bool,
+        /// Why it is not among the valid records, if it is not.
+        refused: Option<Refused>,
     },
 }
 
@@ -51,7 +51,7 @@ impl Held {
 
     /// Whether the same refused value was there before.
     pub(super) fn is_refused_at(&self, revision: i64) -> bool {
-        matches!(self, Self::Value { mod_revision, valid: false, .. }
+        matches!(self, Self::Value { mod_revision, refused: Some(_), .. }
             if *mod_revision == revision && revision != 0)
     }
 }
@@ -86,17 +86,17 @@ impl Place {
 
     pub(super) fn drop_of(&mut self, host: HostId) {
         self.records.retain(|known| known.writer != host);
-        if let Held::Value { writer, valid, .. } = &mut self.held
+        if let Held::Value { writer, refused, .. } = &mut self.held
             && *writer == Some(host)
         {
-            *valid = false;
+            *refused = Some(Refused::RevokedWriter);
         }
     }
 
     /// The valid record that the store holds.
     pub(super) fn held_record(&self) -> Option<&Valid> {
         match self.held {
-            Held::Value { writer: Some(writer), valid: true, .. } => self.of(writer),
+            Held::Value { writer: Some(writer), refused: None, .. } => self.of(writer),
             _ => None,
         }
     }

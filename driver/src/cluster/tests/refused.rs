@@ -16,7 +16,7 @@ impl Rig {
         assert!(matches!(self.store.commit(txn).await, Ok(Committed::Done { .. })));
     }
 
-    async fn put_rubbish(&self, path: &Path) {
+    pub(super) async fn put_rubbish(&self, path: &Path) {
         self.commit(Op::Put { key: path.to_string(), value: b"rubbish".to_vec() }).await;
     }
 
@@ -29,7 +29,7 @@ impl Rig {
         self.status.borrow().refusals.iter().any(|refusal| refusal.path == path)
     }
 
-    async fn until_named(&self, path: &Path) {
+    pub(super) async fn until_named(&self, path: &Path) {
         let of = path.clone();
         self.until("a refusal", |rig| {
             let path = of.clone();

@@ -63,6 +63,13 @@ fn findings(seen: &Seen, is_legacy: bool) -> Vec<Finding> {
         ));
     }
     match seen.plugin {
+        // Docker asks neither, also not while the plugin is disabled.
+        Some(_) if is_legacy && !seen.is_swarm => found.push(Finding::error(
+            "legacy-beside-plugin",
+            format!("the plugin {PLUGIN} is installed, and the driver has `legacy_socket`, too"),
+            "from Docker's next start on, networks made with -d wgnet cannot be used and their containers do not start",
+            format!("docker plugin rm -f {PLUGIN}"),
+        )),
         Some(true) => {}
         Some(false) => found.push(Finding::error(
             "plugin-disabled",
@@ -107,5 +114,9 @@ mod tests {
         assert_eq!(codes("28.5.2", true, None, true), ["plugin-missing"]);
         assert_eq!(codes("28.5.2", false, None, false), ["plugin-missing"]);
         assert_eq!(codes("28.5.2", true, Some(false), false), ["plugin-disabled"]);
+        for plugin in [true, false] {
+            assert_eq!(codes("28.5.2", false, Some(plugin), true), ["legacy-beside-plugin"]);
+        }
+        assert!(codes("28.5.2", true, Some(true), true).is_empty(), "the driver says that");
     }
 }

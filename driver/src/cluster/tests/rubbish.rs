@@ -1,0 +1,72 @@
+//! Rubbish where the record of the cluster was.
+
+use wgnet_core::Verdict;
+
+use super::*;
+
+const AN_HOUR: Duration = Duration::from_secs(3600);
+
+/// The task looks every few seconds.
+const A_LITTLE: Duration = Duration::from_secs(10);
+
+#[tokio::test(start_paused = true)]
+async fn rubbish_in_the_place_of_the_cluster_cuts_nothing_and_is_replaced() {
+    let rig = Rig::start().await;
+    let founded = rig.founded(None).await;
+    let own = [Path::Member(network(), rig.me), Path::Host(rig.me)];
+    let before = [rig.revision_of(own[0].clone()).await, rig.revision_of(own[1].clone()).await];
+    rig.put_rubbish(&Path::Cluster).await;
+    rig.until_named(&Path::Cluster).await;
+    let judge = || Judge::new(rig.secrets.clone(), None, HostId([0; 16]));
+    rig.until("the record of the cluster", |rig| {
+        let mut judge = judge();
+        Box::pin(async move {
+            let entries = rig.store.list(CLUSTER).await.unwrap().entries;
+            entries.iter().all(|entry| {
+                judge.put(&entry.key, &entry.value, entry.mod_revision) == Verdict::Accepted
+            })
+        })
+    })
+    .await;
+    assert_eq!(rig.founded(None).await, founded);
+    sleep(A_LITTLE).await;
+    let after = [rig.revision_of(own[0].clone()).await, rig.revision_of(own[1].clone()).await];
+    assert_eq!(after, before, "nothing was taken back meanwhile");
+    assert_eq!(rig.members(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_over_the_record_of_another_clusters_store() {
+    let rig = Rig::start().await;
+    rig.line.cut();
+    rig.store.wipe();
+    rig.put_rubbish(&Path::Cluster).await;
+    rig.line.mend();
+    rig.until_named(&Path::Cluster).await;
+    sleep(AN_HOUR).await;
+    let entries = rig.store.list("").await.unwrap().entries;
+    let found: Vec<_> =
+        entries.iter().map(|entry| (entry.key.as_str(), &entry.value[..])).collect();
+    assert_eq!(found, [("cluster", &b"rubbish"[..])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_puts_rubbish_there_again_and_again_cuts_nothing_and_is_not_fought_at_the_speed_of_the_line()
+ {
+    let rig = Rig::start().await;
+    let own = Path::Member(network(), rig.me);
+    let before = rig.revision_of(own.clone()).await;
+    let mut put_back = 0;
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(600) {
+        let entries = rig.store.list(CLUSTER).await.unwrap().entries;
+        if entries[0].value != b"rubbish" {
+            put_back += 1;
+            rig.put_rubbish(&Path::Cluster).await;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!((8..=20).contains(&put_back), "put back {put_back} times in ten minutes");
+    assert_eq!(rig.revision_of(own).await, before, "nothing was taken back meanwhile");
+    assert_eq!(rig.members(), 3);
+}
