@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -21,6 +21,7 @@ use wgnet_control_plane::admin::{ForgetNetwork, ForgottenNetwork, HeldListing};
 use wgnet_proto::status::DriverStatus;
 
 use crate::cluster::Orderer;
+use crate::socket::Socket;
 
 /// Where the answers come from, and the orders go.
 pub trait Source: Send + Sync + 'static {
@@ -42,15 +43,15 @@ const LARGEST_BODY: usize = 1 << 16;
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Answers until cancelled.
-pub async fn serve<S: Source>(listener: UnixListener, source: Arc<S>, cancel: CancellationToken) {
+pub async fn serve<S: Source>(mut socket: Socket, source: Arc<S>, cancel: CancellationToken) {
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             () = cancel.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let (source, cancel) = (Arc::clone(&source), cancel.clone());
                 connections.spawn(async move {
                     tokio::select! {
@@ -198,10 +199,10 @@ mod tests {
     async fn an_order_to_forget_a_network_is_answered_with_what_was_done_or_a_sentence() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("admin.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
         let source = Arc::new(One(cluster::orders().0));
         let cancel = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, source, cancel.clone()));
+        let bound = Socket::bind(socket.clone()).unwrap();
+        let server = tokio::spawn(serve(bound, source, cancel.clone()));
         let order = async |body: &str| post(&socket, "/forget-network", body).await;
 
         let done = order(r#"{"network":"n-blue"}"#).await;

@@ -1,11 +1,10 @@
 //! The composition root: makes what a driver is wired from, runs its tasks, owns their end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +26,7 @@ use crate::metrics::{Metered, MeteredStore, Metrics};
 use crate::plugins::{self, Bound};
 use crate::problems::Problems;
 use crate::progress::Heard;
+use crate::socket::{self, Socket};
 use crate::status::Status;
 use crate::status::report::{self, Report};
 use crate::unready::Asker;
@@ -50,10 +50,11 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// When a part that must never end does.
 pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), name = config.name, "wgnet-driver starts");
-    make_private(&config.run_dir)?;
-    let listeners = Listeners::open(&config, &cancel)?;
-    let (reason, reasons) = watch::channel(None);
+    socket::make_private(&config.run_dir)
+        .with_context(|| format!("cannot make {}", config.run_dir.display()))?;
     let (metrics, problems) = (Metrics::default(), Problems::default());
+    let listeners = Listeners::open(&config, &problems, &cancel)?;
+    let (reason, reasons) = watch::channel(None);
     let endpoint = Endpoint::new(metrics, reasons.clone());
     let mut tasks = JoinSet::new();
     if let Some(address) = config.metrics {
@@ -293,24 +294,24 @@ impl Parts {
                 admin::serve(served.admin, status, cancel.clone()),
             );
         }
-        if let Some(listener) = served.legacy {
+        if let Some(socket) = served.legacy {
             spawn(
                 &mut self.serving,
                 "the legacy socket",
-                api::serve(listener, Scope::Local, self.api.clone(), cancel.clone()),
+                api::serve(socket, Scope::Local, self.api.clone(), cancel.clone()),
             );
         }
         let (api, stop, mut shims) = (self.api.clone(), cancel.clone(), served.shims);
         let first = served.bound;
         spawn(&mut self.serving, "the shims' sockets", async move {
             let mut serving = JoinSet::new();
-            for Bound { listener, gone } in first {
-                serving.spawn(api::serve(listener, Scope::Global, api.clone(), gone));
+            for Bound { socket, gone } in first {
+                serving.spawn(api::serve(socket, Scope::Global, api.clone(), gone));
             }
             loop {
                 tokio::select! {
                     bound = shims.recv() => match bound {
-                        Some(Bound { listener, gone }) => { serving.spawn(api::serve(listener, Scope::Global, api.clone(), gone)); }
+                        Some(Bound { socket, gone }) => { serving.spawn(api::serve(socket, Scope::Global, api.clone(), gone)); }
                         None => break,
                     },
                     Some(_) = serving.join_next() => {}
@@ -361,26 +362,27 @@ fn spawn(
 
 /// Every socket, bound before anything else so that Docker never meets a missing one.
 struct Listeners {
-    admin: UnixListener,
-    legacy: Option<UnixListener>,
+    admin: Socket,
+    legacy: Option<Socket>,
     shims: mpsc::Receiver<Bound>,
 }
 
 impl Listeners {
-    fn open(config: &Config, cancel: &CancellationToken) -> anyhow::Result<Self> {
-        let bind = |path: &Path| {
-            plugins::bind(path).with_context(|| format!("cannot listen on {}", path.display()))
+    fn open(
+        config: &Config,
+        problems: &Problems,
+        cancel: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let bind = |path: PathBuf| {
+            let failed = format!("cannot listen on {}", path.display());
+            Socket::bind(path).context(failed)
         };
-        let admin = bind(&config.admin_socket())?;
-        let legacy = if config.legacy_socket {
-            std::fs::create_dir_all(&config.plugins_dir)
-                .with_context(|| format!("cannot make {}", config.plugins_dir.display()))?;
-            Some(bind(&config.plugins_dir.join("wgnet.sock"))?)
-        } else {
-            None
-        };
+        let admin = bind(config.admin_socket())?;
+        let path = config.legacy_socket.then(|| config.plugins_dir.join(plugins::LEGACY_SOCKET));
+        let legacy = path.map(bind).transpose()?;
+        let beside = legacy.as_ref().map(|_| problems.clone());
         let (bound, shims) = mpsc::channel(16);
-        tokio::spawn(plugins::meet(config.plugins_dir.clone(), bound, cancel.clone()));
+        tokio::spawn(plugins::meet(config.plugins_dir.clone(), bound, beside, cancel.clone()));
         Ok(Self { admin, legacy, shims })
     }
 }
@@ -388,15 +390,15 @@ impl Listeners {
 /// Answers with the reason until it is opened.
 struct Gate {
     ready: CancellationToken,
-    admin: tokio::task::JoinHandle<UnixListener>,
-    legacy: Option<tokio::task::JoinHandle<UnixListener>>,
+    admin: tokio::task::JoinHandle<Socket>,
+    legacy: Option<tokio::task::JoinHandle<Socket>>,
     shims: tokio::task::JoinHandle<(Vec<Bound>, mpsc::Receiver<Bound>)>,
 }
 
 /// What the gate gives back.
 struct Served {
-    admin: UnixListener,
-    legacy: Option<UnixListener>,
+    admin: Socket,
+    legacy: Option<Socket>,
     bound: Vec<Bound>,
     shims: mpsc::Receiver<Bound>,
 }
@@ -404,11 +406,11 @@ struct Served {
 impl Gate {
     fn close(listeners: Listeners, reasons: watch::Receiver<Option<Arc<str>>>) -> Self {
         let ready = CancellationToken::new();
-        let hold = |listener, asker| {
-            tokio::spawn(unready::serve(listener, asker, reasons.clone(), ready.clone()))
+        let hold = |socket, asker| {
+            tokio::spawn(unready::serve(socket, asker, reasons.clone(), ready.clone()))
         };
         let admin = hold(listeners.admin, Asker::Operator);
-        let legacy = listeners.legacy.map(|listener| hold(listener, Asker::Docker));
+        let legacy = listeners.legacy.map(|socket| hold(socket, Asker::Docker));
         let shims = tokio::spawn(hold_shims(listeners.shims, reasons, ready.clone()));
         Self { ready, admin, legacy, shims }
     }
@@ -437,11 +439,11 @@ async fn hold_shims(
     loop {
         tokio::select! {
             () = ready.cancelled() => break,
-            Some(Bound { listener, gone }) = shims.recv() => {
+            Some(Bound { socket, gone }) = shims.recv() => {
                 let (reasons, ready) = (reasons.clone(), ready.clone());
                 held.spawn(async move {
-                    let listener = unready::serve(listener, Asker::Docker, reasons, ready).await;
-                    Bound { listener, gone }
+                    let socket = unready::serve(socket, Asker::Docker, reasons, ready).await;
+                    Bound { socket, gone }
                 });
             }
         }
@@ -469,13 +471,6 @@ fn note_insecure(secrets: &ClusterSecrets, problems: &Problems) {
                     .to_owned(),
         });
     }
-}
-
-/// A directory that only root may look into.
-fn make_private(directory: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.with_context(|| format!("cannot make {}", directory.display()))
 }
 
 #[cfg(test)]

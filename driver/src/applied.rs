@@ -81,8 +81,8 @@ impl Drop for Running {
 pub enum NotApplied {
     #[error("{0}")]
     Failed(String),
-    #[error("network {network} was not set up within {}s", within.as_secs())]
-    Deadline { network: DockerNetworkId, within: Duration },
+    #[error("it was not set up within {} s", within.as_secs())]
+    Deadline { within: Duration },
 }
 
 impl Applied {
@@ -128,7 +128,7 @@ impl Applied {
                 || (report.tried >= revision && report.failures >= GIVEN_UP_AFTER)
         });
         let Ok(settled) = tokio::time::timeout(within, settled).await else {
-            return Err(NotApplied::Deadline { network: network.clone(), within });
+            return Err(NotApplied::Deadline { within });
         };
         let reports = settled.expect("the sender lives in self");
         let report = reports.get(network).expect("wait_for saw it");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use hyper::Uri;
 use serde::Deserialize;
+use wgnet_control_plane::settings::{Mistake, mistake};
 use wgnet_proto::text::clipped;
 
 use crate::files;
@@ -196,16 +197,9 @@ impl Config {
 fn read(path: &Path) -> Result<Settings, ConfigError> {
     let text = files::read_text(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = before.matches('\n').count();
-        // The value may be a secret in the wrong place; its key is what a person looks for.
-        let key = text.lines().nth(line).and_then(|text| text.split_once('='));
-        let what = match key {
-            Some((key, _)) => format!("{}: {}", key.trim(), error.message()),
-            None => error.message().to_owned(),
-        };
-        ConfigError::Malformed { path: path.to_owned(), line: line + 1, what: clipped(&what, 400) }
+    toml::from_str(&text).map_err(|error| {
+        let Mistake { line, what } = mistake(&text, &error);
+        ConfigError::Malformed { path: path.to_owned(), line, what }
     })
 }
 

@@ -154,7 +154,7 @@ impl Journal {
             path: memory::path(),
             key,
             origin: Origin::Kept,
-            health: watch::Sender::default().subscribe(),
+            health: storage.health(),
             started: Instant::now(),
             state: receiver,
             seqs,
@@ -281,13 +281,18 @@ impl Journal {
         self.inner.seqs.take()
     }
 
+    /// Whether few of the reserved numbers are left.
+    pub fn is_low_on_seqs(&self) -> bool {
+        self.inner.seqs.is_low()
+    }
+
     /// Reserves numbers for [`Journal::take_seq`] when few are left.
     ///
     /// # Errors
     ///
     /// When no further block of numbers could be reserved.
     pub async fn top_up_seqs(&self) -> Result<(), JournalError> {
-        if self.inner.seqs.is_low() {
+        if self.is_low_on_seqs() {
             let (block, _) = self.update(Seqs::reserve).await?;
             self.inner.seqs.refill(block);
         }

@@ -23,6 +23,7 @@ pub mod ports;
 pub mod problems;
 pub mod progress;
 pub mod reconcile;
+pub mod socket;
 pub mod status;
 pub mod underlay;
 pub mod unready;

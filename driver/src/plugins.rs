@@ -5,33 +5,45 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use wgnet_proto::status::Problem;
+
+use crate::problems::Problems;
+use crate::socket::{self, Socket};
 
 const SHIM_SOCKET: &str = "wgnet.sock";
+/// Where Docker looks for the driver itself, on plain engines.
+pub const LEGACY_SOCKET: &str = "wgnet.sock";
 const DRIVER_SOCKET: &str = "driver.sock";
+const BESIDE_PLUGIN: &str = "legacy-beside-plugin";
 
 /// How long a change nobody told us of stays unseen.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// A socket the driver listens on, of one incarnation of a plugin's directory.
 pub struct Bound {
-    pub listener: UnixListener,
+    pub socket: Socket,
     /// Cancelled when the directory is gone or was made anew.
     pub gone: CancellationToken,
 }
 
-/// Watches the directory and hands out a listener for each shim, until cancelled.
-pub async fn meet(directory: PathBuf, bound: mpsc::Sender<Bound>, cancel: CancellationToken) {
+/// Watches the directory and hands out a socket for each shim, until cancelled. With the legacy
+/// socket in the same directory, a shim is a problem.
+pub async fn meet(
+    directory: PathBuf,
+    bound: mpsc::Sender<Bound>,
+    beside_legacy: Option<Problems>,
+    cancel: CancellationToken,
+) {
     let mut inotify = None;
     let mut shims: BTreeMap<PathBuf, (Identity, CancellationToken)> = BTreeMap::new();
     loop {
@@ -44,6 +56,9 @@ pub async fn meet(directory: PathBuf, bound: mpsc::Sender<Bound>, cancel: Cancel
             if bound.send(listener).await.is_err() {
                 return;
             }
+        }
+        if let Some(problems) = &beside_legacy {
+            tell(problems, &directory, shims.keys().next());
         }
         // All arms are cancel-safe; nothing is awaited inside an arm.
         tokio::select! {
@@ -88,12 +103,12 @@ fn look(
         if shims.contains_key(&path) || !path.join(SHIM_SOCKET).exists() {
             continue;
         }
-        match bind(&path.join(DRIVER_SOCKET)) {
+        match socket::listen(&path.join(DRIVER_SOCKET)) {
             Ok(listener) => {
                 info!(directory = %path.display(), "Serving the shim");
                 let gone = cancel.child_token();
                 shims.insert(path, (identity, gone.clone()));
-                listeners.push(Bound { listener, gone });
+                listeners.push(Bound { socket: listener.into(), gone });
             }
             Err(error) => {
                 warn!(%error, directory = %path.display(), "Cannot bind the driver's socket beside the shim")
@@ -101,6 +116,22 @@ fn look(
         }
     }
     listeners
+}
+
+/// Docker, asked for `wgnet`, finds the plugin and not the legacy socket any more, and of the plugin it
+/// knows only a driver `wgnet:latest`.
+fn tell(problems: &Problems, directory: &Path, shim: Option<&PathBuf>) {
+    let object = directory.join(LEGACY_SOCKET).display().to_string();
+    let Some(shim) = shim else { return problems.clear(BESIDE_PLUGIN, &object) };
+    problems.set(Problem {
+        code: BESIDE_PLUGIN.to_owned(),
+        object,
+        cause: format!(
+            "the plugin wgnet:latest ({}) is here, too, and Docker prefers it to this socket: from Docker's next start on, networks made with `-d wgnet` cannot be used and their containers do not start",
+            shim.display()
+        ),
+        next_step: "keep one of both; without swarm: docker plugin rm -f wgnet:latest; in a swarm: make those networks anew with -d wgnet:latest, and take `legacy_socket` out of /etc/wgnet/driver.toml".to_owned(),
+    });
 }
 
 /// Directories below the plugins directory that can be a managed plugin's (named by its 64-digit id).
@@ -119,21 +150,6 @@ fn identity(path: &Path) -> Option<Identity> {
         (s.ino(), s.ctime_nsec().wrapping_add(s.ctime().wrapping_mul(1_000_000_000)))
     });
     Some((directory.ino(), inode, changed))
-}
-
-/// Binds a socket that only root may connect to, in the place of one a killed driver left.
-///
-/// # Errors
-///
-/// When the directory cannot be written.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// tokio asks for the raw descriptor, which nix does not offer.
@@ -169,5 +185,45 @@ async fn changed(inotify: Option<&AsyncFd<Watch>>) -> bool {
         }
         Ok(Err(_)) => false,
         Err(_would_block) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits until problems are told of, or none is.
+    async fn problems_are(problems: &Problems, wanted: &[&str]) {
+        let mut changes = problems.watch();
+        let change = async {
+            let codes = || problems.list().into_iter().map(|p| p.code).collect::<Vec<_>>();
+            while codes() != wanted {
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(LOOK_EVERY * 4, change).await.expect("it is seen");
+    }
+
+    #[tokio::test]
+    async fn a_plugin_beside_the_legacy_socket_is_a_problem_while_it_is_there() {
+        let plugins = tempfile::tempdir().unwrap();
+        let legacy = Socket::bind(plugins.path().join(LEGACY_SOCKET)).unwrap();
+        let (bound, mut shims) = mpsc::channel(16);
+        let (problems, cancel) = (Problems::default(), CancellationToken::new());
+        let beside = Some(problems.clone());
+        let meeting = tokio::spawn(meet(plugins.path().to_owned(), bound, beside, cancel.clone()));
+        let plugin = plugins.path().join("ab".repeat(32));
+        fs::create_dir(&plugin).unwrap();
+        let shim = socket::listen(&plugin.join(SHIM_SOCKET)).unwrap();
+        shims.recv().await.expect("the shim is served");
+        problems_are(&problems, &[BESIDE_PLUGIN]).await;
+        let told = problems.list().remove(0);
+        assert!(told.object.ends_with("/wgnet.sock") && told.cause.contains(&"ab".repeat(32)));
+        drop(shim);
+        fs::remove_dir_all(&plugin).unwrap();
+        problems_are(&problems, &[]).await;
+        cancel.cancel();
+        meeting.await.unwrap();
+        drop(legacy);
     }
 }

@@ -18,7 +18,8 @@ pub struct Problems {
 
 struct Open {
     problem: Problem,
-    since: Instant,
+    /// When it is shown no longer, if nothing closes it.
+    until: Option<Instant>,
 }
 
 /// What happened once, and what no later event may ever close.
@@ -33,6 +34,16 @@ const MOST: usize = 1000;
 impl Problems {
     /// Opens a problem, or renews what it says. Logged when it is new.
     pub fn set(&self, problem: Problem) {
+        let passes = PASSING.contains(&problem.code.as_str());
+        self.open(problem, passes.then(|| Instant::now() + SHOWN));
+    }
+
+    /// Opens one that is shown for so long, or longer if it was to be.
+    pub fn set_for(&self, shown: Duration, problem: Problem) {
+        self.open(problem, Some(Instant::now() + shown));
+    }
+
+    fn open(&self, problem: Problem, until: Option<Instant>) {
         let key = (problem.code.clone(), problem.object.clone());
         let mut open = self.lock();
         if !open.contains_key(&key) {
@@ -47,7 +58,9 @@ impl Problems {
                 "Problem"
             );
         }
-        let old = open.insert(key, Open { problem: problem.clone(), since: Instant::now() });
+        let before = open.get(&key).and_then(|open| open.until);
+        let until = until.map(|until| before.map_or(until, |before| until.max(before)));
+        let old = open.insert(key, Open { problem: problem.clone(), until });
         drop(open);
         if old.is_none_or(|old| old.problem != problem) {
             self.changed();
@@ -66,14 +79,19 @@ impl Problems {
 
     /// Closes whatever concerns an object that is gone.
     pub fn clear_object(&self, object: &str) {
-        self.lock().retain(|(_, of), _| of != object);
+        let mut open = self.lock();
+        let before = open.len();
+        open.retain(|(_, of), _| of != object);
+        let is_closed = open.len() < before;
+        drop(open);
+        if is_closed {
+            self.changed();
+        }
     }
 
     pub fn list(&self) -> Vec<Problem> {
         let mut open = self.lock();
-        open.retain(|(code, _), open| {
-            !PASSING.contains(&code.as_str()) || open.since.elapsed() < SHOWN
-        });
+        open.retain(|_, open| open.until.is_none_or(|until| until > Instant::now()));
         open.values().map(|open| open.problem.clone()).collect()
     }
 
@@ -88,5 +106,26 @@ impl Problems {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(String, String), Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_watches_is_told_of_problems_that_went_with_their_object() {
+        let problems = Problems::default();
+        problems.set(Problem {
+            code: "code".to_owned(),
+            object: "network a".to_owned(),
+            cause: "cause".to_owned(),
+            next_step: "next step".to_owned(),
+        });
+        let watching = problems.watch();
+        problems.clear_object("network b");
+        assert!(!watching.has_changed().unwrap());
+        problems.clear_object("network a");
+        assert!(watching.has_changed().unwrap() && problems.list().is_empty());
     }
 }

@@ -235,7 +235,7 @@ async fn sweep<D: Dataplane>(context: &Context<D>, working: BTreeSet<Namespace>)
             code: UNCLAIMED.to_owned(),
             object: format!("namespace {namespace}"),
             cause: "containers are in a network that this host's journal does not know; their traffic goes on as it was and follows no change".to_owned(),
-            next_step: "restart those containers; the namespace goes with the last of them".to_owned(),
+            next_step: "stop all of those containers, and the namespace goes with the last of them; then start them again, on a plain engine after docker network rm and creating the network again".to_owned(),
         });
     }
 }

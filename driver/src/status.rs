@@ -14,7 +14,7 @@ use wgnet_core::{ClusterView, Families, LocalNetwork, NetworkView, Observed, Obs
 use wgnet_proto::status::{
     DriverStatus, EndpointStatus, MemberStatus, NetworkStatus, PeerHost, Problem, SlotStatus,
 };
-use wgnet_proto::{HostId, IfName, PublicKey};
+use wgnet_proto::{HostId, IfName, PublicKey, Refused};
 
 use self::peers::Peers;
 use crate::admin;
@@ -210,8 +210,11 @@ fn host_name(view: &ClusterView, host: HostId) -> String {
     view.hosts.get(&host).map_or_else(|| host.short(), |record| record.name.clone())
 }
 
-/// Records that were ignored, each said once.
+/// Records that were ignored, each said once; where all were for one cause, that is said instead.
 fn refusals(cluster: &ClusterStatus) -> Vec<Problem> {
+    let is_consequence = |refusal: &&wgnet_core::Refusal| {
+        cluster.has_wrong_secret && refusal.reason == Refused::WrongSecret
+    };
     let problem = |refusal: &wgnet_core::Refusal| {
         let writer = refusal
             .writer
@@ -223,10 +226,49 @@ fn refusals(cluster: &ClusterStatus) -> Vec<Problem> {
             next_step: "find out who wrote it: etcd's access log, and whether that host has the right secret (wgnetctl status there)".to_owned(),
         }
     };
-    cluster.refusals.iter().map(problem).collect()
+    let refused = cluster.refusals.iter().filter(|refusal| !is_consequence(refusal)).map(problem);
+    cluster.has_wrong_secret.then(wrong_secret).into_iter().chain(refused).collect()
+}
+
+fn wrong_secret() -> Problem {
+    Problem {
+        code: "wrong-secret".to_owned(),
+        object: "cluster secret".to_owned(),
+        cause: "nothing that other hosts wrote to etcd opens with this host's cluster secret: it sees no other host, and no other sees it".to_owned(),
+        next_step: "compare the file `secret` of the driver's settings with that of a host that works (sha256sum /etc/wgnet/secret, on both), copy it from there, then: systemctl restart wgnet-driver".to_owned(),
+    }
 }
 
 /// The families of underlay addresses this host can send to; both while it does not know its own.
 pub fn families(underlay: &Underlay) -> Families {
     if underlay.addresses.is_empty() { Families::BOTH } else { Families::of(&underlay.addresses) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(has_wrong_secret: bool) -> Vec<String> {
+        let refusal = |path: &str, reason| wgnet_core::Refusal {
+            path: path.to_owned(),
+            writer: None,
+            reason,
+            detail: "it is so".to_owned(),
+            first_time: true,
+        };
+        let refusals = vec![
+            refusal("cluster", Refused::WrongSecret),
+            refusal("hosts/a", Refused::Malformed),
+            refusal("hosts/b", Refused::WrongSecret),
+        ];
+        let cluster = ClusterStatus { refusals, has_wrong_secret, ..ClusterStatus::default() };
+        super::refusals(&cluster).into_iter().map(|problem| problem.code).collect()
+    }
+
+    #[test]
+    fn a_wrong_secret_is_told_once_and_in_place_of_all_that_it_does_not_open() {
+        assert_eq!(codes(true), ["wrong-secret", "refused-malformed"]);
+        let each = ["refused-wrong-secret", "refused-malformed", "refused-wrong-secret"];
+        assert_eq!(codes(false), each);
+    }
 }

@@ -10,7 +10,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -18,6 +17,7 @@ use wgnet_control_plane::admin::Unready;
 
 use crate::api::{self, CallError};
 use crate::app::TRY_AGAIN;
+use crate::socket::Socket;
 
 const STARTING: &str = "it is starting";
 
@@ -31,26 +31,26 @@ pub enum Asker {
     Operator,
 }
 
-/// Serves until `ready` is cancelled, then gives the listener back. Before there is a reason, calls
-/// wait in the listener's queue: a start takes a moment, and Docker gives some calls up for good.
+/// Serves until `ready` is cancelled, then gives the socket back. Before there is a reason, calls
+/// wait in the socket's queue: a start takes a moment, and Docker gives some calls up for good.
 pub async fn serve(
-    listener: UnixListener,
+    mut socket: Socket,
     asker: Asker,
     reason: watch::Receiver<Option<Arc<str>>>,
     ready: CancellationToken,
-) -> UnixListener {
+) -> Socket {
     let mut reasons = reason.clone();
     tokio::select! {
-        () = ready.cancelled() => return listener,
+        () = ready.cancelled() => return socket,
         () = tokio::time::sleep(OPERATORS_WAIT), if asker == Asker::Operator => {}
         _ = reasons.wait_for(Option::is_some) => {}
     }
     loop {
         let accepted = tokio::select! {
-            () = ready.cancelled() => return listener,
-            accepted = listener.accept() => accepted,
+            () = ready.cancelled() => return socket,
+            accepted = socket.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok(stream) = accepted else {
             // Out of file descriptors, most likely.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -77,6 +77,10 @@ async fn answer(
     let reason = reason.borrow().clone().unwrap_or_else(|| Arc::from(STARTING));
     if asker == Asker::Operator {
         return Ok(unready(&reason));
+    }
+    // A swarm keeps the subnet of a network that it could not free, and lets no other have it.
+    if request.uri().path() == "/NetworkDriver.FreeNetwork" {
+        return Ok(json(&serde_json::json!({})));
     }
     // A network whose allocation fails once is left without a driver; and the answer needs nothing.
     if request.uri().path() == "/NetworkDriver.AllocateNetwork" {
@@ -141,9 +145,9 @@ mod tests {
     ) -> (String, serde_json::Value) {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("driver.sock");
-        let (listener, ready) = (UnixListener::bind(&socket).unwrap(), CancellationToken::new());
+        let (bound, ready) = (Socket::bind(socket.clone()).unwrap(), CancellationToken::new());
         let (_reason, reasons) = watch::channel(reason.map(Arc::from));
-        let serving = tokio::spawn(serve(listener, asker, reasons, ready.clone()));
+        let serving = tokio::spawn(serve(bound, asker, reasons, ready.clone()));
         let stream = UnixStream::connect(&socket).await.unwrap();
         let (mut reader, mut writer) = stream.into_split();
         let head = format!("{head}\r\nHost: wgnet\r\n\r\n");
@@ -170,10 +174,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_allocation_is_answered_and_everything_else_gets_the_reason() {
+    async fn a_swarms_allocator_is_answered_and_everything_else_gets_the_reason() {
         let body = br#"{"NetworkID":"m3v0gvk6pj5e0l1y9h3kz1v2c","Options":{"a":"b"}}"#;
         let allocated = ask(&length("AllocateNetwork", body.len()), body).await;
         assert_eq!(allocated, serde_json::json!({ "Options": { "a": "b" } }));
+        let freed = ask(&length("FreeNetwork", 2), b"{}").await;
+        assert_eq!(freed, serde_json::json!({}));
         let joined = ask(&length("Join", 2), b"{}").await;
         let reason = "wgnet-driver cannot work yet: the secret is missing";
         assert_eq!(joined, serde_json::json!({ "Err": reason }));

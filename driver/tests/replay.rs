@@ -128,7 +128,10 @@ impl Replay {
             return;
         };
         let endpoint = (network.clone(), body["EndpointID"].as_str().unwrap_or("").to_owned());
+        // Each host has IPv6 addresses of its own to give, which nobody coordinates.
+        let is_dual = body["IPv6Data"].as_array().is_some_and(|pools| !pools.is_empty());
         let may = match method {
+            "CreateNetwork" => !is_dual || network.len() == 64,
             "CreateEndpoint" => expected.networks.contains_key(&network),
             "Join" => expected.endpoints.contains_key(&endpoint),
             _ => true,
@@ -270,14 +273,17 @@ async fn replay(name: &str) -> Vec<String> {
 
 const NOTHING: [&str; 0] = [];
 
+/// The one network with --ipv6, in a swarm, and its one container.
+const WITH_IPV6: [&str; 3] = ["CreateNetwork", "CreateEndpoint", "Join"];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn normal_life_of_20_10_is_answered() {
-    assert_eq!(replay("20.10-A-normal-life.jsonl").await, NOTHING);
+    assert_eq!(replay("20.10-A-normal-life.jsonl").await, WITH_IPV6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn normal_life_of_26_1_is_answered() {
-    assert_eq!(replay("26.1-A-normal-life.jsonl").await, NOTHING);
+    assert_eq!(replay("26.1-A-normal-life.jsonl").await, WITH_IPV6);
 }
 
 #[tokio::test(flavor = "multi_thread")]

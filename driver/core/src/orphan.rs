@@ -2,9 +2,10 @@
 //! DeleteEndpoint for what it had before.
 //!
 //! A container lives as long as its network namespace does, and with the namespace dies its end of
-//! the veth pair, which takes ours along. So an endpoint is given up only when both are gone: the
-//! pair's end is in no container, and there is no namespace where Join said. What dockerd does
-//! meanwhile, or whether it does anything at all, is no evidence.
+//! the veth pair, which takes ours along. A dockerd that ends the container puts that end back into
+//! the host first, and tells nobody when the plugin is off or was removed. So an endpoint is given up
+//! only when both are gone: the pair's end is in no container, and there is no namespace where Join
+//! said. What dockerd does meanwhile, or whether it does anything at all, is no evidence.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ use crate::Seen;
 /// Seconds until an endpoint whose container is gone is given up.
 pub const GONE_FOR: u64 = 20;
 
-/// The same for an endpoint that no container ever got: Docker may be about to start one.
+/// The same for an endpoint that was seen in no container: Docker may be about to start one.
 pub const IDLE_FOR: u64 = 600;
 
 /// What happened in a longer pause between two looks is unknown (this process was frozen, and
@@ -45,15 +46,22 @@ pub enum End {
 enum Lack {
     /// It had a container, which is gone.
     Gone,
+    /// The same, and its end of the pair was put back before.
+    PutBack,
+    /// Its end was put back, its namespace is still there: nothing to be given up, but to be looked at
+    /// again, for nobody tells of a namespace's end.
+    Ending,
     /// No container has it.
     Idle,
 }
 
 impl Lack {
-    fn of(sighting: &Sighting) -> Option<Self> {
+    fn of(sighting: &Sighting, was_in_container: bool) -> Option<Self> {
         match (sighting.end, &sighting.sandbox) {
+            (End::InHost, Some(Seen::Present(()))) if was_in_container => Some(Self::Ending),
             (End::InContainer, _) | (_, Some(Seen::Present(()) | Seen::Unknown)) => None,
             (End::Nowhere, Some(Seen::Absent)) => Some(Self::Gone),
+            (End::InHost, Some(Seen::Absent)) if was_in_container => Some(Self::PutBack),
             // Docker makes the container's namespace after Join.
             (End::InHost, Some(Seen::Absent)) | (_, None) => Some(Self::Idle),
         }
@@ -61,7 +69,7 @@ impl Lack {
 
     fn lasts(self) -> u64 {
         match self {
-            Self::Gone => GONE_FOR,
+            Self::Gone | Self::PutBack | Self::Ending => GONE_FOR,
             Self::Idle => IDLE_FOR,
         }
     }
@@ -71,6 +79,8 @@ impl Lack {
 #[derive(Debug, Clone, Default)]
 pub struct Orphans {
     since: BTreeMap<EndpointId, (Lack, u64)>,
+    /// Endpoints that were seen in a container since Join.
+    taken: BTreeSet<EndpointId>,
     fed: u64,
 }
 
@@ -87,15 +97,24 @@ impl Orphans {
         }
         self.fed = now;
         let before = std::mem::take(&mut self.since);
+        self.taken.retain(|endpoint| seen.contains_key(endpoint));
         let mut over = BTreeSet::new();
         for (endpoint, sighting) in seen {
-            let Some(lack) = Lack::of(sighting) else {
+            if sighting.end == End::InContainer {
+                self.taken.insert(endpoint.clone());
+            } else if sighting.sandbox.is_none() {
+                // After Leave; another Join would be of another container.
+                self.taken.remove(endpoint);
+            }
+            let Some(lack) = Lack::of(sighting, self.taken.contains(endpoint)) else {
                 continue;
             };
             let known = before.get(endpoint).filter(|(known, _)| *known == lack);
             let mut since = known.map_or(now, |(_, since)| *since);
             if now.saturating_sub(since) >= lack.lasts() {
-                over.insert(endpoint.clone());
+                if lack != Lack::Ending {
+                    over.insert(endpoint.clone());
+                }
                 since = now;
             }
             self.since.insert(endpoint.clone(), (lack, since));
@@ -103,7 +122,7 @@ impl Orphans {
         over
     }
 
-    /// When the next endpoint is to be given up if nothing changes.
+    /// When the next endpoint is to be given up, or looked at again, if nothing changes.
     pub fn due(&self) -> Option<u64> {
         self.since.values().map(|(lack, since)| since + lack.lasts()).min()
     }
@@ -163,6 +182,29 @@ mod tests {
             assert!(!given_up(&mut orphans, now, End::InHost, GONE), "{now}");
         }
         assert!(given_up(&mut orphans, IDLE_FOR, End::InHost, GONE));
+    }
+
+    #[test]
+    fn an_end_that_docker_put_back_when_the_container_ended_waits_for_no_other() {
+        let mut orphans = Orphans::default();
+        given_up(&mut orphans, 0, End::InContainer, None);
+        assert!(!given_up(&mut orphans, 2, End::InHost, THERE));
+        assert_eq!(orphans.due(), Some(2 + GONE_FOR), "nobody tells when it has ended");
+        assert!(!given_up(&mut orphans, 2 + GONE_FOR, End::InHost, THERE), "it still ends");
+        assert!(!given_up(&mut orphans, 30, End::InHost, GONE));
+        assert!(!orphans.is_gone(&id()), "its pair is not touched for one look");
+        assert!(!given_up(&mut orphans, 29 + GONE_FOR, End::InHost, GONE));
+        assert!(given_up(&mut orphans, 30 + GONE_FOR, End::InHost, GONE));
+    }
+
+    #[test]
+    fn an_endpoint_that_was_left_is_as_one_that_no_container_had() {
+        let mut orphans = Orphans::default();
+        given_up(&mut orphans, 0, End::InContainer, None);
+        given_up(&mut orphans, 1, End::InHost, None);
+        for now in (1..IDLE_FOR).step_by(60) {
+            assert!(!given_up(&mut orphans, now, End::InHost, GONE), "{now}");
+        }
     }
 
     #[test]

@@ -17,8 +17,9 @@ pub const SESSION: u64 = 180;
 /// The longest time between two cures of one peer.
 pub const LONGEST_BACK_OFF: u64 = 300;
 
-/// By more seconds a peer's handshake must be later than the one before to be another: WireGuard
-/// does not complete two that close (REKEY_TIMEOUT), and a time made of an age is rounded.
+/// By more seconds the times of a peer's handshakes differ: WireGuard does not complete two that
+/// close (REKEY_TIMEOUT), and a time made of an age is rounded. The later one's is the earlier time if
+/// the clock was set back in between.
 const ROUNDING: u64 = 1;
 
 /// A peer on an interface.
@@ -87,8 +88,8 @@ impl Track {
         // A peer made anew counts from 0 again, and its first handshake is one at whatever time.
         let is_same = peer.sent_bytes >= self.sent_bytes;
         let known = self.last_handshake.filter(|_| is_same);
-        let is_later = |at: u64| known.is_none_or(|known| at.saturating_sub(known) > ROUNDING);
-        if peer.last_handshake.is_some_and(is_later) {
+        let is_another = |at: u64| known.is_none_or(|known| at.abs_diff(known) > ROUNDING);
+        if peer.last_handshake.is_some_and(is_another) {
             self.handshake_seen = now;
             self.back_off = 0;
             self.not_before = 0;
@@ -204,8 +205,8 @@ mod tests {
         assert_eq!(cures(&mut Watchdog::default(), 0..300, rounded).first().copied(), due);
         let drifting = |now: u64| seen(Some(base + now / 30), now);
         assert_eq!(cures(&mut Watchdog::default(), 0..300, drifting).first().copied(), due);
-        let set_back = |now: u64| seen(Some(base - now), now);
-        assert_eq!(cures(&mut Watchdog::default(), 0..300, set_back).first().copied(), due);
+        let drifting_back = |now: u64| seen(Some(base - now / 30), now);
+        assert_eq!(cures(&mut Watchdog::default(), 0..300, drifting_back).first().copied(), due);
     }
 
     #[test]
@@ -216,6 +217,17 @@ mod tests {
             seen(Some(base + now - now % 120 - set_back), now)
         };
         assert!(cures(&mut Watchdog::default(), 0..1200, every_120_s).is_empty());
+    }
+
+    #[test]
+    fn the_first_handshake_after_the_clock_was_set_back_is_one() {
+        let base = HANDSHAKE.unwrap();
+        let set_back = |now: u64| {
+            let at = if now < 120 { base } else { base - 3600 };
+            seen(Some(at), now)
+        };
+        let cures = cures(&mut Watchdog::default(), 0..400, set_back);
+        assert_eq!(cures.first(), Some(&(120 + SESSION + PATIENCE + 5 + PATIENCE)));
     }
 
     #[test]

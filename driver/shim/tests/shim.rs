@@ -5,11 +5,13 @@
 use std::io::{BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use wgnet_shim::forward::Driver;
+use nix::time::{ClockId, clock_gettime};
+use wgnet_shim::forward::{Driver, PATIENCE};
 use wgnet_shim::http::{Request, Response, read_request, read_response, response_bytes};
 use wgnet_shim::serve::serve;
 
@@ -118,6 +120,30 @@ fn hints_do_not_wait_for_an_absent_driver() {
 }
 
 #[test]
+fn a_network_gets_its_options_without_a_driver_and_from_it_where_there_is_one() {
+    let shim = Shim::start();
+    let started = Instant::now();
+    let asked = r#"{"NetworkID":"m3v0gvk6pj5e0l1y9h3kz1v2c","Options":{"mtu":"1300","b":"\u0022"},"IPv4Data":[]}"#;
+    let allocate = |body| text(&shim.call("NetworkDriver.AllocateNetwork", body)).to_owned();
+    assert_eq!(allocate(asked), r#"{"Options":{"b":"\"","mtu":"1300"}}"#);
+    for nothing in ["", "{", "{}", "[]"] {
+        let refused = allocate(nothing);
+        assert!(refused.starts_with(r#"{"Err":"wgnet-driver does not answer"#), "{refused}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    driver(shim.driver_socket(), |_, stream, _| answer(stream, r#"{"Options":{}}"#));
+    assert_eq!(allocate(asked), r#"{"Options":{}}"#);
+}
+
+#[test]
+fn a_network_that_an_absent_driver_cannot_free_is_freed_for_docker() {
+    let shim = Shim::start();
+    let started = Instant::now();
+    assert_eq!(text(&shim.call("NetworkDriver.FreeNetwork", r#"{"NetworkID":"m3v0"}"#)), "{}");
+    assert!(started.elapsed() < Duration::from_secs(29), "{:?}", started.elapsed());
+}
+
+#[test]
 fn a_call_reaches_a_driver_that_comes_late() {
     let shim = Shim::start();
     let mut stream = shim.docker();
@@ -146,7 +172,15 @@ fn a_call_cut_off_by_a_dying_driver_is_sent_again_with_its_body_and_the_same_id(
             .find_map(|l| l.strip_prefix("X-Wgnet-Request-Id: ").map(str::to_owned))
             .unwrap()
     };
+    let until = |head: &str| {
+        let at = head.lines().find_map(|line| line.strip_prefix("X-Wgnet-Expires-At-Ms: "));
+        Duration::from_millis(at.unwrap().parse().unwrap())
+    };
+    let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into();
+    let patience = until(&tries[0].1) - now;
+    assert!((Duration::from_secs(15)..=PATIENCE).contains(&patience), "{patience:?}");
     for (request, head) in &tries {
+        assert_eq!(until(head), until(&tries[0].1), "a repetition does not wait longer");
         assert_eq!(request.body, br#"{"EndpointID":"x"}"#);
         assert_eq!(id(head), id(&tries[0].1));
         assert!(head.contains("X-Wgnet-Expires-Ms: "));
@@ -231,4 +265,31 @@ fn what_is_not_http_gets_400() {
     let mut stream = shim.docker();
     stream.write_all(b"\x00\x01nonsense\r\n\r\n").unwrap();
     assert_eq!(read_response(&mut BufReader::new(stream)).unwrap().status, 400);
+}
+
+#[test]
+fn it_says_what_it_is_and_refuses_what_it_does_not_know() {
+    let run = |arguments: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_wgnet-shim"));
+        let ended = program.args(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (ended.status.code(), text(ended.stdout), text(ended.stderr))
+    };
+    for asked in ["--help", "-h"] {
+        let (code, said, errors) = run(&[asked]);
+        assert_eq!((code, &*errors), (Some(0), ""));
+        for part in ["plugin", "wgnet-driver", "/run/docker/plugins", "wgnet.sock", "driver.sock"] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+    let version = format!("wgnet-shim {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run(&["--version"]), (Some(0), version, String::new()));
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path().to_str().unwrap();
+    for (arguments, unknown) in [(&["--halp"][..], "--halp"), (&[here, "there"], "there")] {
+        let (code, said, errors) = run(arguments);
+        assert_eq!((code, &*said), (Some(2), ""));
+        assert!(errors.contains(unknown) && errors.contains("--help"), "{errors}");
+    }
+    assert_eq!(directory.path().read_dir().unwrap().count(), 0, "it has begun to listen");
 }

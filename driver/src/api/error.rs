@@ -27,6 +27,8 @@ pub enum CallError {
     Option { network: DockerNetworkId, source: OptionError },
     #[error("network {}: option id is for plain engines, in a swarm every network has one; leave it out", .0.short())]
     IdInSwarm(DockerNetworkId),
+    #[error("network {}: --ipv6 does not work in a swarm: its allocator knows IPv4 only, so each host would give out IPv6 addresses by itself, the same ones as the others; remove the network and create it without --ipv6 and its IPv6 --subnet", .0.short())]
+    Ipv6InSwarm(DockerNetworkId),
     #[error("network {}: {text:?} is not a subnet or an address of one; create it with --subnet", network.short())]
     Subnet { network: DockerNetworkId, text: String },
     #[error("network {} has no subnet; create it with --subnet or with Docker's default IPAM driver", .0.short())]
@@ -39,7 +41,7 @@ pub enum CallError {
     Differs { network: DockerNetworkId, endpoints: usize },
     #[error("network {}: no UDP port for WireGuard: {reason}", network.short())]
     NoPort { network: DockerNetworkId, reason: String },
-    #[error("network {} is not known to wgnet-driver on this host; remove the container and create it again, or create the network again", .0.short())]
+    #[error("network {} is not known to wgnet-driver on this host, as after the loss of its journal; in a swarm stop all containers that are on it here, then start them again; on a plain engine remove the network and create it again", .0.short())]
     NoNetwork(DockerNetworkId),
     #[error("endpoint {} is not known in network {}; remove the container and create it again", endpoint.short(), network.short())]
     NoEndpoint { network: DockerNetworkId, endpoint: EndpointId },
@@ -67,13 +69,24 @@ pub enum CallError {
     Journal(#[from] JournalError),
     #[error("network {}: {source}; see `wgnetctl status` and wgnet-driver's log", network.short())]
     NotApplied { network: DockerNetworkId, source: NotApplied },
-    #[error("{call} waited {}s for its turn and nobody waits for its answer any more", waited.as_secs())]
-    Expired { call: String, waited: Duration },
+    #[error("{call} is {:.1}s late: nobody waits for its answer any more, and nothing was done (the driver or the host stood still, or earlier calls took long); try again", late.as_secs_f64())]
+    Expired { call: String, late: Duration },
     #[error("wgnet-driver is stopping; try again")]
     Stopping,
 }
 
 impl CallError {
+    /// Whether it is the way the network was asked for that cannot be: told in the status, too.
+    pub(super) fn is_of_options(&self) -> bool {
+        matches!(
+            self,
+            Self::Option { .. }
+                | Self::IdInSwarm(_)
+                | Self::Ipv6InSwarm(_)
+                | Self::HoldsHost { .. }
+        )
+    }
+
     /// dockerd takes 200 with an `Err` for a refusal; 400 and 404 say that the call itself is wrong.
     pub(super) fn status(&self) -> u16 {
         match self {

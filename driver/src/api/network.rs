@@ -1,5 +1,7 @@
 //! The calls about a network as a whole.
 
+use std::time::Duration;
+
 use tracing::warn;
 use wgnet_core::{ClusterView, LocalNetwork, LocalSlot, NetworkDefinition};
 use wgnet_proto::status::Problem;
@@ -14,6 +16,8 @@ use crate::journal::{JournalError, State, Uptime};
 
 const BAD_OPTION: &str = "bad-option";
 const PORT_TAKEN: &str = "port-taken";
+/// A swarm that wants a network on a host asks that host for it again within seconds.
+const ASKED_WITHIN: Duration = Duration::from_secs(120);
 /// A network whose port turned out to be taken may take the one that was just picked; then it is
 /// picked again.
 const PICKS: u32 = 5;
@@ -34,23 +38,35 @@ pub(super) fn allocate(
     let options = parse::texts(request.options);
     let outcome = match parse::network_options(&options, false) {
         Ok(parsed) if parsed.id.is_some() => Err(CallError::IdInSwarm(network.clone())),
-        Ok(_) => Ok(()),
+        Ok(_) => parse::subnets(&network, &request.pools).map(drop),
         Err(source) => Err(CallError::Option { network: network.clone(), source }),
     };
-    note_options(context, &network, outcome.as_ref().err());
+    match outcome.err().filter(CallError::is_of_options) {
+        Some(error) => context.problems.set(bad_option(&network, &error)),
+        None => context.problems.clear(BAD_OPTION, &object(&network)),
+    }
     Ok(wire::Allocated { options })
 }
 
-/// Opens or closes the problem that the network's options are.
+/// Opens or closes the problem that the network's options are. A plain engine has nothing of a network
+/// that was refused, and its user has read why. A swarm asks again for as long as anybody wants the
+/// network here, and does not tell this host when nobody does any more.
 fn note_options(context: &Context, network: &DockerNetworkId, error: Option<&CallError>) {
-    match error {
-        Some(error) => context.problems.set(Problem {
-            code: BAD_OPTION.to_owned(),
-            object: object(network),
-            cause: error.to_string(),
-            next_step: "remove the network and create it with other options".to_owned(),
-        }),
+    match error.filter(|error| error.is_of_options() && network.is_swarm()) {
+        Some(error) => context.problems.set_for(ASKED_WITHIN, bad_option(network, error)),
         None => context.problems.clear(BAD_OPTION, &object(network)),
+    }
+}
+
+fn bad_option(network: &DockerNetworkId, error: &CallError) -> Problem {
+    let (object, sentence) = (object(network), error.to_string());
+    // The sentence is whole where it stands alone.
+    let cause = sentence.strip_prefix(&object).and_then(|rest| rest.strip_prefix(": "));
+    Problem {
+        code: BAD_OPTION.to_owned(),
+        cause: cause.unwrap_or(&sentence).to_owned(),
+        object,
+        next_step: "remove the network and create it with other options".to_owned(),
     }
 }
 
@@ -83,16 +99,14 @@ pub(super) async fn create(
     let id = request.network.parse().ok();
     let new = NewNetwork::parse(request);
     if let Some(id) = &id {
-        let options = new
-            .as_ref()
-            .err()
-            .filter(|e| matches!(e, CallError::Option { .. } | CallError::IdInSwarm(_)));
-        note_options(context, id, options);
+        note_options(context, id, new.as_ref().err());
     }
     let definition = new?.into_definition((context.underlay_mtu)());
     let id = definition.docker_id.clone();
     let made = make(api, definition).await;
-    if let Err(error @ CallError::HoldsHost { .. }) = &made {
+    if let Err(error) = &made
+        && error.is_of_options()
+    {
         note_options(context, &id, Some(error));
     }
     let (made, revision) = made?;

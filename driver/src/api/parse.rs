@@ -48,9 +48,8 @@ impl NewNetwork {
             None if id.is_swarm() => NetworkKey::swarm(&id),
             None => NetworkKey::local(&id),
         };
-        let data = request.ipv4.into_iter().chain(request.ipv6);
-        let subnets: Vec<_> =
-            data.filter_map(|data| subnet(&id, &data).transpose()).collect::<Result<_, _>>()?;
+        let data: Vec<_> = request.ipv4.into_iter().chain(request.ipv6).collect();
+        let subnets = subnets(&id, &data)?;
         if subnets.is_empty() {
             return Err(CallError::NoSubnet(id));
         }
@@ -90,6 +89,19 @@ pub(super) fn texts(options: wire::Options) -> BTreeMap<String, String> {
         other => other.to_string(),
     };
     options.into_iter().map(|(key, value)| (key, text(value))).collect()
+}
+
+/// The pools that say something; in a swarm only those that its allocator can give addresses of.
+pub(super) fn subnets(
+    network: &DockerNetworkId,
+    data: &[wire::IpamData],
+) -> Result<Vec<Subnet>, CallError> {
+    let subnets = data.iter().filter_map(|data| subnet(network, data).transpose());
+    let subnets = subnets.collect::<Result<Vec<_>, _>>()?;
+    if network.is_swarm() && subnets.iter().any(|subnet| matches!(subnet.pool, IpNet::V6(_))) {
+        return Err(CallError::Ipv6InSwarm(network.clone()));
+    }
+    Ok(subnets)
 }
 
 /// A pool with its gateway; a pool may come without one, and an entry without a pool says nothing.

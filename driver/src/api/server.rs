@@ -12,7 +12,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::{UnixListener, UnixStream};
+use nix::time::{ClockId, clock_gettime};
+use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -25,9 +26,12 @@ use super::error::CallError;
 use super::turns::{Answers, Delivery, Known, Turns};
 use super::{Context, Scope, wire};
 use crate::metrics::Metrics;
+use crate::socket::Socket;
 
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
-/// What the shim adds to dockerd's request: the milliseconds it still waits ...
+/// What the shim adds to dockerd's request: when it gives up, in milliseconds of [`now`] ...
+const EXPIRES_AT: &str = "x-wgnet-expires-at-ms";
+/// ... what remained until then when it sent, which is all that an older shim says ...
 const EXPIRES: &str = "x-wgnet-expires-ms";
 /// ... and a name that is the same each time it sends the request.
 const REQUEST_ID: &str = "x-wgnet-request-id";
@@ -115,7 +119,8 @@ impl Answer {
 }
 
 /// Serves until cancelled; then accepts no more and gives running calls two seconds.
-pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: CancellationToken) {
+pub async fn serve(socket: impl Into<Socket>, scope: Scope, api: Api, cancel: CancellationToken) {
+    let mut socket = socket.into();
     let server =
         Server { api, scope, calls: TaskTracker::new(), abandon: CancellationToken::new() };
     let connections = TaskTracker::new();
@@ -124,10 +129,10 @@ pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: Cance
     loop {
         let accepted = tokio::select! {
             () = cancel.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 connections.spawn(server.clone().connection(stream, cancel.clone()));
             }
             Err(error) => {
@@ -136,7 +141,7 @@ pub async fn serve(listener: UnixListener, scope: Scope, api: Api, cancel: Cance
             }
         }
     }
-    drop(listener);
+    drop(socket);
     connections.close();
     server.calls.close();
     let finished = async {
@@ -269,12 +274,10 @@ impl Server {
                 Some(turn) => Some(turn.await),
                 None => None,
             };
-            let outcome = match decoded {
-                Ok(_) if delivery.expired() => {
-                    Err(CallError::Expired { call: name, waited: arrived.elapsed() })
-                }
-                Ok(call) => call.run(&api, scope, &delivery).await,
-                Err(error) => Err(error),
+            let outcome = match (decoded, delivery.late()) {
+                (Ok(_), Some(late)) => Err(CallError::Expired { call: name, late }),
+                (Ok(call), None) => call.run(&api, scope, &delivery).await,
+                (Err(error), _) => Err(error),
             };
             if matches!(outcome, Err(CallError::Stopping)) {
                 return None;
@@ -319,8 +322,52 @@ pub(crate) async fn whole(body: Incoming) -> Result<Bytes, String> {
 
 fn delivery(headers: &HeaderMap) -> Delivery {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let expires = text(EXPIRES).and_then(|ms| ms.trim().parse().ok()).map(Duration::from_millis);
+    let ms = |name| {
+        let ms = text(name).and_then(|ms| ms.trim().parse().ok());
+        ms.map(Duration::from_millis)
+    };
     let id = text(REQUEST_ID).filter(|id| (1..=128).contains(&id.len())).map(str::to_owned);
-    // A time too far to be told apart from never is never.
-    Delivery { id, expires: expires.and_then(|wait| Instant::now().checked_add(wait)) }
+    Delivery { id, expires: expiry(ms(EXPIRES_AT), ms(EXPIRES), now(), Instant::now()) }
+}
+
+/// The earlier of both. A time too far to be told apart from never is never.
+fn expiry(
+    at: Option<Duration>,
+    left: Option<Duration>,
+    clock: Duration,
+    now: Instant,
+) -> Option<Instant> {
+    let at = at.and_then(|at| match clock.checked_sub(at) {
+        Some(late) => Some(now.checked_sub(late).unwrap_or(now)),
+        None => now.checked_add(at - clock),
+    });
+    let left = left.and_then(|left| now.checked_add(left));
+    [at, left].into_iter().flatten().min()
+}
+
+/// The shim's clock, too. While the host sleeps it stands still, as dockerd's patience does.
+fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    #[test]
+    fn a_request_expires_when_its_sender_gives_up_however_late_it_is_read() {
+        let (clock, now) = (MS(60_000), Instant::now());
+        let expires = |at, left| expiry(at, left, clock, now);
+        assert_eq!(expires(Some(MS(61_500)), None), Some(now + MS(1500)));
+        assert_eq!(expires(Some(MS(58_000)), None), Some(now - MS(2000)));
+        assert_eq!(expires(Some(MS(58_000)), Some(MS(25_000))), Some(now - MS(2000)));
+        // A shim that says only what remained when it sent.
+        assert_eq!(expires(None, Some(MS(400))), Some(now + MS(400)));
+        assert_eq!(expires(None, None), None);
+        // On another clock than ours.
+        assert_eq!(expires(Some(MS(10_000_000)), Some(MS(400))), Some(now + MS(400)));
+        assert_eq!(expires(Some(Duration::MAX), Some(Duration::MAX)), None);
+    }
 }

@@ -30,8 +30,9 @@ impl Delivery {
         left.map_or(most, |left| left.min(most))
     }
 
-    pub(super) fn expired(&self) -> bool {
-        self.expires.is_some_and(|at| at <= Instant::now())
+    /// For how long nobody has waited any more; none while somebody does.
+    pub(super) fn late(&self) -> Option<Duration> {
+        Instant::now().checked_duration_since(self.expires?)
     }
 }
 

@@ -25,6 +25,9 @@ pub(super) struct AllocateNetwork {
     /// Flat here, unlike CreateNetwork's.
     #[serde(default, deserialize_with = "or_default")]
     pub(super) options: Options,
+    /// IPv6 pools are among them: swarm's allocator does not tell the two apart.
+    #[serde(rename = "IPv4Data", default, deserialize_with = "or_default")]
+    pub(super) pools: Vec<IpamData>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -46,6 +46,9 @@ const RECORDS: Table<&str, &[u8]> = Table::new("records");
 pub(super) struct Disk {
     path: PathBuf,
     open: Option<Database>,
+    /// What is wrong with a file that was closed for it. It is not opened again: whatever broke down on
+    /// it may still hold its lock.
+    damage: Option<String>,
     key: HostKey,
     /// What the file held when it was last read or written: all there is if it turns out damaged.
     known: State,
@@ -71,10 +74,13 @@ impl Disk {
         if self.open.is_some() {
             return Ok(None);
         }
-        let read = open::whole(&self.path, |_| Ok(())).and_then(|(database, _)| {
-            let (_, state) = guarded(&self.path, || load(&database, &self.path))?;
-            Ok((database, state))
-        });
+        let read = match self.damage.clone() {
+            Some(what) => Err(JournalError::Damaged { path: self.path.clone(), what }),
+            None => open::whole(&self.path, |_| Ok(())).and_then(|(database, _)| {
+                let (_, state) = guarded(&self.path, || load(&database, &self.path))?;
+                Ok((database, state))
+            }),
+        };
         let found = match read {
             Ok((database, state)) => {
                 self.open = Some(database);
@@ -100,6 +106,7 @@ impl Disk {
     /// Sets a file aside that turned out damaged, and writes what is known into a new one.
     fn replace(&mut self, why: &str) -> Result<(), JournalError> {
         let aside = aside::set_aside(&self.path)?;
+        self.damage = None;
         error!(aside = %aside.display(), why, "The journal is damaged; writing it anew");
         let records = self.mirror.as_ref().and_then(Mirror::records).unwrap_or_default();
         self.open = Some(open::create(&self.path, &self.key)?);
@@ -217,7 +224,8 @@ impl Disk {
         });
         if let Err(error) = &outcome {
             let database = self.open.take();
-            if matches!(error, JournalError::Damaged { .. }) {
+            if let JournalError::Damaged { what, .. } = error {
+                self.damage = Some(what.clone());
                 // What panicked on its own data would do so again while it is closed.
                 let _never_closed = database.map(std::mem::ManuallyDrop::new);
             }
@@ -332,4 +340,33 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     let line = text.as_deref().and_then(|text| text.lines().next()).unwrap_or("it is inconsistent");
     line.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Random;
+
+    #[test]
+    fn a_file_that_turns_out_damaged_while_records_are_kept_is_written_anew() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("journal.redb");
+        let random: Random = Arc::new(|bytes| bytes.fill(1));
+        let (mut disk, loaded) = Disk::open(&path, &random, None).unwrap();
+        let state = State { boot: "boot".to_owned(), ..State::default() };
+        disk.write(&loaded.state, &state).unwrap();
+        let met = disk.transact(Durability::None, |_| panic!("as it was told to"));
+        assert!(matches!(met, Err(JournalError::Damaged { .. })), "{met:?}");
+        assert_eq!(disk.reopen_if_closed().unwrap(), Some(state.clone()));
+        assert_eq!(aside::list(&path).len(), 1);
+        // It is a journal like any other.
+        let record = ("hosts/a".to_owned(), vec![1]);
+        disk.keep(&[(record.0.clone(), Some(record.1.clone()))]).unwrap();
+        disk.flush().unwrap();
+        assert!(disk.health().borrow().is_none());
+        drop(disk);
+        let (mut disk, loaded) = Disk::open(&path, &random, None).unwrap();
+        assert_eq!((loaded.origin, loaded.state), (Origin::Kept, state));
+        assert_eq!(disk.records().unwrap(), [record]);
+    }
 }

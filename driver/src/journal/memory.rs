@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use wgnet_proto::{HostId, HostKey};
 
 use super::sweep::{DELETED_KEPT, LINGER};
@@ -37,6 +38,7 @@ struct Content {
 pub(super) struct MemoryStorage {
     disk: MemoryDisk,
     closed: bool,
+    health: watch::Sender<Option<JournalError>>,
 }
 
 pub(super) fn path() -> PathBuf {
@@ -78,7 +80,8 @@ impl MemoryDisk {
             HostKey::from_random(bytes)
         });
         let key = key.clone();
-        (MemoryStorage { disk: self.clone(), closed: false }, key, loaded(&content.state))
+        let health = watch::Sender::default();
+        (MemoryStorage { disk: self.clone(), closed: false, health }, key, loaded(&content.state))
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {
@@ -113,6 +116,13 @@ impl Content {
             return Err(full());
         }
         Ok(())
+    }
+}
+
+impl MemoryStorage {
+    /// Never changes.
+    pub(super) fn health(&self) -> watch::Receiver<Option<JournalError>> {
+        self.health.subscribe()
     }
 }
 

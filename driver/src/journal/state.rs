@@ -37,7 +37,8 @@ pub struct State {
     /// FreeNetwork came: to be told the cluster, then taken out of here.
     pub freed: BTreeSet<NetworkKey>,
     /// The highest claim this host made or met, by network. Outlives the network here, so that a
-    /// host that comes back does not begin below what it knew.
+    /// host that comes back does not begin below what it knew; not one that was freed, which nobody
+    /// can come back to.
     pub claims: BTreeMap<NetworkKey, Claim>,
     /// The highest floor seen of each member, this host's own included.
     pub floors: Arc<BTreeMap<(NetworkKey, HostId), u64>>,
@@ -152,6 +153,14 @@ impl State {
         }
         if self.floors.keys().any(|(of, _)| of == key) {
             Arc::make_mut(&mut self.floors).retain(|(of, _), _| of != key);
+        }
+    }
+
+    /// A freed network is told the cluster: nobody can ask for it again, nor claim an address in it.
+    pub fn forget_freed(&mut self, key: &NetworkKey) {
+        self.freed.remove(key);
+        if self.by_key(key).is_none() {
+            self.claims.remove(key);
         }
     }
 

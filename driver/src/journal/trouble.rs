@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use wgnet_proto::status::Problem;
 
@@ -11,6 +12,12 @@ use super::Journal;
 use crate::problems::Problems;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// It is asked so seldom whether it is at work: records that were kept are synced when nobody asks
+/// for anything else for a while.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+/// A disk that works answers within milliseconds, one under load within a second or two.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// With less room than this there is no use in trying.
 const ROOM: u64 = 256 * 1024;
@@ -23,10 +30,12 @@ pub async fn watch_over(journal: Journal, problems: Problems, cancel: Cancellati
     let mut health = journal.health();
     let mut told: Vec<PathBuf> = Vec::new();
     let object = journal.path().display().to_string();
+    let (mut asked, mut hangs) = (Instant::now(), false);
     loop {
         let failure = health.borrow_and_update().clone();
         match &failure {
             Some(error) => problems.set(unwritable(&object, &error.sentence())),
+            None if hangs => problems.set(unwritable(&object, &hanging(&object))),
             None => problems.clear(UNWRITABLE, &object),
         }
         let aside = journal.set_aside();
@@ -35,9 +44,23 @@ pub async fn watch_over(journal: Journal, problems: Problems, cancel: Cancellati
         }
         aside.iter().for_each(|file| problems.set(damaged(file)));
         told = aside;
-        if failure.is_some() && has_room(journal.path()) {
-            // Whoever has something to write may be waiting for a sign that it is of use again.
-            let _ = journal.keep_records(Vec::new()).await;
+        let is_due = hangs || asked.elapsed() >= ASK_EVERY;
+        let answer = async {
+            match &failure {
+                // Whoever has something to write may be waiting for a sign that it is of use again.
+                Some(_) if has_room(journal.path()) => journal.keep_records(Vec::new()).await,
+                None if is_due => journal.update(|_| ()).await.map(drop),
+                Some(_) | None => Ok(()),
+            }
+        };
+        let answer = cancel.run_until_cancelled(timeout(ANSWERS_WITHIN, answer)).await;
+        let Some(answer) = answer else { return };
+        hangs = answer.is_err();
+        if is_due {
+            asked = Instant::now();
+        }
+        if hangs {
+            continue;
         }
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -45,6 +68,13 @@ pub async fn watch_over(journal: Journal, problems: Problems, cancel: Cancellati
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
+}
+
+fn hanging(object: &str) -> String {
+    let seconds = ANSWERS_WITHIN.as_secs();
+    format!(
+        "cannot write journal {object}: its disk has not answered for {seconds} s; check the disk and its file system"
+    )
 }
 
 fn unwritable(object: &str, sentence: &str) -> Problem {
@@ -64,9 +94,9 @@ fn damaged(file: &Path) -> Problem {
     Problem {
         code: DAMAGED.to_owned(),
         object: file.display().to_string(),
-        cause: "the journal was damaged and is set aside here; it was written anew from what was known of this boot, and running containers were not touched".to_owned(),
+        cause: "the journal was damaged and is set aside here; it was written anew from its mirror of this boot, or with the host's key alone where there was none; running containers were not touched".to_owned(),
         next_step: format!(
-            "check the disk (dmesg, smartctl), then rm {}; on plain engines look whether every network is in `wgnetctl status`, and create again what is not",
+            "check the disk (dmesg, smartctl), then rm {}; on plain engines look whether every network of docker network ls is in `wgnetctl status`; one that is not: docker network rm, then create it again",
             file.display()
         ),
     }
@@ -76,4 +106,40 @@ fn has_room(path: &Path) -> bool {
     // Root may use what is reserved.
     let free = path.parent().and_then(|dir| statvfs(dir).ok());
     free.is_none_or(|free| free.blocks_free() * free.fragment_size() >= ROOM)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::watch;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::journal::{Gate, MemoryDisk, Random};
+
+    const A_WHILE: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_told_as_long_as_it_does() {
+        let (hang, hangs) = watch::channel(false);
+        let gate: Gate = Arc::new(move || {
+            let mut hangs = hangs.clone();
+            Box::pin(async move { drop(hangs.wait_for(|is_so| !is_so).await) })
+        });
+        let random: Random = Arc::new(|bytes| bytes.fill(1));
+        let journal =
+            Journal::open_in_memory(&MemoryDisk::default(), "boot", &random, gate).unwrap();
+        let (problems, stop) = (Problems::default(), CancellationToken::new());
+        let watching = tokio::spawn(watch_over(journal, problems.clone(), stop.clone()));
+        for hanging in [false, true, false, true] {
+            hang.send_replace(hanging);
+            sleep(A_WHILE).await;
+            let told = problems.list();
+            assert_eq!(told.len(), usize::from(hanging), "{told:?}");
+            assert!(told.iter().all(|problem| problem.cause.contains("not answered")), "{told:?}");
+        }
+        stop.cancel();
+        watching.await.unwrap();
+    }
 }

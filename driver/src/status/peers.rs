@@ -1,12 +1,12 @@
 //! What only shows over time: whose underlay address changed, and who does not answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wgnet_proto::status::{DriverStatus, MemberStatus};
-use wgnet_proto::{DockerNetworkId, PublicKey};
+use wgnet_proto::status::{DriverStatus, MemberStatus, NetworkStatus};
+use wgnet_proto::{DockerNetworkId, HostId, PublicKey};
 
 /// After a look that saw something unanswered. WireGuard answers what carries anything within 10 s, if
 /// only with an empty packet.
@@ -26,7 +26,7 @@ pub(crate) struct Peer {
     underlay: Option<SocketAddr>,
     /// How often the underlay address changed.
     pub(crate) underlay_changes: u64,
-    /// Since when something was sent and nothing came back.
+    /// Since when something was sent that is to be answered, and nothing came back.
     unanswered_since: Option<Instant>,
 }
 
@@ -42,10 +42,12 @@ impl Peers {
     pub(crate) fn look(&mut self, status: &DriverStatus, now: Instant) {
         let mut before = std::mem::take(&mut self.0);
         for network in &status.networks {
+            let answering = answering(network);
             for member in &network.members {
                 let key = (network.docker_id.clone(), member.public_key);
                 let peer = before.remove(&key);
-                self.0.insert(key, next(peer, member, now));
+                let answers = answering.contains(&member.host_id);
+                self.0.insert(key, next(peer, member, answers, now));
             }
         }
     }
@@ -55,7 +57,14 @@ impl Peers {
     }
 }
 
-fn next(before: Option<Peer>, member: &MemberStatus, now: Instant) -> Peer {
+/// The other hosts with containers in the network, which are to answer. One that its last container
+/// left takes the network down at once and stays a member for minutes, so that its keys are kept.
+fn answering(network: &NetworkStatus) -> BTreeSet<HostId> {
+    let others = network.endpoints.iter().filter(|endpoint| !endpoint.local);
+    others.map(|endpoint| endpoint.host_id).collect()
+}
+
+fn next(before: Option<Peer>, member: &MemberStatus, answers: bool, now: Instant) -> Peer {
     let (received, sent) = (member.received_bytes, member.sent_bytes);
     let Some(before) = before else {
         return Peer { received, sent, underlay: member.underlay, ..Peer::default() };
@@ -63,7 +72,7 @@ fn next(before: Option<Peer>, member: &MemberStatus, now: Instant) -> Peer {
     // Counters that fell are those of a peer that was made anew.
     let is_new = sent < before.sent || received < before.received;
     let was = if is_new { Peer { received: 0, sent: 0, ..before } } else { before };
-    let unanswered_since = if received > was.received {
+    let unanswered_since = if !answers || received > was.received {
         None
     } else if sent > was.sent + NOT_ANSWERED {
         before.unanswered_since.or(Some(now))
@@ -98,13 +107,18 @@ mod tests {
         }
     }
 
-    /// Looks five seconds apart; whether the peer is silent after each.
+    /// Looks five seconds apart; whether the peer, which has containers, is silent after each.
     fn silent(looks: &[(u64, u64)]) -> Vec<bool> {
+        let looks: Vec<_> = looks.iter().map(|(received, sent)| (*received, *sent, true)).collect();
+        silent_if(&looks)
+    }
+
+    fn silent_if(looks: &[(u64, u64, bool)]) -> Vec<bool> {
         let mut now = Instant::now();
         let mut peer = None;
-        let look = |(received, sent): &(u64, u64)| {
+        let look = |(received, sent, answers): &(u64, u64, bool)| {
             now += Duration::from_secs(5);
-            let next = next(peer, &member(*received, *sent, 1), now);
+            let next = next(peer, &member(*received, *sent, 1), *answers, now);
             peer = Some(next);
             next.is_silent(now)
         };
@@ -131,15 +145,29 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_without_containers_owes_no_answer_and_one_that_gets_some_has_its_full_time() {
+        let looks = |answers: fn(u64) -> bool| {
+            let looks: Vec<_> = (0..9).map(|n| (9, 100 + 148 * n, answers(n))).collect();
+            silent_if(&looks)
+        };
+        assert!(!looks(|_| false).contains(&true));
+        let since = |silent: Vec<bool>| silent.iter().position(|silent| *silent);
+        assert_eq!(since(looks(|_| true)), Some(4));
+        assert_eq!(since(looks(|n| n >= 4)), Some(4 + 3));
+        assert_eq!(looks(|n| n < 6), [false, false, false, false, true, true, false, false, false]);
+    }
+
+    #[test]
     fn changes_of_the_underlay_address_are_counted() {
         let now = Instant::now();
-        let mut peer = next(None, &member(0, 0, 1), now);
+        let mut peer = next(None, &member(0, 0, 1), true, now);
         for (last, count) in [(1, 0), (2, 1), (2, 1), (1, 2)] {
-            peer = next(Some(peer), &member(0, 0, last), now);
+            peer = next(Some(peer), &member(0, 0, last), true, now);
             assert_eq!(peer.underlay_changes, count);
         }
         let unknown = MemberStatus { underlay: None, ..member(0, 0, 1) };
-        peer = next(Some(next(Some(peer), &unknown, now)), &member(0, 0, 1), now);
+        let after = next(Some(peer), &unknown, true, now);
+        peer = next(Some(after), &member(0, 0, 1), true, now);
         assert_eq!(peer.underlay_changes, 2);
     }
 }

@@ -201,7 +201,13 @@ pub(crate) fn every_guard_comes_back_when_the_kernel_could_not_tell_of_it(choice
 pub(crate) fn forwarding_that_was_turned_off_is_turned_on(choice: Choice) {
     let driver = Driver::start("forward", choice);
     let namespace = Namespace::of(&network(1));
-    for setting in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+    let settings = [
+        "net.ipv4.ip_forward",
+        "net.ipv6.conf.all.forwarding",
+        "net.ipv4.conf.wg0.forwarding",
+        "net.ipv6.conf.wg0.forwarding",
+    ];
+    for setting in settings {
         let within = format!("ip netns exec {namespace} sysctl");
         driver.host.sh(&format!("{within} -w {setting}=0"));
         driver.comes_back("1\n", || driver.host.sh(&format!("{within} -n {setting}")));

@@ -201,10 +201,34 @@ fn with_containers_that_nothing_is_known_of_the_file_is_left_alone_and_named() {
     fs::remove_file(host.mirror()).unwrap();
     let sentence = host.open(BOOT, true).err().unwrap().sentence();
     println!("{sentence}");
-    for part in ["journal.redb", "running containers go on", "move the file away"] {
+    for part in [
+        "journal.redb",
+        "running containers go on",
+        "restart the host, or move the file away, stop all containers",
+        "on a plain engine",
+        "create them again",
+    ] {
         assert!(sentence.contains(part), "{part:?} is missing in {sentence}");
     }
     assert!(host.aside().is_empty() && host.file().exists());
+}
+
+#[test]
+fn a_file_that_is_left_alone_is_found_damaged_at_every_try() {
+    let first = Host::new();
+    let journal = first.open(BOOT, false).unwrap();
+    fill(&journal);
+    drop(journal);
+    for (what, how) in DAMAGES {
+        let host = first.killed();
+        damage(&host.file(), how);
+        fs::remove_file(host.mirror()).unwrap();
+        for _ in 0..3 {
+            let error = host.open(BOOT, true).err().expect(what);
+            assert!(matches!(error, JournalError::Unknown { .. }), "{what}: {error}");
+        }
+        assert!(host.aside().is_empty(), "{what}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -142,6 +143,36 @@ async fn a_request_that_expires_in_the_queue_is_not_started() {
     first.reply().await.fails_with("was not set up within");
     second.reply().await.fails_with("nobody waits");
     assert_eq!(driver.state().networks.values().next().unwrap().endpoints.len(), 1);
+}
+
+/// As the shim says it.
+fn expires(at: Duration, left: u64) -> String {
+    format!("X-Wgnet-Expires-At-Ms: {}\r\nX-Wgnet-Expires-Ms: {left}\r\n", at.as_millis())
+}
+
+fn shims_clock() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into()
+}
+
+/// A driver that was stopped (SIGSTOP), or got no CPU, finds in its sockets what was sent meanwhile.
+#[tokio::test]
+async fn a_driver_that_stood_still_does_not_start_what_its_senders_gave_up() {
+    let dir = TempDir::new().unwrap();
+    let driver = with_network(&dir).await;
+    let body = |n| create_endpoint(SWARM_NETWORK, &endpoint(n), &format!("10.0.9.{}/24", n + 4));
+    let given_up = shims_clock() + Duration::from_millis(300);
+    let mut late = driver.send_unread("CreateEndpoint", &body(1), &expires(given_up, 300));
+    let waits = shims_clock() + Duration::from_secs(25);
+    let mut early = driver.send_unread("CreateEndpoint", &body(2), &expires(waits, 25_000));
+    while shims_clock() <= given_up {
+        std::thread::sleep(Duration::from_millis(10)); // Nothing of the driver runs.
+    }
+    late.reply().await.fails_with("nobody waits for its answer any more");
+    early.reply().await.succeeds();
+    let state = driver.state();
+    let endpoints: Vec<_> =
+        state.networks.values().flat_map(|network| network.endpoints.keys()).collect();
+    assert_eq!(endpoints, [&endpoint(2).parse().unwrap()]);
 }
 
 /// Its Join waits for a kernel that does not follow.

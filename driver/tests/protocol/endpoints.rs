@@ -452,9 +452,8 @@ async fn a_kernel_that_does_not_answer_ends_in_a_sentence_before_docker_gives_up
         .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"))
         .await
         .succeeds();
-    driver
-        .call("Join", &join(SWARM_NETWORK, &endpoint(2)))
-        .await
-        .fails_with("was not set up within");
+    let reply = driver.call("Join", &join(SWARM_NETWORK, &endpoint(2))).await;
+    reply.fails_with(": it was not set up within");
+    assert_eq!(reply.err().matches("network").count(), 1, "named once: {reply:?}");
     driver.call("DeleteEndpoint", &of(SWARM_NETWORK, &endpoint(2))).await.succeeds();
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -82,6 +83,58 @@ async fn a_bad_option_fails_create_network_by_name_and_is_a_problem_until_mended
         )
         .await
         .succeeds();
+    assert!(driver.problems.list().is_empty());
+}
+
+/// As 20.10 and 26.1 ask: the allocator has all pools as IPv4, each host its own of IPv6.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swarms_network_with_ipv6_is_refused_and_shown_until_it_is_removed() {
+    let dir = TempDir::new().unwrap();
+    let driver = Driver::start(dir.path());
+    let [four, six] = [("10.53.0.0/24", "10.53.0.1/24"), ("fd00:53::/64", "fd00:53::1/64")]
+        .map(|(pool, gateway)| json!({"AddressSpace": "", "Pool": pool, "Gateway": gateway}));
+    let of_leader = json!({"NetworkID": SWARM_NETWORK, "Options": {}, "IPv4Data": [six, four],
+        "IPv6Data": null});
+    let of_host = json!({"NetworkID": SWARM_NETWORK, "IPv4Data": [four], "IPv6Data": [six],
+        "Options": {"com.docker.network.enable_ipv6": true, "com.docker.network.generic": {}}});
+    let only = json!({"NetworkID": SWARM_NETWORK});
+    for last in ["FreeNetwork", "DeleteNetwork"] {
+        driver.call("AllocateNetwork", &of_leader).await.succeeds();
+        let told = driver.problems.list();
+        assert_eq!((told.len(), told[0].code.as_str()), (1, "bad-option"));
+        driver.call("CreateNetwork", &of_host).await.fails_with("without --ipv6");
+        assert!(driver.state().networks.is_empty());
+        let told = driver.problems.list();
+        assert_eq!((told.len(), told[0].code.as_str()), (1, "bad-option"));
+        let twice = told[0].cause.contains(&told[0].object);
+        assert!(told[0].cause.starts_with("--ipv6 does not work in a swarm") && !twice, "{told:?}");
+        driver.call(last, &only).await.succeeds();
+        assert!(driver.problems.list().is_empty(), "{last}");
+    }
+    let mut plain = of_host;
+    plain["NetworkID"] = json!(plain_network(1));
+    driver.call("CreateNetwork", &plain).await.succeeds();
+    assert_eq!(driver.state().networks[&id(&plain_network(1))].definition.subnets.len(), 2);
+}
+
+/// Nobody tells a host whose swarm removed a network that it refused; Docker has nothing of one that a
+/// plain engine refused.
+#[tokio::test]
+async fn a_refused_network_is_no_problem_any_more_once_nobody_wants_it() {
+    let dir = TempDir::new().unwrap();
+    let driver = Driver::start(dir.path());
+    let red = json!({"colour": "red"});
+    driver
+        .call("CreateNetwork", &create_network(&plain_network(1), &red))
+        .await
+        .fails_with("colour");
+    assert!(driver.problems.list().is_empty(), "its user has read it");
+    driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &red)).await.fails_with("colour");
+    assert_eq!(driver.problems.list().len(), 1);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(119)).await;
+    assert_eq!(driver.problems.list().len(), 1);
+    tokio::time::advance(Duration::from_secs(2)).await;
     assert!(driver.problems.list().is_empty());
 }
 

@@ -144,6 +144,15 @@ impl Driver {
         Client { stream: UnixStream::connect(&self.socket).await.unwrap() }
     }
 
+    /// A request that no other task sees before the next `await`, in a runtime with one thread.
+    pub(crate) fn send_unread(&self, method: &str, body: &Value, headers: &str) -> Client {
+        let mut stream = std::os::unix::net::UnixStream::connect(&self.socket).unwrap();
+        let request = request(method, &body.to_string(), headers);
+        std::io::Write::write_all(&mut stream, &request).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Client { stream: UnixStream::from_std(stream).unwrap() }
+    }
+
     /// One call on a connection of its own.
     pub(crate) async fn call(&self, method: &str, body: &Value) -> Reply {
         self.connect().await.post(method, body).await
@@ -173,6 +182,21 @@ impl Driver {
     pub(crate) fn state(&self) -> Arc<State> {
         self.journal.state()
     }
+}
+
+/// As dockerd writes it, with headers of the shim's.
+fn request(method: &str, body: &str, headers: &str) -> Vec<u8> {
+    let path = if method.starts_with('/') {
+        method.to_owned()
+    } else {
+        format!("/NetworkDriver.{method}")
+    };
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: plugin.moby.localhost\r\nUser-Agent: Go-http-client/1.1\r\n\
+         Content-Length: {}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n{headers}\r\n",
+        body.len()
+    );
+    format!("{head}{body}").into_bytes()
 }
 
 /// A killed driver's tasks may take a moment to let the file go.
@@ -288,17 +312,7 @@ impl Client {
     }
 
     pub(crate) async fn send(&mut self, method: &str, body: &str, headers: &str) {
-        let path = if method.starts_with('/') {
-            method.to_owned()
-        } else {
-            format!("/NetworkDriver.{method}")
-        };
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: plugin.moby.localhost\r\nUser-Agent: Go-http-client/1.1\r\n\
-             Content-Length: {}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n{headers}\r\n",
-            body.len()
-        );
-        self.raw(format!("{head}{body}").as_bytes()).await;
+        self.raw(&request(method, body, headers)).await;
     }
 
     pub(crate) async fn raw(&mut self, bytes: &[u8]) {

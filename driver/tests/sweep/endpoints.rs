@@ -82,6 +82,25 @@ async fn a_driver_that_was_away_when_the_container_ended_finds_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_end_docker_put_back_without_a_word_goes_within_a_minute() {
+    let store = MemoryStore::new();
+    let host = running(&store).await;
+    let (namespace, name) = (Namespace::of(&network_id()), IfName::veth_host(&endpoint_id(1)));
+    seconds(2 * GONE_FOR).await;
+    assert_eq!(host.plane.container_of(&namespace, &name), Some(host.sandbox()));
+    // The plugin was removed by force: dockerd cannot tell the driver of the container's end, and
+    // tries for 15 s before it takes the namespace down.
+    host.plane.move_out(&namespace, &name);
+    seconds(15).await;
+    host.plane.end_container(&host.sandbox());
+    let after = until("it is withdrawn", Duration::from_secs(60), async || !host.has_endpoint());
+    let after = after.await;
+    assert!(after >= Duration::from_secs(GONE_FOR) - Duration::from_secs(2), "{after:?}");
+    until("its pair is gone", SOON, async || veths(&host).await == 0).await;
+    until("it is taken back", SOON, async || keys_of(&store, &host).await.len() == 3).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_no_container_ever_joined_goes_in_the_end() {
     let store = MemoryStore::new();
     let mut host = Host::new(1).await;

@@ -145,16 +145,18 @@ fn is_foreign(datagram: &[u8], own_ports: &[u32]) -> bool {
 const RTM_NEWNETCONF: u16 = 80;
 const RTM_DELNETCONF: u16 = 81;
 
-/// Settings come with every new link, and nobody's port; this one is never ours.
+/// Settings come with every new link, and nobody's port; this one is never ours: links are born
+/// forwarding in a namespace that does.
 fn stops_forwarding(message: &Message) -> bool {
     const NETCONFA_IFINDEX: u16 = 1;
     const NETCONFA_FORWARDING: u16 = 2;
-    const ALL: i32 = -1;
+    const OF_LINKS_TO_COME: i32 = -2;
     let value = |kind| {
         let value = attribute(message.payload.get(4..)?, kind)?;
         Some(i32::from_ne_bytes(value.try_into().ok()?))
     };
-    value(NETCONFA_IFINDEX) == Some(ALL) && value(NETCONFA_FORWARDING) == Some(0)
+    value(NETCONFA_IFINDEX).is_some_and(|index| index != OF_LINKS_TO_COME)
+        && value(NETCONFA_FORWARDING) == Some(0)
 }
 
 /// Reports pins that were removed or made, until aborted.
@@ -290,7 +292,9 @@ mod tests {
     fn of_all_settings_only_the_end_of_forwarding_is_told() {
         assert!(is_foreign(&netconf(RTM_NEWNETCONF, -1, 0), &[7]));
         assert!(!is_foreign(&netconf(RTM_NEWNETCONF, -1, 1), &[7]), "set by our own preparation");
-        assert!(!is_foreign(&netconf(RTM_NEWNETCONF, 3, 0), &[7]), "a new link's");
+        assert!(is_foreign(&netconf(RTM_NEWNETCONF, 3, 0), &[7]), "for one link alone");
+        assert!(!is_foreign(&netconf(RTM_NEWNETCONF, 3, 1), &[7]), "a new link's");
+        assert!(!is_foreign(&netconf(RTM_NEWNETCONF, -2, 0), &[7]), "no link's yet");
         assert!(!is_foreign(&netconf(RTM_DELNETCONF, -1, 0), &[7]));
     }
 

@@ -28,7 +28,7 @@ pub(crate) async fn observe(
     let pinned = netns::is_pinned(&*network.space, &network.pin_path());
     let mut observed = Observed {
         pinned: pinned.map_err(reading("find the pin of"))?,
-        prepared: prepare::is_prepared(network, loopback)
+        prepared: prepare::is_prepared(network, &links, loopback)
             .await
             .map_err(reading("read the settings of"))?,
         gateways: loopback

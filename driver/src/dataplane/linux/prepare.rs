@@ -23,8 +23,9 @@ const LOOPBACK: &str = "lo";
 /// Settings of the whole namespace. Those under `default` are for links that are still to come.
 /// Reverse path checks would drop the traffic of two hosts that are at different points of a key
 /// rotation.
-const SYSCTLS: [(&str, &str); 12] = [
+const SYSCTLS: [(&str, &str); 14] = [
     ("ipv4/ip_forward", "1"),
+    ("ipv4/conf/default/forwarding", "1"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
     ("ipv4/conf/all/send_redirects", "0"),
@@ -36,16 +37,26 @@ const SYSCTLS: [(&str, &str); 12] = [
     ("ipv6/conf/all/accept_redirects", "0"),
     ("ipv6/conf/default/accept_redirects", "0"),
     ("ipv6/conf/all/forwarding", "1"),
+    ("ipv6/conf/default/forwarding", "1"),
 ];
 
 /// The settings without which containers do not reach each other.
 const VITAL: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
 
+/// What all have from the namespace, and somebody may have turned off for one link alone.
+fn forwarding(links: &[Link]) -> impl Iterator<Item = String> {
+    let ours = links.iter().filter(|link| link.is_ours());
+    ours.flat_map(|link| {
+        ["ipv4", "ipv6"].map(|family| format!("{family}/conf/{}/forwarding", link.name))
+    })
+}
+
 pub(crate) async fn prepare(network: &Network) -> Result<()> {
-    let sysctls = || SYSCTLS.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    set_sysctls(network, sysctls())
-        .await
-        .map_err(failing("make a router of", &network.namespace))?;
+    let links = network.space.rtnl.links().await;
+    let links = links.map_err(failing("list the links of", &network.namespace))?;
+    let all = SYSCTLS.map(|(name, value)| (name.to_owned(), value)).into_iter();
+    let sysctls = all.chain(forwarding(&links).map(|name| (name, "1"))).collect();
+    set_sysctls(network, sysctls).await.map_err(failing("make a router of", &network.namespace))?;
     let loopback = loopback(network).await?;
     let message = LinkUnspec::new_with_index(loopback.index).up().build();
     network
@@ -59,11 +70,16 @@ pub(crate) async fn prepare(network: &Network) -> Result<()> {
         .map_err(|source| nft_failed("limit TCP segments in", &network.namespace, source))
 }
 
-pub(crate) async fn is_prepared(network: &Network, loopback: Option<&Link>) -> io::Result<bool> {
-    let read = || {
-        Ok(VITAL
-            .iter()
-            .all(|name| !is_there(name) || std::fs::read(path(name)).is_ok_and(|v| v == b"1\n")))
+pub(crate) async fn is_prepared(
+    network: &Network,
+    links: &[Link],
+    loopback: Option<&Link>,
+) -> io::Result<bool> {
+    let of_links: Vec<String> = forwarding(links).collect();
+    let read = move || {
+        let all = VITAL.iter().all(|name| !is_there(name) || is_on(name).unwrap_or(false));
+        // One that cannot be read is of a link that has gone since, or of no IPv6.
+        Ok(all && of_links.iter().all(|name| is_on(name).unwrap_or(true)))
     };
     Ok(loopback.is_some_and(|link| link.up)
         && netns::within(&*network.space, read).await?
@@ -103,6 +119,10 @@ pub(crate) async fn set_sysctls(
 
 fn path(name: &str) -> std::path::PathBuf {
     Path::new("/proc/sys/net").join(name)
+}
+
+fn is_on(name: &str) -> io::Result<bool> {
+    Ok(std::fs::read(path(name))? == b"1\n")
 }
 
 fn is_there(name: &str) -> bool {

@@ -53,6 +53,7 @@ impl Disk {
         let mut disk = Self {
             path: path.to_owned(),
             open: Some(database),
+            damage: None,
             key: loaded.key.clone(),
             known: loaded.state.clone(),
             mirror: None,
@@ -140,8 +141,8 @@ pub(super) fn whole(
     path: &Path,
     check: impl FnOnce(&Database) -> Result<(), Failure>,
 ) -> Result<(Database, bool), JournalError> {
-    let file = open_private_file(path)
-        .map_err(|source| JournalError::file("open journal", path, source))?;
+    let opened = open_private_file(path).and_then(|file| Ok((file.try_clone()?, file)));
+    let (same, file) = opened.map_err(|source| JournalError::file("open journal", path, source))?;
     let went_back = Rc::new(Cell::new(false));
     let seen = Rc::clone(&went_back);
     let database = guarded(path, || {
@@ -157,8 +158,12 @@ pub(super) fn whole(
         }
         check(&database)?;
         Ok(ManuallyDrop::into_inner(database))
-    })?;
-    Ok((database, went_back.get()))
+    });
+    if database.is_err() {
+        // What is never closed keeps its lock, and the next try would take it for another driver's.
+        let _ = same.unlock();
+    }
+    Ok((database?, went_back.get()))
 }
 
 /// Makes the file with its tables and the identity.

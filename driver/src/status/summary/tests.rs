@@ -28,8 +28,8 @@ fn network(number: usize, members: usize) -> NetworkStatus {
         id: "ab".repeat(32).parse().unwrap(),
         addresses: vec![[10, 50, 0, n].into()],
         mac: MacAddr([2; 6]),
-        host_id: ME,
-        host_name: "me".to_owned(),
+        host_id: if n < 5 { ME } else { member(7, 0).host_id },
+        host_name: if n < 5 { "me" } else { "h7" }.to_owned(),
         local: n < 5,
     };
     NetworkStatus {
@@ -142,6 +142,33 @@ fn of_a_large_status_everything_is_counted_and_the_worst_and_the_busiest_are_nam
     let named: Vec<_> = summary.networks.iter().flat_map(|network| &network.peers).collect();
     assert!(named.iter().any(|peer| peer.sent_bytes == 1 << 50), "the busiest peer");
     assert!(named.len() > 20);
+}
+
+/// What is said of a host to which this one sent three times, five seconds apart, for nothing.
+fn told_of(silent: &MemberStatus, endpoints: Vec<EndpointStatus>) -> StatusRecord {
+    let mut network = network(1, 0);
+    network.endpoints = endpoints;
+    let (mut peers, mut now) = (Peers::default(), Instant::now());
+    let mut status = status(vec![network], Vec::new());
+    for sent in 0..10 {
+        let sent_bytes = silent.sent_bytes + 148 * sent;
+        status.networks[0].members = vec![MemberStatus { sent_bytes, ..silent.clone() }];
+        peers.look(&status, now);
+        now += Duration::from_secs(5);
+    }
+    summary_of(&status, &peers, now)
+}
+
+#[test]
+fn only_a_host_with_containers_in_the_network_is_told_to_be_silent() {
+    let endpoints = network(1, 0).endpoints;
+    let codes = |number: usize| {
+        let record = told_of(&member(number, 1000), endpoints.clone());
+        let codes: Vec<_> = record.problems.iter().map(|problem| problem.code.clone()).collect();
+        (codes, record.totals.peers_silent, record.networks[0].peers[0].silent)
+    };
+    assert_eq!(codes(7), (vec!["host-silent".to_owned()], 1, true));
+    assert_eq!(codes(8), (Vec::new(), 0, false), "its last container left");
 }
 
 #[test]
