@@ -85,6 +85,12 @@ impl ClusterSecrets {
         self.epochs.last().expect("never empty").epoch
     }
 
+    /// One of the epochs alone, for what is to open where only that one is known; `None` if it is not
+    /// accepted here.
+    pub fn only(&self, epoch: Epoch) -> Option<Self> {
+        Some(Self { epochs: vec![self.of(epoch)?.clone()] })
+    }
+
     /// All accepted epochs, ascending.
     pub fn epochs(&self) -> impl Iterator<Item = Epoch> + '_ {
         self.epochs.iter().map(|secret| secret.epoch)

@@ -8,7 +8,9 @@ pub mod driver;
 pub mod host;
 pub mod journal;
 mod load;
+mod objects;
 pub mod path;
+pub mod simulation;
 pub mod soak;
 pub mod store;
 pub(crate) mod turn;
@@ -21,6 +23,15 @@ use serde::Serialize;
 use crate::lab::Result;
 use crate::stream::Report;
 
+/// What [`Scale::Short`] does not have, for it would take longer than 10 s:
+///
+/// - An outage of 60 s. Its 5 s cut the same ways, and show what comes back. Only the full ones outlast
+///   what counts in tens of seconds: 15 s until a peer is called silent and Docker gives a node up, 45 s
+///   of the lease in etcd. Whoever waits less has not seen that.
+/// - A move for which Docker waits 25 s, as it does if the old host's driver is down before. The short
+///   one is down after Docker's call and before it told anybody.
+/// - An hour before a backup is restored, a lost leader of the swarm, a dockerd that stays away, a node
+///   that joins again, the simulation and its mutations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     Short,
@@ -46,6 +57,8 @@ pub fn all() -> Vec<(&'static str, Group)> {
         ("journal", journal::journal),
         ("path", path::path),
         ("soak", soak::soak),
+        ("simulation", simulation::seeds),
+        ("mutations", simulation::mutations),
     ]
 }
 

@@ -49,7 +49,7 @@ pub fn faults(options: &FaultsOptions) -> Result<ExitCode> {
     for (name, rows) in &done {
         match rows {
             Ok(rows) => rows.iter().for_each(|row| println!("{row}")),
-            Err(error) => println!("| {name} | | {} | | **MISSED** |", error.replace('\n', " ")),
+            Err(error) => println!("{}", failed(name, error)),
         }
     }
     if let Some(file) = &options.json {
@@ -58,6 +58,12 @@ pub fn faults(options: &FaultsOptions) -> Result<ExitCode> {
         fs::write(file, text).map_err(LabError::io("write", file))?;
     }
     Ok(if held && !interrupt::came() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The line of a group that could not be measured.
+fn failed(name: &str, error: &str) -> String {
+    let error = error.replace('\n', " ").replace('|', "\\|");
+    format!("| {name} | | {error} | | **MISSED** |")
 }
 
 fn chosen(only: &[String]) -> Result<Vec<(&'static str, Group)>> {
@@ -121,5 +127,22 @@ fn in_json(rows: &Rows) -> Value {
     match rows {
         Ok(rows) => json!({ "rows": rows }),
         Err(error) => json!({ "failed": error }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_lines_fit_into_the_readmes_table() {
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(HEADING), "the table begins otherwise there");
+        let columns = |line: &str| line.replace("\\|", "").matches('|').count();
+        let row = Row::new("cable out").at_most("back after", 0.25, "s", 1.0).beside(1.5);
+        let lines = [row.to_string(), failed("path", "`a | b`\nfailed")];
+        for line in HEADING.lines().chain(lines.iter().map(String::as_str)) {
+            assert_eq!(columns(line), 6, "{line}");
+        }
     }
 }

@@ -41,6 +41,7 @@ mod owner;
 mod roots;
 pub mod supervise;
 mod underlay;
+mod wireguard;
 
 use std::{
     env, fs,
@@ -65,6 +66,7 @@ pub use self::{
     inventory::Inventory,
     owner::{down, down_of_run},
     roots::{Suite, is_prepared, prepare},
+    wireguard::WireGuard,
 };
 use self::{
     cgroup::Cgroups,

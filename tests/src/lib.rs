@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod drill;
 pub mod faults;
+pub mod guide;
 pub mod lab;
 pub mod package;
 pub mod plugin;

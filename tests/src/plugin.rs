@@ -23,7 +23,7 @@ pub struct Dockerless<'lab> {
 
 /// What stands in for a container: a namespace with the endpoint's interface in it.
 pub struct Pretended<'lab> {
-    host: &'lab Host,
+    pub host: &'lab Host,
     pub name: String,
     pub network: String,
     pub endpoint: String,

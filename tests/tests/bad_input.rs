@@ -107,7 +107,42 @@ fn a_host_with_another_secret_is_refused_by_name_and_harms_nobody() -> Result<()
     let refused =
         |host: &Host| status(host).map(|status| status.refused.values().sum::<u64>()).unwrap_or(0);
     eventually("the refusal", SOON, || refused(lab.host(1)) > 0 || refused(stranger) > 0)?;
-    problem(stranger, "refused-wrong-secret", &["secret"])
+    problem(stranger, "wrong-secret", &["secret", "copy it from there"])?;
+    let told = status(stranger)?.problems;
+    assert_eq!(told.len(), 1, "one cause: {told:?}");
+    Ok(())
+}
+
+#[test]
+fn a_host_with_a_replaced_secret_is_told_that_and_nothing_that_follows() -> Result<()> {
+    let lab = lab("bad-swapped", 2, true)?;
+    lab.make_secret()?;
+    let drivers: Vec<_> = lab.hosts().iter().map(|host| Dockerless { host }).collect();
+    let mut boxes = Vec::new();
+    for (driver, name) in drivers.iter().zip(["a1", "a2"]) {
+        driver.host.driver_start(&config(&lab))?;
+        eventually("the network", SOON, || {
+            create(driver.host, &json!({})).is_ok_and(|error| error.is_empty())
+        })?;
+        boxes.push(driver.run(name, NETWORK, &format!("10.90.0.1{}/24", &name[1..]))?);
+    }
+    eventually("the way between both", SOON, || boxes[0].reaches("10.90.0.12"))?;
+    let host = lab.host(2);
+    host.sh(&format!("mv {SECRET} /etc/wgnet/right; /opt/wgnet/wgnetctl secret new {SECRET}"))?;
+    host.driver_crash()?;
+    problem(host, "wrong-secret", &["systemctl restart wgnet-driver"])?;
+    // Of the cluster, both hosts, the network, both members and both endpoints, at least.
+    eventually("each record refused", SOON, || {
+        status(host).is_ok_and(|said| said.refused.get("wrong-secret").is_some_and(|it| *it >= 8))
+    })?;
+    let codes = || -> Result<Vec<String>> {
+        Ok(status(host)?.problems.into_iter().map(|problem| problem.code).collect())
+    };
+    assert_eq!(codes()?, ["wrong-secret"]);
+    host.sh(&format!("mv /etc/wgnet/right {SECRET}"))?;
+    host.driver_crash()?;
+    eventually("no problem any more", SOON, || codes().is_ok_and(|codes| codes.is_empty()))?;
+    eventually("the way between both", SOON, || boxes[0].reaches("10.90.0.12"))
 }
 
 #[test]

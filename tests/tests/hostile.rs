@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use wgnet_proto::record::{EndpointRecord, MemberRecord, Slot};
 use wgnet_proto::{
-    ClusterId, ClusterSecrets, HostKey, MacAddr, NetworkKey, Opener, Path, PrivateKey, Record,
-    Sealer,
+    ClusterId, ClusterSecrets, HostId, HostKey, MacAddr, NetworkKey, Opener, Path, PrivateKey,
+    Record, Sealer,
 };
 use wgnet_tests::lab::checks::Container;
-use wgnet_tests::lab::{Host, Result, SECRET};
+use wgnet_tests::lab::{Host, Result, SECRET, WireGuard};
 use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, status};
 
 const PREFIX: &str = "/wgnet/v1";
@@ -33,7 +33,10 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
     })?;
 
     let attack = Attack::prepare(&swarm)?;
-    let before: Vec<_> = swarm.lab.hosts().iter().map(configured).collect::<Result<_>>()?;
+    let before = all_configured(&swarm)?;
+    assert!(before.iter().all(|(_, wireguard)| {
+        wireguard.as_ref().is_some_and(|wireguard| wireguard.peers.len() == 2)
+    }));
     let unmoved = |what: &str| -> Result<()> {
         for (host, before) in swarm.lab.hosts().iter().zip(&before) {
             assert_eq!(
@@ -49,36 +52,35 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
 
     // Without the secret: a new member, and an endpoint moved to it.
     let outsider = attack.sealer(ClusterSecrets::generate([7; 32]), [1; 32]);
-    attack.put(&attack.member(outsider.writer()), &outsider, 1, &attack.member_record())?;
-    attack.put(
-        &attack.endpoint("10.72.0.12"),
-        &outsider,
-        2,
-        &attack.endpoint_record(outsider.writer(), "10.72.0.12", 1 << 40),
-    )?;
-    attack.is_named("wrong-secret")?;
+    let member = attack.member(outsider.writer());
+    let sealed = outsider.seal_record(&member, 1, &attack.member_record());
+    attack.put_and_is_named(&member, &sealed, "wrong-secret")?;
+    let moved = attack.endpoint("10.72.0.12");
+    let record = attack.endpoint_record(outsider.writer(), "10.72.0.12", 1 << 40);
+    let sealed = outsider.seal_record(&moved, 2, &record);
+    attack.put_and_is_named(&moved, &sealed, "wrong-secret")?;
     unmoved("without the secret")?;
 
     // With the secret, under another host's name: h2's member and h2's endpoint.
     let insider = attack.sealer(attack.secrets.clone(), [2; 32]);
-    attack.put(&attack.member(attack.hosts[1]), &insider, 3, &attack.member_record())?;
-    attack.put(
-        &attack.endpoint("10.72.0.12"),
-        &insider,
-        4,
-        &attack.endpoint_record(attack.hosts[1], "10.72.0.12", 1 << 40),
-    )?;
-    attack.is_named("wrong-writer")?;
+    let member = attack.member(attack.hosts[1]);
+    let sealed = insider.seal_record(&member, 3, &attack.member_record());
+    attack.put_and_is_named(&member, &sealed, "wrong-writer")?;
+    let record = attack.endpoint_record(attack.hosts[1], "10.72.0.12", 1 << 40);
+    let sealed = insider.seal_record(&moved, 4, &record);
+    attack.put_and_is_named(&moved, &sealed, "wrong-writer")?;
     unmoved("under another host's name")?;
 
     // With the secret and its own name, but no member: an address it has no business with.
-    attack.put(
-        &attack.endpoint("10.72.0.99"),
-        &insider,
-        5,
-        &attack.endpoint_record(insider.writer(), "10.72.0.99", 9),
-    )?;
+    let path = attack.endpoint("10.72.0.99");
+    let record = attack.endpoint_record(insider.writer(), "10.72.0.99", 9);
+    attack.put_raw(&path, &insider.seal_record(&path, 5, &record))?;
+    attack.is_listed("10.72.0.99", insider.writer())?;
     unmoved("an endpoint of a host that is no member")?;
+    assert!(boxes[0].ping("10.72.0.99").is_err(), "somebody answers for it");
+
+    rubbish_in_the_place_of_the_cluster_is_replaced(&attack)?;
+    unmoved("rubbish in the place of the cluster")?;
 
     a_record_moved_to_another_path_counts_for_nothing(&attack)?;
     unmoved("a record moved to another path")?;
@@ -86,13 +88,16 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
     what_is_deleted_is_put_back(&swarm, &attack, &boxes)
 }
 
-/// Everything that decides where a host sends what.
-fn configured(host: &Host) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
-    let network = only_network(host)?;
-    let routes = host.sh(&format!("ip -n {} route", network.namespace))?;
-    let peers = network.members.iter().filter(|member| member.underlay.is_some());
-    let peers = peers.map(|member| format!("{} {}", member.host_id, member.public_key)).collect();
-    Ok((routes.lines().map(|line| line.trim().to_owned()).collect(), peers))
+/// Everything that decides where a host sends what, as its kernel and WireGuard have it.
+fn configured(host: &Host) -> Result<(BTreeSet<String>, Option<WireGuard>)> {
+    let space = only_network(host)?.namespace;
+    let routes = host.sh(&format!("ip -n {space} route show table all"))?;
+    let routes = routes.lines().map(|line| line.trim().to_owned()).collect();
+    Ok((routes, host.wireguard(&space, "wg0")?))
+}
+
+fn all_configured(swarm: &Swarm) -> Result<Vec<(BTreeSet<String>, Option<WireGuard>)>> {
+    swarm.lab.hosts().iter().map(configured).collect()
 }
 
 struct Attack<'s> {
@@ -100,7 +105,7 @@ struct Attack<'s> {
     secrets: ClusterSecrets,
     cluster: ClusterId,
     network: NetworkKey,
-    hosts: Vec<wgnet_proto::HostId>,
+    hosts: Vec<HostId>,
 }
 
 impl<'s> Attack<'s> {
@@ -124,7 +129,7 @@ impl<'s> Attack<'s> {
         Sealer::new(HostKey::from_random(key), secrets, self.cluster)
     }
 
-    fn member(&self, host: wgnet_proto::HostId) -> Path {
+    fn member(&self, host: HostId) -> Path {
         Path::Member(self.network.clone(), host)
     }
 
@@ -143,7 +148,7 @@ impl<'s> Attack<'s> {
         Record::Member(MemberRecord { slots: vec![slot], ready_generation: 0, floor: 0 })
     }
 
-    fn endpoint_record(&self, host: wgnet_proto::HostId, address: &str, claim: u64) -> Record {
+    fn endpoint_record(&self, host: HostId, address: &str, claim: u64) -> Record {
         let address: IpAddr = address.parse().expect("an address");
         let endpoint = "e".repeat(64).parse().expect("an id");
         Record::Endpoint(EndpointRecord {
@@ -153,10 +158,6 @@ impl<'s> Attack<'s> {
             mac: MacAddr::of_address(address),
             claim,
         })
-    }
-
-    fn put(&self, path: &Path, sealer: &Sealer, seq: u64, record: &Record) -> Result<()> {
-        self.put_raw(path, &sealer.seal_record(path, seq, record))
     }
 
     fn put_raw(&self, path: &Path, value: &[u8]) -> Result<()> {
@@ -171,26 +172,63 @@ impl<'s> Attack<'s> {
         self.swarm.lab.etcd().etcdctl(&["del", &format!("{PREFIX}/{path}")]).map(drop)
     }
 
-    /// Every host counts the refusal and says it in its status.
-    fn is_named(&self, reason: &str) -> Result<()> {
+    /// Plants a value. Every host counts this refusal, and names this very record for this reason,
+    /// which none of them did before.
+    fn put_and_is_named(&self, path: &Path, value: &[u8], reason: &str) -> Result<()> {
+        let code = format!("refused-{reason}");
+        let told = |host: &Host| -> Result<(bool, u64)> {
+            let status = status(host)?;
+            let object = path.to_string();
+            let mut problems = status.problems.iter();
+            let named = problems.any(|problem| problem.code == code && problem.object == object);
+            Ok((named, status.refused.get(reason).copied().unwrap_or(0)))
+        };
+        let before: Vec<_> = self.swarm.lab.hosts().iter().map(told).collect::<Result<_>>()?;
+        self.put_raw(path, value)?;
+        for (host, (named, count)) in self.swarm.lab.hosts().iter().zip(before) {
+            assert!(!named, "{} named {path} before it was there", host.name());
+            eventually(&format!("{} to name {path}: {reason}", host.name()), SOON, || {
+                told(host).is_ok_and(|(named, now)| named && now > count)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Every host knows of an endpoint that this host says it has.
+    fn is_listed(&self, address: &str, by: HostId) -> Result<()> {
+        let address: IpAddr = address.parse().expect("an address");
         for host in self.swarm.lab.hosts() {
-            eventually(&format!("{} to name {reason}", host.name()), SOON, || {
-                let Ok(status) = status(host) else { return false };
-                status.refused.get(reason).is_some_and(|count| *count > 0)
-                    && status
-                        .problems
-                        .iter()
-                        .any(|problem| problem.code == format!("refused-{reason}"))
+            eventually(&format!("{} to have read of {address}", host.name()), SOON, || {
+                only_network(host).is_ok_and(|network| {
+                    let mut endpoints = network.endpoints.iter();
+                    endpoints.any(|one| one.host_id == by && one.addresses == [address])
+                })
             })?;
         }
         Ok(())
     }
 }
 
+/// Without the record of the cluster nobody could publish anything.
+fn rubbish_in_the_place_of_the_cluster_is_replaced(attack: &Attack<'_>) -> Result<()> {
+    let published = |path: &Path| attack.get(path).map(|value| value.expect("it is published"));
+    let members = || -> Result<Vec<_>> {
+        attack.hosts.iter().map(|host| published(&attack.member(*host))).collect()
+    };
+    let (cluster, before) = (published(&Path::Cluster)?, members()?);
+    for _ in 0..3 {
+        attack.put_raw(&Path::Cluster, b"rubbish")?;
+        eventually("the record of the cluster", SOON, || {
+            attack.get(&Path::Cluster).is_ok_and(|value| value.as_ref() == Some(&cluster))
+        })?;
+        assert_eq!(members()?, before, "nothing is taken back meanwhile");
+    }
+    Ok(())
+}
+
 fn a_record_moved_to_another_path_counts_for_nothing(attack: &Attack<'_>) -> Result<()> {
     let stolen = attack.get(&attack.endpoint("10.72.0.11"))?.expect("h1's endpoint");
-    attack.put_raw(&attack.endpoint("10.72.0.50"), &stolen)?;
-    attack.is_named("wrong-secret")
+    attack.put_and_is_named(&attack.endpoint("10.72.0.50"), &stolen, "wrong-secret")
 }
 
 /// A container moves from h2 to h3; its old record is put back in place of the new one.
@@ -206,12 +244,13 @@ fn an_old_record_counts_for_nothing(
     swarm.remove(&old)?;
     swarm.run(3, "mover3", "blue", &["--ip", "10.72.0.20"])?;
     eventually("the second place", SOON, || boxes[0].ping("10.72.0.20").is_ok())?;
-    let before = configured(swarm.host(1))?;
-    attack.put_raw(&path, &recorded)?;
+    let before = all_configured(swarm)?;
+    attack.put_and_is_named(&path, &recorded, "rolled-back")?;
+    assert_eq!(all_configured(swarm)?, before, "an old record is followed");
     eventually("the owner to put its record back", SOON, || {
         attack.get(&path).is_ok_and(|now| now.is_some() && now.as_ref() != Some(&recorded))
     })?;
-    assert_eq!(configured(swarm.host(1))?, before, "an old record is followed");
+    assert_eq!(all_configured(swarm)?, before, "an old record is followed");
     assert!(boxes[0].ping("10.72.0.20").is_ok());
     Ok(())
 }
@@ -221,6 +260,7 @@ fn what_is_deleted_is_put_back(
     attack: &Attack<'_>,
     boxes: &[Container<'_>],
 ) -> Result<()> {
+    let before = all_configured(swarm)?;
     for path in
         [attack.endpoint("10.72.0.12"), attack.member(attack.hosts[1]), Path::Host(attack.hosts[1])]
     {
@@ -230,6 +270,9 @@ fn what_is_deleted_is_put_back(
         })?;
         eventually("traffic", SOON, || boxes[0].ping("10.72.0.12").is_ok())?;
         assert!(boxes[0].ping("10.72.0.13").is_ok(), "nothing else is affected");
+        eventually(&format!("everything as before {path} was deleted"), SOON, || {
+            all_configured(swarm).is_ok_and(|now| now == before)
+        })?;
     }
     eventually("every host in sync", SOON, || {
         swarm.lab.hosts().iter().all(|host| only_network(host).is_ok_and(|network| network.in_sync))

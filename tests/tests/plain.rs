@@ -240,3 +240,32 @@ fn other_subnets_do_not_become_one_network(lab: &Lab) -> Result<()> {
     host.docker(&["network", "rm", "blue"])?;
     create(host, 2, &[])
 }
+
+/// Docker goes on with the driver that it has, and at its next start prefers the plugin, of which it
+/// knows none of that name.
+#[test]
+fn a_plugin_beside_the_legacy_socket_is_told_of_before_containers_cannot_start() -> Result<()> {
+    let lab = lab("e2e-plain3", 1, &[])?;
+    let host = lab.host(1);
+    create(host, 1, &[])?;
+    run(host, "before", &[])?;
+    let problems = |wanted: &[&str]| {
+        eventually(&format!("the problems {wanted:?}"), SOON, || {
+            let told = status(host).map(|status| status.problems).unwrap_or_default();
+            told.iter().map(|problem| &*problem.code).eq(wanted.iter().copied())
+        })
+    };
+    problems(&[])?;
+    host.plugin_install()?;
+    problems(&["legacy-beside-plugin"])?;
+    run(host, "meanwhile", &[])?;
+    host.engine_stop()?;
+    host.engine_start()?;
+    let start = ["start", "before"];
+    let said = refused(host, &start)?;
+    assert!(said.contains("could not resolve driver wgnet"), "{said}");
+    host.docker(&["plugin", "rm", "-f", "wgnet:latest"])?;
+    problems(&[])?;
+    host.docker(&start)?;
+    run(host, "after", &[])?.ping("before").map(drop)
+}

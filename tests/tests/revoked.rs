@@ -1,10 +1,9 @@
 //! A revoked host stays out: for a host that was off meanwhile and boots without etcd, for an etcd that
 //! lost the tombstone, for a journal of before.
 
-use serde_json::json;
-use wgnet_proto::record::TombstoneRecord;
-use wgnet_proto::{ClusterSecrets, HostId, HostKey, Opener, Path, Record, Sealer};
-use wgnet_tests::lab::{Host, Lab, LabOptions, Result, SECRET};
+use serde_json::{Value, json};
+use wgnet_proto::{HostId, Path};
+use wgnet_tests::lab::{Host, Lab, LabOptions, Result};
 use wgnet_tests::plugin::Dockerless;
 use wgnet_tests::swarm::{SOON, eventually, only_network, status};
 
@@ -34,8 +33,11 @@ fn no_boot_no_old_etcd_and_no_old_journal_brings_a_revoked_host_back() -> Result
     two.driver_stop()?;
     let old = std::fs::read(two.path(JOURNAL)).expect("a journal");
     two.power_off()?;
-    revoke(&lab, revoked)?;
+    refuses(one, &["revoke", one.name(), "--yes"], "this very host")?;
+    refuses(one, &["revoke", three.name()], "--yes")?;
+    assert_eq!(revoke(one, three.name())?, (revoked, false));
     eventually("h1 to drop it", SOON, || !knows(one, revoked))?;
+    assert_eq!(revoke(one, three.name())?, (revoked, true), "twice is once");
     etcd.stop()?;
     two.boot()?;
     two.driver_resume()?;
@@ -103,14 +105,16 @@ fn connected(host: &Host) -> bool {
     status(host).is_ok_and(|said| said.store.connected && said.store.unpublished == 0)
 }
 
-/// By somebody who holds the secret, as an operator does.
-fn revoke(lab: &Lab, host: HostId) -> Result<()> {
-    let secrets = ClusterSecrets::load(&lab.host(1).path(SECRET)).expect("the lab made it");
-    let sealed = lab.etcd().get(&format!("{PREFIX}/cluster"))?.expect("a cluster");
-    let opened = Opener::new(secrets.clone(), None).open(&Path::Cluster, &sealed);
-    let sealer =
-        Sealer::new(HostKey::from_random([5; 32]), secrets, opened.expect("genuine").cluster);
-    let path = Path::Tombstone(host);
-    let record = Record::Tombstone(TombstoneRecord { reason: "stolen".to_owned() });
-    lab.etcd().put(&format!("{PREFIX}/{path}"), &sealer.seal_record(&path, 1, &record))
+/// As an operator does; whom it was, and whether it was revoked before.
+fn revoke(at: &Host, name: &str) -> Result<(HostId, bool)> {
+    let done = at.wgnetctl(&["revoke", name, "--yes", "--json"])?;
+    let done: Value = serde_json::from_str(&done).expect("JSON");
+    let host = done["host"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    Ok((host, done["was_revoked"].as_bool().expect("yes or no")))
+}
+
+fn refuses(at: &Host, order: &[&str], told: &str) -> Result<()> {
+    let refused = at.try_wgnetctl(order)?;
+    assert!(!refused.success() && refused.stderr.contains(told), "{refused}");
+    Ok(())
 }

@@ -105,6 +105,18 @@ fn while_a_secret_is_replaced_both_are_accepted_and_the_newer_one_seals() {
 }
 
 #[test]
+fn one_of_two_epochs_seals_alone_if_that_is_wanted() {
+    let (_directory, path) = file(&format!("{HEADER}\nepoch 3 {COUNTING}\nepoch 4 {ONES}\n"));
+    let secrets = ClusterSecrets::load(&path).unwrap();
+    for (epoch, bytes) in [(3, counting()), (4, [1; 32])] {
+        let only = secrets.only(epoch).unwrap();
+        assert_eq!(only.epochs().collect::<Vec<_>>(), [epoch]);
+        assert_eq!(only.mac(b"m"), Secret::new(epoch, bytes).mac(b"m"));
+    }
+    assert!(secrets.only(5).is_none());
+}
+
+#[test]
 fn a_missing_secret_names_the_command_that_makes_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("none");

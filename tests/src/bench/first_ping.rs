@@ -141,7 +141,7 @@ pub(super) fn figures(network: &str, starts: [Starts; 2]) -> Vec<Figure> {
     let [wgnet, overlay] = starts;
     let waited = |starts: &Starts| {
         let times = starts.answered.iter().zip(&starts.returned);
-        times.map(|(answered, returned)| (answered - returned).max(0.0)).collect::<Vec<_>>()
+        times.map(|(answered, returned)| answered - returned).collect::<Vec<_>>()
     };
     let line = |what: &str, unit, statistic, of: &dyn Fn(&Starts) -> Vec<f64>, aim| Figure {
         what: format!("{what}, {network}"),

@@ -12,7 +12,8 @@ const NOTES: &str = "\
 - The overlay encrypts nothing, and between hosts of one machine it is never asked to cut its 64 KB
   segments into packets: its throughput is that of handing memory around.
 - Times of `docker run` begin with the command; the first answer is the first one to a container on the
-  other host that pings the new one's address every 10 ms. `0` after it returned: it was there before.
+  other host that pings the new one's address every 10 ms. From its return to that answer it is less than
+  0 where the answer was there so long before the command returned: nobody waits, and there is no ratio.
 - A first connection lost a packet if what a container fetches from the other host, as the first thing it
   does, is not there within a second.
 - p99 of fewer than 100 samples is the largest of them.
@@ -35,19 +36,34 @@ pub(super) struct Figure {
 }
 
 impl Figure {
+    /// What is not above 0 has none.
     fn ratio(&self) -> Option<f64> {
+        let [ours, theirs] = self.compared()?;
+        (ours > 0.0 && theirs > 0.0).then(|| ours / theirs)
+    }
+
+    fn compared(&self) -> Option<[f64; 2]> {
         let (_, theirs) = self.beside.as_ref()?;
-        let ratio = self.statistic.of(&self.wgnet) / self.statistic.of(theirs);
-        ratio.is_finite().then_some(ratio)
+        Some([self.statistic.of(&self.wgnet), self.statistic.of(theirs)])
+    }
+
+    /// Where one of both is nothing, there is no ratio, but one of both is better all the same.
+    fn aim_met(&self) -> Option<bool> {
+        let (aim, [ours, theirs]) = self.aim.zip(self.compared())?;
+        Some(match (self.ratio(), aim) {
+            (Some(ratio), aim) => aim.is_met_by(ratio),
+            (None, Aim::AtMost(_)) => ours <= 0.0,
+            (None, Aim::AtLeast(_)) => theirs <= 0.0,
+        })
     }
 
     fn cells(&self) -> [String; 5] {
-        let aim = self.aim.zip(self.ratio()).map(|(aim, ratio)| {
+        let aim = self.aim.zip(self.aim_met()).map(|(aim, met)| {
             let wanted = match aim {
                 Aim::AtLeast(least) => format!(">= {least}"),
                 Aim::AtMost(most) => format!("<= {most}"),
             };
-            wanted + if aim.is_met_by(ratio) { ", met" } else { ", MISSED" }
+            wanted + if met { ", met" } else { ", MISSED" }
         });
         let beside =
             self.beside.as_ref().map(|(name, theirs)| format!("{name}: {}", self.value(theirs)));
@@ -55,7 +71,11 @@ impl Figure {
             self.title(),
             self.value(&self.wgnet),
             beside.unwrap_or_default(),
-            self.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
+            match (self.ratio(), &self.beside) {
+                (Some(ratio), _) => format!("{ratio:.2}"),
+                (None, Some(_)) if self.statistic != Statistic::Share => "none".to_owned(),
+                (None, _) => String::new(),
+            },
             aim.unwrap_or_default(),
         ]
     }
@@ -85,7 +105,7 @@ impl Figure {
             "wgnet": value(&self.wgnet),
             "beside": self.beside.as_ref().map(|(name, theirs)| json!({ "name": name, "figure": value(theirs) })),
             "ratio": self.ratio(),
-            "aim_met": self.aim.zip(self.ratio()).map(|(aim, ratio)| aim.is_met_by(ratio)),
+            "aim_met": self.aim_met(),
         })
     }
 }
@@ -184,9 +204,16 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_ratio_to_nothing() {
-        assert_eq!(figure(&[0.0], &[0.0], Aim::AtMost(1.0)).cells()[3..], ["", ""]);
-        assert_eq!(figure(&[5.0], &[0.0], Aim::AtMost(1.0)).json()["ratio"], Value::Null);
+    fn there_is_no_ratio_to_nothing_but_the_aim_is_met_or_missed() {
+        let cells = |ours, theirs, aim| figure(&[ours], &[theirs], aim).cells()[3..].to_vec();
+        for ours in [0.0, -40.0] {
+            assert_eq!(cells(ours, -50.0, Aim::AtMost(1.0)), ["none", "<= 1, met"]);
+            assert_eq!(cells(ours, 5.0, Aim::AtMost(1.0)), ["none", "<= 1, met"]);
+        }
+        assert_eq!(cells(5.0, -1.0, Aim::AtMost(1.0)), ["none", "<= 1, MISSED"]);
+        assert_eq!(cells(0.0, 5.0, Aim::AtLeast(3.0)), ["none", ">= 3, MISSED"]);
+        let waits = figure(&[5.0], &[0.0], Aim::AtMost(1.0)).json();
+        assert_eq!((&waits["ratio"], &waits["aim_met"]), (&Value::Null, &json!(false)));
     }
 
     #[test]

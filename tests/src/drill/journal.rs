@@ -1,17 +1,22 @@
-//! The journal is in trouble: its disk is full, its file damaged, with etcd and without.
+//! The journal is in trouble: its disk is full, its file damaged, with etcd and without, with its
+//! mirror and without.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Row, Scale};
 use crate::lab::checks::Container;
-use crate::lab::{Host, LabError, Result};
+use crate::lab::{Host, LabError, Result, wait_for};
 use crate::stream::Stream;
 use crate::swarm::{SOON, Swarm, eventually, only_network, status};
 
 const NETWORK: &str = "blue";
 const DIR: &str = "/var/lib/wgnet";
 const FILE: &str = "/var/lib/wgnet/journal.redb";
+const MIRROR: &str = "/run/wgnet/journal.redb";
+
+/// Longer than from one try of a driver to the next that cannot begin.
+const ANOTHER_TRY: Duration = Duration::from_millis(2500);
 
 /// What becomes of the file: words for the table and what does it.
 const DAMAGES: [(&str, &str); 3] = [
@@ -51,6 +56,7 @@ pub fn journal(scale: Scale) -> Result<Vec<Row>> {
     did(drills.disk_full(scale)?);
     did(drills.damaged(scale)?);
     did(drills.damaged_without_etcd()?);
+    did(drills.damaged_without_mirror()?);
     Ok(rows)
 }
 
@@ -81,10 +87,7 @@ impl Drills<'_> {
                 Err(error) => said = error.to_string(),
             }
         }
-        let named = ["journal.redb", "No space left", "free some space"];
-        if let Some(part) = named.iter().find(|part| !said.contains(*part)) {
-            return Err(LabError::Machine(format!("{part:?} is missing in: {said}")));
-        }
+        must_say(&said, &["journal.redb", "No space left", "free some space"])?;
         eventually("the problem in the status", SOON, || has_problem(host, "journal-unwritable"))?;
         // Full for a while: nothing else happens.
         thread::sleep(scale.pick(Duration::from_secs(3), Duration::from_secs(60)));
@@ -127,15 +130,58 @@ impl Drills<'_> {
             status(self.host())
                 .is_ok_and(|said| said.store.connected && said.store.unpublished == 0)
         })?;
-        self.swarm.run(1, "after", NETWORK, &[])?;
+        let after = self.swarm.run(1, "after", NETWORK, &[])?;
         eventually("a container of afterwards", SOON, || self.far.ping("after").is_ok())?;
         let report = stream.finish()?;
+        self.swarm.remove(&after)?;
         Ok(Row::new("journal file damaged while etcd is away").lost_nothing(&report).at_most(
             "docker commands failed",
             f64::from(failed),
             "",
             0.0,
         ))
+    }
+
+    /// Then nothing tells what runs here. The driver ends nothing and replaces nothing: it says what to
+    /// do. When that was done, the network is back through Docker's calls.
+    fn damaged_without_mirror(&self) -> Result<Row> {
+        let host = self.host();
+        let stream = Stream::start(&self.near, &self.far)?;
+        host.driver_stop()?;
+        let (_, how) = DAMAGES[2];
+        host.sh(&format!("f={FILE}; {how}; rm {MIRROR}"))?;
+        let file = || host.sh(&format!("stat -c %i {FILE}*"));
+        let before = file()?;
+        host.driver_resume()?;
+        let what_to_do =
+            ["journal.redb", "nothing else tells", "restart the host", "move the file away"];
+        let told = || must_say(&refusal(host.wgnetctl(&["status"])), &what_to_do);
+        wait_for("the driver to say what to do", SOON, told)?;
+        let first = Instant::now();
+        must_say(&refusal(self.run_one()), &what_to_do)?;
+        thread::sleep(ANOTHER_TRY.saturating_sub(first.elapsed()));
+        told()?;
+        let replaced = if file()? == before { 0.0 } else { 1.0 };
+        let report = stream.finish()?;
+
+        host.sh(&format!("mv {FILE} /tmp/damaged.redb"))?;
+        let moved = Instant::now();
+        eventually("the driver to work", SOON, || status(host).is_ok())?;
+        let near = self.near.name.as_str();
+        host.docker(&["stop", "-t", "0", near])?;
+        // Until Docker has noticed that this was the network's last one here, it says nothing of it.
+        wait_for("the container's start", SOON, || host.docker(&["start", near]))?;
+        eventually("the way to both sides", SOON, || {
+            self.near.ping("far").is_ok() && self.far.ping(near).is_ok()
+        })?;
+        let back = moved.elapsed().as_secs_f64();
+        eventually("the network to be whole", SOON, || {
+            only_network(host).is_ok_and(|network| network.in_sync)
+        })?;
+        Ok(Row::new("journal file damaged and its mirror gone, until a hand moves it away")
+            .lost_nothing(&report)
+            .at_most("file set aside or replaced without being asked", replaced, "", 0.0)
+            .at_most("reachable after that and its container's start", back, "s", 30.0))
     }
 
     /// Damages the file of a driver that ends, and waits until its successor has made it good.
@@ -162,6 +208,17 @@ impl Drills<'_> {
 
     fn run_one(&self) -> Result<()> {
         self.host().docker(&["run", "--rm", "--network", NETWORK, "bb", "true"]).map(drop)
+    }
+}
+
+fn refusal<T>(outcome: Result<T>) -> String {
+    outcome.err().map(|error| error.to_string()).unwrap_or_default()
+}
+
+fn must_say(said: &str, parts: &[&str]) -> Result<()> {
+    match parts.iter().find(|part| !said.contains(*part)) {
+        Some(part) => Err(LabError::Machine(format!("{part:?} is missing in: {said}"))),
+        None => Ok(()),
     }
 }
 

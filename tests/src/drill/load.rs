@@ -21,7 +21,7 @@ impl Load {
         self.failures.len() as f64
     }
 
-    /// How many failures say this, and the load without them.
+    /// How many failures say this, and the load without them. All others still count.
     pub(crate) fn without(mut self, words: &str) -> (f64, Self) {
         let before = self.failures.len();
         self.failures.retain(|failure| !failure.contains(words));

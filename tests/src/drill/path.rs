@@ -64,6 +64,7 @@ impl Pairs<'_> {
         cut: impl Fn(&Host) -> Result<()>,
         mend: impl Fn(&Host) -> Result<()>,
     ) -> Result<Row> {
+        // Short ones end before a lease or Docker's patience does: see Scale.
         let length = Duration::from_secs(self.scale.pick(5, 60));
         // Docker may give the other host up, and needs minutes then; it is not waited for longer.
         let docker_within = Duration::from_secs(self.scale.pick(5, 120));

@@ -30,6 +30,14 @@ const PROBE: &str = "192.0.2.3/24";
 const END_MARK: &[u8] = b"the last frame of this capture";
 const WAIT: Duration = Duration::from_secs(20);
 
+const SLL_HEADER: usize = 16;
+const SLL2_HEADER: usize = 20;
+const UDP: u8 = 17;
+const UDP_HEADER: usize = 8;
+/// How WireGuard's transport messages begin, and what they have more than the packet inside.
+const TRANSPORT: [u8; 4] = [4, 0, 0, 0];
+const TRANSPORT_OVERHEAD: usize = 32;
+
 /// A capture that is going on. It ends, unread, when this value is dropped.
 #[derive(Debug)]
 pub struct Capture {
@@ -154,9 +162,31 @@ impl Captured {
             .count())
     }
 
-    pub fn frames(&self) -> Result<usize> {
-        self.frames_with(b"")
+    /// How many frames are WireGuard's, to a port, and carry a packet of at least so many bytes.
+    pub fn encrypted_frames(&self, port: u16, least: usize) -> Result<usize> {
+        let mut frames = Frames::open(&self.file)?;
+        let is_encrypted = |payload: &[u8]| {
+            payload.starts_with(&TRANSPORT) && payload.len() >= least + TRANSPORT_OVERHEAD
+        };
+        Ok(std::iter::from_fn(|| frames.next_frame())
+            .filter(|frame| {
+                datagram(frame).is_some_and(|(to, payload)| to == port && is_encrypted(payload))
+            })
+            .count())
     }
+}
+
+/// The port an IPv4 frame's UDP datagram is for, and what is in it.
+fn datagram(frame: &[u8]) -> Option<(u16, &[u8])> {
+    // Older programs than tcpdump 4.99 write the first of both "cooked" headers of Linux.
+    let packet = [SLL2_HEADER, SLL_HEADER].into_iter().find_map(|header| {
+        let packet = frame.get(header..).filter(|packet| packet.len() >= 20)?;
+        let length = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+        (packet[0] >> 4 == 4 && length == packet.len()).then_some(packet)
+    })?;
+    let datagram = packet.get(usize::from(packet[0] & 15) * 4..)?;
+    let is_whole_udp = packet[9] == UDP && datagram.len() >= UDP_HEADER;
+    is_whole_udp.then(|| (u16::from_be_bytes([datagram[2], datagram[3]]), &datagram[UDP_HEADER..]))
 }
 
 /// The frames of a pcap file, as far as it is written.
@@ -224,4 +254,32 @@ fn broadcast(netns: &str, payload: &[u8]) -> Result<()> {
         });
         sent.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(header: usize, protocol: u8, port: u16, payload: &[u8]) -> Vec<u8> {
+        let length = (28 + payload.len()) as u16;
+        let mut frame = vec![0; header];
+        frame.extend([0x45, 0]);
+        frame.extend(length.to_be_bytes());
+        frame.extend([0, 0, 0, 0, 64, protocol, 0, 0, 192, 0, 2, 11, 192, 0, 2, 12, 0, 9]);
+        frame.extend(port.to_be_bytes());
+        frame.extend([0; 4]);
+        frame.extend(payload);
+        frame
+    }
+
+    #[test]
+    fn a_datagram_is_found_behind_both_headers_and_nothing_else_is_one() {
+        for header in [SLL_HEADER, SLL2_HEADER] {
+            let frame = frame(header, UDP, 51820, &TRANSPORT);
+            assert_eq!(datagram(&frame), Some((51820, &TRANSPORT[..])));
+        }
+        assert_eq!(datagram(&frame(SLL2_HEADER, 6, 51820, &TRANSPORT)), None);
+        assert_eq!(datagram(&[0; 40]), None);
+        assert_eq!(datagram(b"short"), None);
+    }
 }

@@ -52,6 +52,11 @@ impl Host {
 
     /// Starts the driver with the configuration it has, as after a boot.
     pub fn driver_resume(&self) -> Result<()> {
+        self.driver_run(&["/opt/wgnet/wgnet-driver", "--config", CONFIG])
+    }
+
+    /// The same with another command line, as a unit's.
+    pub fn driver_run(&self, command: &[&str]) -> Result<()> {
         if self.service_pid(SUPERVISOR_PID).is_some() {
             return Ok(());
         }
@@ -66,10 +71,7 @@ impl Host {
             "--log-file",
             DRIVER_LOG,
         ];
-        self.start_service(
-            "driver-supervisor",
-            &[&supervise[..], &["--", "/opt/wgnet/wgnet-driver", "--config", CONFIG]].concat(),
-        )?;
+        self.start_service("driver-supervisor", &[&supervise[..], &["--"], command].concat())?;
         wait_until(&format!("a driver process on {}", self.name()), START, || {
             self.driver_pid().is_some()
         })

@@ -330,7 +330,7 @@ pub(crate) fn http_seeds() -> Vec<Vec<u8>> {
         head(
             "/NetworkDriver.FreeNetwork",
             body.len(),
-            "X-Wgnet-Expires-Ms: 25000\r\nX-Wgnet-Request-Id: 1-1\r\n",
+            "X-Wgnet-Expires-At-Ms: 1\r\nX-Wgnet-Expires-Ms: 25000\r\nX-Wgnet-Request-Id: 1-1\r\n",
         ) + &body,
         format!("{0}{body}{0}{body}", head("/NetworkDriver.DeleteNetwork", body.len(), "")),
         format!(

@@ -23,7 +23,8 @@ pub(crate) fn request(bytes: &[u8]) {
         assert!(!request.method.is_empty() && !request.path.is_empty());
         let clean = |text: &str| !text.contains(|c: char| c.is_ascii_control() || c == ' ');
         assert!(clean(&request.method) && clean(&request.path));
-        let head = forward::head(&request, "1-1", Duration::from_secs(25));
+        let left = Duration::from_secs(25);
+        let head = forward::head(&request, "1-1", left, left);
         let forwarded = [head.as_bytes(), &request.body].concat();
         let mut at_the_driver = forwarded.as_slice();
         let again = read_request(&mut at_the_driver).expect("it can be read").expect("it is one");

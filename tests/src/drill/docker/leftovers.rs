@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::lab::{Host, Result};
+use crate::lab::{Host, LabError, Result};
 use crate::swarm::{Swarm, status};
 
 #[derive(Debug, Default)]
@@ -36,6 +36,15 @@ impl Leftovers {
     }
 }
 
+/// How many endpoints a host has, if each of them is a running container's: Join was before that.
+pub(super) fn joined(swarm: &Swarm, host: &Host, network: &str) -> Result<usize> {
+    let left = Leftovers::of(swarm, host, network)?;
+    if !left.none() {
+        return Err(LabError::Machine(format!("{} has {left:?}", host.name())));
+    }
+    Ok(known(host, host)?.len())
+}
+
 /// Of the containers that run.
 fn addresses(host: &Host, network: &str) -> Result<BTreeSet<IpAddr>> {
     let filter = format!("network={network}");
@@ -49,7 +58,7 @@ fn addresses(host: &Host, network: &str) -> Result<BTreeSet<IpAddr>> {
 }
 
 /// Whatever one host's driver knows of another's endpoints.
-fn known(by: &Host, of: &Host) -> Result<BTreeSet<IpAddr>> {
+pub(super) fn known(by: &Host, of: &Host) -> Result<BTreeSet<IpAddr>> {
     let endpoints = status(by)?.networks.into_iter().flat_map(|network| network.endpoints);
     let theirs = endpoints.filter(|endpoint| endpoint.host_name == of.name());
     Ok(theirs.flat_map(|endpoint| endpoint.addresses).collect())

@@ -5,17 +5,30 @@
 //! long is Docker's own: the gap that is ours begins with the new container's first instruction. The
 //! whole silence is shown beside it, and both again for Docker's overlay.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
+use super::leftovers::known;
 use super::{DOCKERS, Drills, OURS, reached_soon};
 use crate::drill::path::probe::Probe;
 use crate::drill::{Row, milliseconds};
 use crate::lab::checks::Container;
-use crate::lab::{Host, Result, wait_for};
-use crate::swarm::SOON;
+use crate::lab::{Host, LabError, Result, wait_for};
+use crate::swarm::{SOON, eventually, status};
 
 const MOVED: &str = "mover";
+
+/// What the old host's driver does while the address moves.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum OldDriver {
+    /// It says at once that the address is free.
+    Tells,
+    /// It takes the container down, is kept from etcd, and is down with that unsaid. Docker has nothing
+    /// to wait for, so that it takes seconds.
+    EndsUntold,
+    /// It is down before, and Docker waits for it.
+    IsDown,
+}
 
 /// With its driver away a host's Docker waits for each call's end.
 const WITHOUT_DRIVER: Duration = Duration::from_secs(150);
@@ -27,22 +40,23 @@ struct Gap {
 }
 
 impl Drills<'_> {
-    /// `still_known`: the old host never says that the address is free.
-    pub(super) fn address_moves(&self, still_known: bool) -> Result<Vec<Row>> {
-        let drill = if still_known {
-            "address moves to another host, the old host's driver down"
-        } else {
-            "address moves to another host"
+    pub(super) fn address_moves(&self, old_driver: OldDriver) -> Result<Vec<Row>> {
+        let drill = match old_driver {
+            OldDriver::Tells => "address moves to another host",
+            OldDriver::EndsUntold => {
+                "address moves to another host, the old host's driver down before it told"
+            }
+            OldDriver::IsDown => "address moves to another host, the old host's driver down",
         };
-        let ours = self.one_move(&self.near, OURS, Ipv4Addr::new(10, 84, 0, 200), still_known)?;
+        let ours = self.one_move(&self.near, OURS, Ipv4Addr::new(10, 84, 0, 200), old_driver)?;
         let row =
             Row::new(drill).at_most("gap after the new container runs", ours.ours, "ms", 100.0);
         let whole = |row: Row, gap: &Gap| row.info("whole silence", gap.whole, "ms");
-        if still_known {
+        if old_driver != OldDriver::Tells {
             return Ok(vec![whole(row, &ours)]);
         }
         let address = Ipv4Addr::new(10, 85, 0, 200);
-        let dockers = self.one_move(&self.plain, DOCKERS, address, false)?;
+        let dockers = self.one_move(&self.plain, DOCKERS, address, old_driver)?;
         Ok(vec![whole(row.beside(dockers.ours), &ours).beside(dockers.whole)])
     }
 
@@ -51,7 +65,7 @@ impl Drills<'_> {
         client: &Container<'_>,
         network: &str,
         address: Ipv4Addr,
-        still_known: bool,
+        old_driver: OldDriver,
     ) -> Result<Gap> {
         let (from, to) = (self.swarm.host(1), self.swarm.host(3));
         let text = address.to_string();
@@ -60,18 +74,30 @@ impl Drills<'_> {
         reached_soon(client, &text)?;
         let probe = Probe::start(client, address)?;
         probe.wait_since(SystemTime::now(), SOON)?;
-        if still_known {
-            from.driver_stop()?;
+        match old_driver {
+            OldDriver::Tells => {}
+            OldDriver::EndsUntold => self.swarm.lab.etcd().refuse(&[from])?,
+            OldDriver::IsDown => from.driver_stop()?,
         }
         from.docker_within(WITHOUT_DRIVER, &["rm", "-f", &old.name])?;
         let gone = SystemTime::now();
+        if old_driver == OldDriver::EndsUntold {
+            from.driver_stop()?;
+            self.swarm.lab.etcd().admit()?;
+        }
+        if old_driver != OldDriver::Tells && !known(to, from)?.contains(&IpAddr::V4(address)) {
+            return Err(LabError::Machine(format!("{} told that {address} is free", from.name())));
+        }
         let run = ["run", "-d", "--name", MOVED, "--network", network];
         to.docker(&[&run[..], &fixed, &BEGINS].concat())?;
         let started = began(to, MOVED)?;
         let whole = probe.wait_since(gone, SOON)?;
-        if still_known {
+        if old_driver != OldDriver::Tells {
             from.driver_resume()?;
-            // The old host's late word must not take the address away.
+            eventually("the old host's late word", SOON, || {
+                status(from).is_ok_and(|said| said.store.connected && said.store.unpublished == 0)
+            })?;
+            // It must not take the address away.
             for _ in 0..3 {
                 probe.wait_since(SystemTime::now(), Duration::from_secs(1))?;
             }
