@@ -198,6 +198,14 @@ impl Host {
         self.engine.as_mut().unwrap()
     }
 
+    /// The processes of every engine on this host.
+    pub(crate) fn engines(&self) -> Vec<u32> {
+        let pids = ip(&format!("netns pids {}", self.host));
+        let pids = pids.lines().map(|line| line.trim().parse::<u32>().unwrap());
+        let name = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        pids.filter(|pid| name(pid).is_ok_and(|name| name.trim() == "wgnet-engine")).collect()
+    }
+
     pub(crate) async fn make_device(&self) {
         assert!(self.client().create_device(&self.new_device()).await.unwrap());
         self.address_link();

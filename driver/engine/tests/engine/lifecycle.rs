@@ -1,11 +1,14 @@
 //! Engines, devices and drivers that come, go and collide.
 
+use std::fs::File;
 use std::net::{IpAddr, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
@@ -206,6 +209,82 @@ async fn a_socket_deleted_by_hand_comes_back() {
         assert!(!second.status.success());
     }
     assert_eq!(lab.a.state().await.dead, None);
+}
+
+/// What a driver does that comes back right after somebody emptied /run.
+#[tokio::test]
+async fn an_engine_stays_the_only_one_when_its_directory_is_removed_and_one_is_wanted_at_once() {
+    let lab = Lab::connected("only", Underlay::V4).await;
+    let first = lab.a.client().hello().await.unwrap();
+    for _ in 0..3 {
+        std::fs::remove_dir_all(lab.a.socket.parent().unwrap()).unwrap();
+        let spawn = Spawn::new(ENGINE, &lab.a.socket);
+        let found = in_namespace(&lab.a.host, move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(spawn_detached(&spawn)).unwrap()
+        });
+        assert_eq!(found, first);
+        assert_eq!(lab.a.engines(), [first.pid]);
+        assert_eq!(lab.a.state().await.dead, None);
+        lab.a.reaches(lab.b.inner_v4());
+        lab.b.reaches(lab.a.inner_v4());
+    }
+}
+
+#[tokio::test]
+async fn engines_with_other_sockets_are_no_others_business() {
+    let lab = Lab::new("sockets").await;
+    let other = Spawn::new(ENGINE, lab.directory.path().join("a/other.sock"));
+    let client = Client::new(&other.socket);
+    let started = in_namespace(&lab.a.host, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(spawn_detached(&other)).unwrap()
+    });
+    assert_eq!(client.hello().await.unwrap(), started);
+    assert_ne!(lab.a.client().hello().await.unwrap().pid, started.pid);
+}
+
+/// As an engine that knows no place but its lock file's would.
+#[tokio::test]
+async fn an_engine_ends_with_its_devices_when_another_has_taken_its_lock() {
+    let mut lab = Lab::with_devices("robbed").await;
+    let directory = lab.a.socket.parent().unwrap().to_owned();
+    let robber = lab.directory.path().join("robber");
+    std::fs::create_dir(&robber).unwrap();
+    let lock = File::create(robber.join("engine.sock.lock")).unwrap();
+    let _lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
+    let _socket = tokio::net::UnixListener::bind(robber.join("engine.sock")).unwrap();
+    renameat2(AT_FDCWD, &robber, AT_FDCWD, &directory, RenameFlags::RENAME_EXCHANGE).unwrap();
+
+    let engine = lab.a.engine();
+    until("the robbed engine ends", async || engine.try_wait().unwrap().is_some()).await;
+    assert!(!ip(&format!("-n {} link", lab.a.inner)).contains("wg0"));
+    assert!(lab.a.socket.exists(), "it removed the other's socket");
+}
+
+#[tokio::test]
+async fn a_user_who_sits_in_the_engines_place_cannot_keep_it_from_its_work() {
+    let mut lab = Lab::new("squat").await;
+    let name = in_namespace(&lab.a.host, || {
+        let sockets = std::fs::read_to_string("/proc/thread-self/net/unix").unwrap();
+        let names = sockets.lines().filter_map(|line| line.split_once('@'));
+        let mut places = names.map(|(_, name)| name).filter(|n| n.starts_with("wgnet-engine-"));
+        places.next().unwrap().to_owned()
+    });
+    lab.a.kill_engine();
+    let _stranger = in_namespace(&lab.a.host, move || {
+        const NOBODY: nix::libc::uid_t = 65534;
+        // SAFETY: takes numbers only; the bare call changes this thread alone, which ends.
+        let outcome =
+            unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+        assert_eq!(outcome, 0);
+        let place = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+        std::os::unix::net::UnixListener::bind_addr(&place).unwrap()
+    });
+    lab.a.start_engine().await;
+    lab.a.make_device().await;
+    assert!(!lab.a.engine_command().output().unwrap().status.success());
 }
 
 #[tokio::test]

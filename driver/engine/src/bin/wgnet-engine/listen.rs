@@ -5,17 +5,21 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::place::{Place, Taken};
+
 /// Holds the socket until dropped, which removes it.
 pub(crate) struct Listening {
     listener: UnixListener,
     socket: PathBuf,
-    /// The kernel releases it however the engine ends; the file stays.
+    place: Option<Place>,
+    /// For engines that know no place. The kernel releases it however the engine ends; the file
+    /// stays.
     lock: Flock<File>,
     /// Of the socket's file, to notice that it was deleted.
     identity: Identity,
@@ -26,13 +30,15 @@ type Identity = (u64, u64);
 
 impl Listening {
     /// Takes the place of a dead engine; refuses that of a living one.
-    pub(crate) fn open(socket: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn open(socket: &Path) -> anyhow::Result<Self> {
         make_directory(socket)?;
+        let place = Place::take(socket).await?;
         let lock = lock(socket)?;
         let listener = listen(socket)?;
         Ok(Self {
             listener,
             socket: socket.to_owned(),
+            place,
             lock,
             identity: identity(socket).context("the socket vanished")?,
         })
@@ -40,7 +46,13 @@ impl Listening {
 
     /// Puts back what was deleted by hand: an engine that nobody can reach would keep its devices
     /// from whoever should manage them. `false` if nothing was.
+    ///
+    /// # Errors
+    /// [`Taken`] if another engine serves by now.
     pub(crate) fn restore(&mut self) -> anyhow::Result<bool> {
+        if let Some(place) = &self.place {
+            place.clear();
+        }
         if identity(&self.socket) == Some(self.identity) {
             return Ok(false);
         }
@@ -70,7 +82,10 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        std::fs::remove_file(&self.socket).ok();
+        // Another engine's stays.
+        if identity(&self.socket) == Some(self.identity) {
+            std::fs::remove_file(&self.socket).ok();
+        }
     }
 }
 
@@ -131,11 +146,8 @@ fn lock(socket: &Path) -> anyhow::Result<Flock<File>> {
         Err((file, Errno::EWOULDBLOCK)) => {
             let mut holder = String::new();
             file.take(20).read_to_string(&mut holder).ok();
-            bail!(
-                "another wgnet-engine (pid {}) serves {}; stop it or use another --socket",
-                holder.trim(),
-                socket.display()
-            )
+            let pid = holder.trim().to_owned();
+            Err(Taken { pid, socket: socket.to_owned() }.into())
         }
         Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }

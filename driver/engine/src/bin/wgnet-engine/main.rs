@@ -10,6 +10,7 @@ mod devices;
 mod link;
 mod listen;
 mod peers;
+mod place;
 mod server;
 mod udp;
 
@@ -110,7 +111,7 @@ fn go_first() -> std::io::Result<()> {
 async fn serve(cli: &Cli) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-    let mut listening = Listening::open(&cli.socket)?;
+    let mut listening = Listening::open(&cli.socket).await?;
     if cli.detached || cli.log_file.is_some() {
         daemon::redirect_output(cli.log_file.as_deref()).context("cannot redirect the output")?;
     }

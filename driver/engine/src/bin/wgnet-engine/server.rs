@@ -16,6 +16,7 @@ use wgnet_engine::{DeviceId, NewDevice};
 
 use crate::devices::Devices;
 use crate::listen::Listening;
+use crate::place::Taken;
 
 /// The digest of the executable that runs, even if its file was replaced since.
 static BINARY_DIGEST: LazyLock<String> = LazyLock::new(|| {
@@ -28,7 +29,8 @@ static BINARY_DIGEST: LazyLock<String> = LazyLock::new(|| {
 /// How often the socket is looked after.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Serves until dropped. A call whose driver has gone is still carried out.
+/// Serves until dropped or until another engine does. A call whose driver has gone is still carried
+/// out.
 pub(crate) async fn serve(listening: &mut Listening, devices: &Devices) {
     let mut connections = JoinSet::new();
     let mut look = interval(LOOK);
@@ -41,6 +43,11 @@ pub(crate) async fn serve(listening: &mut Listening, devices: &Devices) {
                 match listening.restore() {
                     Ok(false) => {}
                     Ok(true) => warn!("Put back the socket, which somebody deleted"),
+                    Err(error) if error.is::<Taken>() => {
+                        // Two engines with the same keys would take each other's traffic.
+                        warn!("Ending, for {error:#}");
+                        return;
+                    }
                     Err(error) => warn!("Cannot put back the socket: {error:#}"),
                 }
                 while connections.try_join_next().is_some() {}
