@@ -66,7 +66,7 @@ pub use self::{
     inventory::Inventory,
     owner::{down, down_of_run},
     roots::{Suite, is_prepared, prepare},
-    wireguard::WireGuard,
+    wireguard::{PeerAddresses, WireGuard},
 };
 use self::{
     cgroup::Cgroups,

@@ -1,15 +1,15 @@
 //! Somebody writes to etcd who should not: without the secret, or with it and under another's name.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
-use wgnet_proto::record::{EndpointRecord, MemberRecord, Slot};
+use wgnet_proto::record::{EndpointRecord, HostRecord, MemberRecord, Slot};
 use wgnet_proto::{
     ClusterId, ClusterSecrets, HostId, HostKey, MacAddr, NetworkKey, Opener, Path, PrivateKey,
     Record, Sealer,
 };
 use wgnet_tests::lab::checks::Container;
-use wgnet_tests::lab::{Host, Result, SECRET, WireGuard};
+use wgnet_tests::lab::{Host, LabError, PeerAddresses, Result, SECRET, WireGuard};
 use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, status};
 
 const PREFIX: &str = "/wgnet/v1";
@@ -34,18 +34,10 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
 
     let attack = Attack::prepare(&swarm)?;
     let before = all_configured(&swarm)?;
-    assert!(before.iter().all(|(_, wireguard)| {
-        wireguard.as_ref().is_some_and(|wireguard| wireguard.peers.len() == 2)
-    }));
+    assert!(before.iter().all(|one| one.wireguard.peers.len() == 2));
+    everybody_is_where_it_is(&swarm, &before);
     let unmoved = |what: &str| -> Result<()> {
-        for (host, before) in swarm.lab.hosts().iter().zip(&before) {
-            assert_eq!(
-                &configured(host)?,
-                before,
-                "{what}: {} has configured something",
-                host.name()
-            );
-        }
+        is_unmoved(&swarm, &before, what)?;
         assert!(boxes[0].ping("10.72.0.12").is_ok(), "{what}");
         Ok(())
     };
@@ -60,21 +52,33 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
     let sealed = outsider.seal_record(&moved, 2, &record);
     attack.put_and_is_named(&moved, &sealed, "wrong-secret")?;
     unmoved("without the secret")?;
+    let (path, record) = attack.host_elsewhere(2)?;
+    let sealed = outsider.seal_record(&path, 3, &record);
+    attack.put_while_its_owner_sleeps(2, &path, &sealed, "wrong-secret", || {
+        unmoved("another underlay address, without the secret")
+    })?;
 
-    // With the secret, under another host's name: h2's member and h2's endpoint.
+    // With the secret, under another host's name: h2's member, h2's endpoint, and h2 itself.
     let insider = attack.sealer(attack.secrets.clone(), [2; 32]);
     let member = attack.member(attack.hosts[1]);
     let sealed = insider.seal_record(&member, 3, &attack.member_record());
-    attack.put_and_is_named(&member, &sealed, "wrong-writer")?;
+    attack.put_while_its_owner_sleeps(2, &member, &sealed, "wrong-writer", || {
+        unmoved("another host's member")
+    })?;
     let record = attack.endpoint_record(attack.hosts[1], "10.72.0.12", 1 << 40);
     let sealed = insider.seal_record(&moved, 4, &record);
     attack.put_and_is_named(&moved, &sealed, "wrong-writer")?;
     unmoved("under another host's name")?;
+    let (path, record) = attack.host_elsewhere(2)?;
+    let sealed = insider.seal_record(&path, 5, &record);
+    attack.put_while_its_owner_sleeps(2, &path, &sealed, "wrong-writer", || {
+        unmoved("another host's underlay address")
+    })?;
 
     // With the secret and its own name, but no member: an address it has no business with.
     let path = attack.endpoint("10.72.0.99");
     let record = attack.endpoint_record(insider.writer(), "10.72.0.99", 9);
-    attack.put_raw(&path, &insider.seal_record(&path, 5, &record))?;
+    attack.put_raw(&path, &insider.seal_record(&path, 6, &record))?;
     attack.is_listed("10.72.0.99", insider.writer())?;
     unmoved("an endpoint of a host that is no member")?;
     assert!(boxes[0].ping("10.72.0.99").is_err(), "somebody answers for it");
@@ -85,19 +89,61 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
     a_record_moved_to_another_path_counts_for_nothing(&attack)?;
     unmoved("a record moved to another path")?;
     an_old_record_counts_for_nothing(&swarm, &attack, &boxes)?;
+    an_old_member_counts_for_nothing(&swarm, &attack, &boxes)?;
     what_is_deleted_is_put_back(&swarm, &attack, &boxes)
 }
 
 /// Everything that decides where a host sends what, as its kernel and WireGuard have it.
-fn configured(host: &Host) -> Result<(BTreeSet<String>, Option<WireGuard>)> {
-    let space = only_network(host)?.namespace;
-    let routes = host.sh(&format!("ip -n {space} route show table all"))?;
-    let routes = routes.lines().map(|line| line.trim().to_owned()).collect();
-    Ok((routes, host.wireguard(&space, "wg0")?))
+#[derive(Debug, PartialEq, Eq)]
+struct Configured {
+    routes: BTreeSet<String>,
+    wireguard: WireGuard,
+    /// No host of this lab moves, so that WireGuard has no reason of its own to change it.
+    underlay: PeerAddresses,
 }
 
-fn all_configured(swarm: &Swarm) -> Result<Vec<(BTreeSet<String>, Option<WireGuard>)>> {
-    swarm.lab.hosts().iter().map(configured).collect()
+fn configured(host: &Host, space: &str) -> Result<Configured> {
+    let routes = host.sh(&format!("ip -n {space} route show table all"))?;
+    // The kernel gives each link these, some seconds after the link.
+    let is_link_local = |line: &&str| line.contains("fe80::") || line.contains("ff00::/8");
+    let routes = routes.lines().filter(|line| !is_link_local(line));
+    let routes = routes.map(|line| line.trim().to_owned()).collect();
+    let absent = || LabError::Machine(format!("{} has no WireGuard in {space}", host.name()));
+    let wireguard = host.wireguard(space, "wg0")?.ok_or_else(absent)?;
+    let underlay = host.wireguard_underlay(space, "wg0")?.ok_or_else(absent)?;
+    Ok(Configured { routes, wireguard, underlay })
+}
+
+/// No driver is asked: one of them may sleep.
+fn all_configured(swarm: &Swarm) -> Result<Vec<Configured>> {
+    let pins = "ls /run/netns | grep '^wgnet-'";
+    swarm.lab.hosts().iter().map(|host| configured(host, &host.sh(pins)?)).collect()
+}
+
+fn is_unmoved(swarm: &Swarm, before: &[Configured], what: &str) -> Result<()> {
+    for ((host, before), now) in swarm.lab.hosts().iter().zip(before).zip(all_configured(swarm)?) {
+        assert_eq!(&now, before, "{what}: {} has configured something", host.name());
+    }
+    Ok(())
+}
+
+/// Each host sends to the others' own addresses and ports.
+fn everybody_is_where_it_is(swarm: &Swarm, all: &[Configured]) {
+    let places: BTreeMap<_, _> = swarm
+        .lab
+        .hosts()
+        .iter()
+        .zip(all)
+        .map(|(host, Configured { wireguard, .. })| {
+            let address: IpAddr = host.address().parse().expect("an address");
+            (wireguard.public_key, Some(SocketAddr::new(address, wireguard.port)))
+        })
+        .collect();
+    for (host, Configured { wireguard, underlay, .. }) in swarm.lab.hosts().iter().zip(all) {
+        let mut others = places.clone();
+        others.remove(&wireguard.public_key);
+        assert_eq!(underlay, &others, "{} sends elsewhere", host.name());
+    }
 }
 
 struct Attack<'s> {
@@ -160,6 +206,17 @@ impl<'s> Attack<'s> {
         })
     }
 
+    /// What a host says of itself, but with another underlay address.
+    fn host_elsewhere(&self, number: usize) -> Result<(Path, Record)> {
+        let path = Path::Host(self.hosts[number - 1]);
+        let sealed = self.get(&path)?.expect("it is published");
+        let opened = Opener::new(self.secrets.clone(), Some(self.cluster)).open(&path, &sealed);
+        let record = Record::decode(&path, &opened.expect("genuine").payload);
+        let Ok(Record::Host(record)) = record else { panic!("{path} is no host") };
+        let underlay = vec!["192.0.2.200".parse().expect("an address")];
+        Ok((path, Record::Host(HostRecord { underlay, ..record })))
+    }
+
     fn put_raw(&self, path: &Path, value: &[u8]) -> Result<()> {
         self.swarm.lab.etcd().put(&format!("{PREFIX}/{path}"), value)
     }
@@ -175,23 +232,48 @@ impl<'s> Attack<'s> {
     /// Plants a value. Every host counts this refusal, and names this very record for this reason,
     /// which none of them did before.
     fn put_and_is_named(&self, path: &Path, value: &[u8], reason: &str) -> Result<()> {
-        let code = format!("refused-{reason}");
-        let told = |host: &Host| -> Result<(bool, u64)> {
-            let status = status(host)?;
-            let object = path.to_string();
-            let mut problems = status.problems.iter();
-            let named = problems.any(|problem| problem.code == code && problem.object == object);
-            Ok((named, status.refused.get(reason).copied().unwrap_or(0)))
-        };
-        let before: Vec<_> = self.swarm.lab.hosts().iter().map(told).collect::<Result<_>>()?;
+        let counts = self.counts_before(path, reason)?;
         self.put_raw(path, value)?;
-        for (host, (named, count)) in self.swarm.lab.hosts().iter().zip(before) {
-            assert!(!named, "{} named {path} before it was there", host.name());
-            eventually(&format!("{} to name {path}: {reason}", host.name()), SOON, || {
-                told(host).is_ok_and(|(named, now)| named && now > count)
-            })?;
+        let mut hosts = self.swarm.lab.hosts().iter().zip(counts);
+        hosts.try_for_each(|(host, count)| is_named(host, path, reason, count))
+    }
+
+    /// The same, in place of a record whose owner would put its own back at once: its driver sleeps,
+    /// so that the planted one stands until the others have named it and were looked at.
+    fn put_while_its_owner_sleeps(
+        &self,
+        owner: usize,
+        path: &Path,
+        value: &[u8],
+        reason: &str,
+        unmoved: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let counts = self.counts_before(path, reason)?;
+        let hosts: Vec<_> = self.swarm.lab.hosts().iter().zip(counts).collect();
+        let (owner, seen_by_owner) = hosts[owner - 1];
+        owner.driver_kill("STOP")?;
+        self.put_raw(path, value)?;
+        for (host, count) in hosts.into_iter().filter(|(host, _)| host.name() != owner.name()) {
+            is_named(host, path, reason, count)?;
         }
-        Ok(())
+        unmoved()?;
+        assert!(self.get(path)?.is_some_and(|now| now == value), "{path} stood all the time");
+        owner.driver_kill("CONT")?;
+        is_named(owner, path, reason, seen_by_owner)?;
+        eventually(&format!("the owner of {path} to put its own back"), SOON, || {
+            self.get(path).is_ok_and(|now| now.is_some_and(|now| now != value))
+        })?;
+        unmoved()
+    }
+
+    /// How many each host has refused for this reason; none has named this record for it.
+    fn counts_before(&self, path: &Path, reason: &str) -> Result<Vec<u64>> {
+        let count = |host: &Host| {
+            let (named, count) = told(host, path, reason)?;
+            assert!(!named, "{} named {path} before it was there", host.name());
+            Ok(count)
+        };
+        self.swarm.lab.hosts().iter().map(count).collect()
     }
 
     /// Every host knows of an endpoint that this host says it has.
@@ -207,6 +289,20 @@ impl<'s> Attack<'s> {
         }
         Ok(())
     }
+}
+
+fn is_named(host: &Host, path: &Path, reason: &str, count: u64) -> Result<()> {
+    eventually(&format!("{} to name {path}: {reason}", host.name()), SOON, || {
+        told(host, path, reason).is_ok_and(|(named, now)| named && now > count)
+    })
+}
+
+/// Whether a host names this record for this reason, and how many it refused for it.
+fn told(host: &Host, path: &Path, reason: &str) -> Result<(bool, u64)> {
+    let (status, object, code) = (status(host)?, path.to_string(), format!("refused-{reason}"));
+    let mut problems = status.problems.iter();
+    let named = problems.any(|problem| problem.code == code && problem.object == object);
+    Ok((named, status.refused.get(reason).copied().unwrap_or(0)))
 }
 
 /// Without the record of the cluster nobody could publish anything.
@@ -253,6 +349,29 @@ fn an_old_record_counts_for_nothing(
     assert_eq!(all_configured(swarm)?, before, "an old record is followed");
     assert!(boxes[0].ping("10.72.0.20").is_ok());
     Ok(())
+}
+
+/// h3's member is published anew, as after a deletion; its record of before is put back.
+fn an_old_member_counts_for_nothing(
+    swarm: &Swarm,
+    attack: &Attack<'_>,
+    boxes: &[Container<'_>],
+) -> Result<()> {
+    let path = attack.member(attack.hosts[2]);
+    let recorded = attack.get(&path)?.expect("a record");
+    let before = all_configured(swarm)?;
+    attack.delete(&path)?;
+    eventually("h3's member to be published anew", SOON, || {
+        attack.get(&path).is_ok_and(|now| now.is_some_and(|now| now != recorded))
+    })?;
+    eventually("everything as before its deletion", SOON, || {
+        all_configured(swarm).is_ok_and(|now| now == before) && boxes[0].ping("10.72.0.13").is_ok()
+    })?;
+    attack.put_while_its_owner_sleeps(3, &path, &recorded, "rolled-back", || {
+        is_unmoved(swarm, &before, "an old member")?;
+        assert!(boxes[0].ping("10.72.0.13").is_ok(), "an old member");
+        Ok(())
+    })
 }
 
 fn what_is_deleted_is_put_back(

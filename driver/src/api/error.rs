@@ -69,7 +69,7 @@ pub enum CallError {
     Journal(#[from] JournalError),
     #[error("network {}: {source}; see `wgnetctl status` and wgnet-driver's log", network.short())]
     NotApplied { network: DockerNetworkId, source: NotApplied },
-    #[error("{call} is {:.1}s late: nobody waits for its answer any more, and nothing was done (the driver or the host stood still, or earlier calls took long); try again", late.as_secs_f64())]
+    #[error("{call} is {:.1} s late: nobody waits for its answer any more, and nothing was done (the driver or the host stood still, or earlier calls took long); try again", late.as_secs_f64())]
     Expired { call: String, late: Duration },
     #[error("wgnet-driver is stopping; try again")]
     Stopping,

@@ -18,6 +18,8 @@ const BAD_OPTION: &str = "bad-option";
 const PORT_TAKEN: &str = "port-taken";
 /// A swarm that wants a network on a host asks that host for it again within seconds.
 const ASKED_WITHIN: Duration = Duration::from_secs(120);
+/// Whoever leads the swarm is told of the network's end, and may be another manager by then.
+const LED_FOR: Duration = Duration::from_secs(3600);
 /// A network whose port turned out to be taken may take the one that was just picked; then it is
 /// picked again.
 const PICKS: u32 = 5;
@@ -42,7 +44,7 @@ pub(super) fn allocate(
         Err(source) => Err(CallError::Option { network: network.clone(), source }),
     };
     match outcome.err().filter(CallError::is_of_options) {
-        Some(error) => context.problems.set(bad_option(&network, &error)),
+        Some(error) => context.problems.set_for(LED_FOR, bad_option(&network, &error)),
         None => context.problems.clear(BAD_OPTION, &object(&network)),
     }
     Ok(wire::Allocated { options })

@@ -20,6 +20,7 @@ impl<S: Store> Task<S> {
         }
         self.noting.top_up_seqs().await;
         self.put_cluster_back().await;
+        self.tell_of_rubbish();
         let wanted = self.wanted_now();
         let picture = self.picture_of(&wanted);
         // In this order: what was not known to be in the store is not wanted yet either, and would be

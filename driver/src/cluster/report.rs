@@ -56,7 +56,7 @@ impl<S: Store> Task<S> {
 
     /// Whether it is this host's secret that is another than the others'. Rubbish in the place of the
     /// cluster's record is not: what the other hosts wrote opens all the same.
-    fn has_wrong_secret(&self) -> bool {
+    pub(super) fn has_wrong_secret(&self) -> bool {
         let is_accepted =
             |path: &Path| self.judge.in_store(path).map(|held| held.accepted.is_some());
         let hosts = self.judge.view().hosts.keys();

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 use wgnet_control_plane::store::{Committed, Condition, Op, Store, Txn, covers};
 use wgnet_core::InStore;
+use wgnet_proto::status::Problem;
 use wgnet_proto::{Path, Refused};
 
-use super::Task;
+use super::{COMMON, Task};
 
 /// At once, and then after pauses that double from here ...
 const FIRST: Duration = Duration::from_secs(1);
@@ -19,6 +20,8 @@ const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 /// After so long without another time it is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(600);
+
+const UNREADABLE: &str = "cluster-unreadable";
 
 /// Whose the store is while its record of the cluster cannot be read, or is another cluster's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,24 @@ impl<S: Store> Task<S> {
         let is_foreign = held.refused == Some(Refused::ForeignCluster);
         let is_ours = !is_foreign && self.own_record_there().is_some();
         Some(if is_ours { Whose::Ours } else { Whose::Others })
+    }
+
+    /// Says what only people can end: nobody here can tell rubbish from another cluster's etcd.
+    pub(super) fn tell_of_rubbish(&self) {
+        let held = self.cluster_in_store();
+        let is_told = held.is_some_and(|held| held.refused == Some(Refused::ForeignCluster))
+            || self.has_wrong_secret();
+        let is_seen = self.judge.cluster_id().is_none()
+            || COMMON.iter().all(|scope| self.seen.contains_key(*scope));
+        if is_told || !is_seen || self.whose_rubbish() != Some(Whose::Others) {
+            return self.inputs.problems.clear(UNREADABLE, "etcd");
+        }
+        self.inputs.problems.set(Problem {
+            code: UNREADABLE.to_owned(),
+            object: "etcd".to_owned(),
+            cause: "what etcd holds at /wgnet/v1/cluster (below etcd_prefix) cannot be read, and no record of this host is there: this may be another cluster's etcd, so nothing is written to it".to_owned(),
+            next_step: "if it is this cluster's: etcdctl del /wgnet/v1/cluster, and the hosts write all again; else correct `etcd` or `etcd_prefix` in the driver's settings".to_owned(),
+        });
     }
 
     /// Puts the record of the cluster back in the place of rubbish, if the store is ours.

@@ -14,7 +14,7 @@ use wgnet_proto::{HostId, NetworkKey};
 
 use super::dice;
 use super::kernel::shake_hands;
-use super::schedule::History;
+use super::schedule::{History, clean_store};
 use super::seams::{Weather, set_weather};
 use super::trace::{note, wrong};
 use super::world::{World, world};
@@ -80,7 +80,8 @@ pub(crate) async fn lose_store(history: &mut History) -> bool {
             }
         });
     }
-    let calm = calm && !kills;
+    let is_cleaned = clean_store().await;
+    let calm = calm && !kills && !is_cleaned;
     watch(&observers, if calm { SPEAKS_WITHIN } else { WATCHED }).await;
     world(|world| {
         let running = world.hosts.iter().filter_map(|host| host.running.as_ref());

@@ -549,7 +549,7 @@ pub(crate) async fn heal(history: &mut History) {
 
 /// Rubbish in the place of the cluster that no host knows for rubbish: people take it out. Returns
 /// whether they did: whoever comes first founds the cluster anew.
-async fn clean_store() -> bool {
+pub(crate) async fn clean_store() -> bool {
     let (store, live) = world(|world| {
         let live = world.hosts.iter().filter(|host| !host.is_gone);
         let live: Vec<_> = live.filter_map(|host| host.disk.host_id()).collect();

@@ -20,7 +20,7 @@ impl Rig {
         self.commit(Op::Put { key: path.to_string(), value: b"rubbish".to_vec() }).await;
     }
 
-    async fn delete(&self, path: &Path) {
+    pub(super) async fn delete(&self, path: &Path) {
         self.commit(Op::Delete { key: path.to_string() }).await;
     }
 

@@ -33,6 +33,7 @@ async fn rubbish_in_the_place_of_the_cluster_cuts_nothing_and_is_replaced() {
     let after = [rig.revision_of(own[0].clone()).await, rig.revision_of(own[1].clone()).await];
     assert_eq!(after, before, "nothing was taken back meanwhile");
     assert_eq!(rig.members(), 3);
+    assert!(!rig.has("cluster-unreadable"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -48,6 +49,10 @@ async fn nothing_is_written_over_the_record_of_another_clusters_store() {
     let found: Vec<_> =
         entries.iter().map(|entry| (entry.key.as_str(), &entry.value[..])).collect();
     assert_eq!(found, [("cluster", &b"rubbish"[..])]);
+    assert!(rig.has("cluster-unreadable"), "{:?}", rig.problems.list());
+    rig.delete(&Path::Cluster).await;
+    rig.until("all of it anew", |rig| Box::pin(rig.has_written())).await;
+    rig.until("its end", |rig| Box::pin(async { !rig.has("cluster-unreadable") })).await;
 }
 
 #[tokio::test(start_paused = true)]
