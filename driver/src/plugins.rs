@@ -206,7 +206,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_plugin_beside_the_legacy_socket_is_a_problem_while_it_is_there() {
-        let plugins = tempfile::tempdir().unwrap();
+        // A plugin's name is long, and a socket's path must be short.
+        let plugins = tempfile::tempdir_in("/tmp").unwrap();
         let legacy = Socket::bind(plugins.path().join(LEGACY_SOCKET)).unwrap();
         let (bound, mut shims) = mpsc::channel(16);
         let (problems, cancel) = (Problems::default(), CancellationToken::new());

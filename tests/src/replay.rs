@@ -1,6 +1,6 @@
 //! Plays a recording to the drivers of a lab without engines, and does with the interfaces what dockerd does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -17,6 +17,8 @@ pub struct Replay<'lab> {
     /// By endpoint: its interface as asked for, and with the address that was answered.
     created: BTreeMap<String, Interface>,
     sandboxes: BTreeMap<String, Sandbox<'lab>>,
+    /// Networks with --ipv6: dockerd gives their containers up.
+    refused: BTreeSet<String>,
     calls: usize,
 }
 
@@ -47,6 +49,7 @@ impl<'lab> Replay<'lab> {
             allocated: BTreeMap::new(),
             created: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
+            refused: BTreeSet::new(),
             calls: 0,
         }
     }
@@ -55,7 +58,8 @@ impl<'lab> Replay<'lab> {
     ///
     /// # Errors
     ///
-    /// A driver's `Err`, what `ip` says, or that there is no such scene.
+    /// A driver's `Err`, or that there was none where one has to be, what `ip` says, or that there is
+    /// no such scene.
     pub fn play_to(&mut self, scene: &str) -> Result<()> {
         loop {
             match self.events.peek() {
@@ -68,7 +72,6 @@ impl<'lab> Replay<'lab> {
             }
             if let Some(Event::Call { host, method, body: Some(body) }) = self.events.next() {
                 self.call(&host, &method, body)?;
-                self.calls += 1;
             }
         }
     }
@@ -76,6 +79,11 @@ impl<'lab> Replay<'lab> {
     /// How many calls were made.
     pub fn calls(&self) -> usize {
         self.calls
+    }
+
+    /// How many networks were refused, for they have IPv6 in a swarm.
+    pub fn refused(&self) -> usize {
+        self.refused.len()
     }
 
     /// The containers that run now.
@@ -98,6 +106,15 @@ impl<'lab> Replay<'lab> {
                 body["Options"]["com.docker.network.generic"] = allocated.unwrap_or_default();
             }
             _ => {}
+        }
+        let ends = matches!(method, "FreeNetwork" | "DeleteNetwork");
+        if self.refused.contains(&network) && !ends {
+            return Ok(());
+        }
+        self.calls += 1;
+        if method == "CreateNetwork" && body["IPv6Data"].as_array().is_some_and(|it| !it.is_empty())
+        {
+            return self.refuse(driver, network, &body);
         }
         let answer = driver.done(method, &body)?;
         match method {
@@ -130,6 +147,19 @@ impl<'lab> Replay<'lab> {
             }
             _ => {}
         }
+        Ok(())
+    }
+}
+
+impl Replay<'_> {
+    fn refuse(&mut self, driver: Dockerless, network: String, body: &Value) -> Result<()> {
+        let answer = driver.call("CreateNetwork", body)?;
+        let error = answer["Err"].as_str().unwrap_or_default();
+        if !error.contains("--ipv6") {
+            let said = format!("CreateNetwork of network {network} with IPv6: {answer}");
+            return Err(LabError::Machine(said));
+        }
+        self.refused.insert(network);
         Ok(())
     }
 }

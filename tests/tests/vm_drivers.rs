@@ -83,6 +83,7 @@ fn recorded_life_of_three_hosts_is_carried_by_the_kernels_wireguard() -> Result<
     step("recorded calls until nothing is left");
     replay.play_to("B4")?;
     assert_eq!(replay.sandboxes().len(), 0);
+    assert_eq!(replay.refused(), 1);
     assert!(replay.calls() > 80, "only {} calls", replay.calls());
     nothing_is_left(&lab, &before)?;
     step("done");
