@@ -9,8 +9,6 @@
 //! Each seed runs in a process of its own: what it is to be the same each time includes what the
 //! standard library and tokio draw from the operating system, once a process.
 
-// tests/run: long
-
 #![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
 mod checks;
