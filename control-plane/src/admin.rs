@@ -13,14 +13,15 @@ pub struct Unready {
     pub next_step: String,
 }
 
-/// `GET /held`: listings of etcd that are not believed yet, since most members would go at once.
+/// `GET /held`: listings of etcd that are not believed yet, since most hosts, or most members of a
+/// network, would go at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldListing {
-    /// What was listed: `networks/<NetworkKey>`.
+    /// What was listed: `networks/<NetworkKey>`, or `hosts/`.
     pub scope: String,
-    /// Members that are missing from the listing.
+    /// Members or hosts that are missing from the listing.
     pub vanishing: usize,
-    /// Members before.
+    /// Members or hosts before.
     pub of: usize,
     /// Their hosts' names, as far as they are known.
     pub hosts: Vec<String>,
@@ -28,11 +29,19 @@ pub struct HeldListing {
     pub believed_in: u64,
 }
 
+/// What people call a listing, and those who are in it.
+pub fn called(scope: &str) -> (&str, &'static str) {
+    match scope.strip_prefix("networks/") {
+        Some(network) => (network, "members"),
+        None => (scope.trim_end_matches('/'), "hosts"),
+    }
+}
+
 /// `POST /release`: believe held listings now. Answered with those that were released.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
-    /// The network's key or the scope; `None`: all of them.
+    /// The network's key, `hosts`, or the scope; `None`: all of them.
     pub network: Option<String>,
 }
 
@@ -40,7 +49,7 @@ pub struct Release {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ForgetHost {
-    /// Its name, its id, or the beginning of the id.
+    /// Its name, its id, or the beginning of the id (8 digits at least).
     pub host: String,
 }
 

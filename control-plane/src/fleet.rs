@@ -18,6 +18,7 @@ use wgnet_proto::text::{clipped, printable};
 use wgnet_proto::{ClusterSecrets, HostId, Path, Record};
 
 use crate::follower::Followed;
+use crate::meant::meant;
 use crate::store::{Change, Entry, Revision, Store, StoreError};
 pub use report::HostReport;
 
@@ -224,20 +225,15 @@ impl Fleet {
         }
     }
 
-    /// The hosts whose name or id is this, or whose id begins so (four digits at least).
+    /// The hosts whose id or name is this, or whose id begins so.
     pub fn hosts_named(&self, text: &str) -> Vec<HostId> {
         let mut known: Vec<HostId> = self.view().hosts.keys().copied().collect();
         let members = self.view().networks.values().flat_map(|network| network.members.keys());
         known.extend(members);
         known.sort_unstable();
         known.dedup();
-        let exact: Vec<HostId> =
-            known.iter().copied().filter(|host| self.host_name(*host) == text).collect();
-        if !exact.is_empty() {
-            return exact;
-        }
-        let begins = |host: &HostId| text.len() >= 4 && host.to_string().starts_with(text);
-        known.into_iter().filter(begins).collect()
+        let found = meant(&known, text, |host| *host, |host| self.host_name(*host) == text);
+        found.into_iter().flat_map(|(_, hosts)| hosts).copied().collect()
     }
 }
 

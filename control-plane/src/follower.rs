@@ -91,6 +91,7 @@ impl Follower {
             reporting,
             scopes: BTreeMap::new(),
             restarts: Arc::clone(&restarts),
+            failures: 0,
             bearings: Arc::default(),
             gate: Arc::default(),
             tasks: 0,
@@ -144,6 +145,8 @@ struct Owner<S> {
     scopes: BTreeMap<String, Following>,
     /// Of watches.
     restarts: Arc<AtomicU64>,
+    /// How many failures were told.
+    failures: u64,
     /// Of the history that the store is in.
     bearings: Arc<Bearings>,
     gate: Arc<Gate>,
@@ -158,7 +161,8 @@ struct Following {
     task: u64,
     /// Whether there was a watch of this scope before.
     was_watched: bool,
-    health: Option<Result<(), String>>,
+    /// What fails, and as which report of a failure this was told.
+    health: Option<Result<(), (u64, String)>>,
     _stop: DropGuard,
 }
 
@@ -240,7 +244,10 @@ impl<S: Store> Owner<S> {
                     self.restarts.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Told::Failing(error) => following.health = Some(Err(error)),
+            Told::Failing(error) => {
+                self.failures += 1;
+                following.health = Some(Err((self.failures, error)));
+            }
             Told::FirstIsStale => {
                 // Its watch may be a good one, and begin after what it should have told: the store
                 // was wiped between listing and watch, and stands at the same revision again.
@@ -280,10 +287,12 @@ impl<S: Store> Owner<S> {
         .await
     }
 
-    /// Failing if one scope does, well if all are; `None` while some scope has not said yet.
+    /// Failing if one scope does, as the last one said that does; well if all are; `None` while some
+    /// scope has not said yet.
     fn health(&self) -> Option<Result<(), String>> {
         let all = || self.scopes.values().map(|following| following.health.as_ref());
-        if let Some(error) = all().find_map(|health| health?.as_ref().err()) {
+        let failing = all().filter_map(|health| health?.as_ref().err());
+        if let Some((_, error)) = failing.max_by_key(|(number, _)| *number) {
             return Some(Err(error.clone()));
         }
         (!self.scopes.is_empty() && all().all(|health| health.is_some())).then_some(Ok(()))

@@ -195,11 +195,14 @@ struct Task<S> {
     followed: BTreeSet<NetworkKey>,
     /// Networks this host has left, and since when its records are gone from the store.
     leaving: BTreeMap<NetworkKey, Option<Instant>>,
-    /// Whether the store was searched for records of networks this host has no more.
-    searched: bool,
+    /// Those in which etcd has members that do not count here, and when that was seen.
+    occupied: BTreeMap<NetworkKey, Instant>,
+    searched: settle::Searched,
     /// The revision of each scope's last event in this history.
     seen: BTreeMap<String, Revision>,
     connection: Option<Result<(), String>>,
+    /// When a call to etcd that was waited for here failed, on this connection.
+    failed: Option<Instant>,
     was_overtaken: bool,
     /// Networks with an address that was lost and could not be noted in the journal yet.
     unnoted: BTreeSet<NetworkKey>,
@@ -233,9 +236,11 @@ impl<S: Store> Task<S> {
             sealing: Sealing::default(),
             followed: BTreeSet::new(),
             leaving: BTreeMap::new(),
-            searched: false,
+            occupied: BTreeMap::new(),
+            searched: settle::Searched::default(),
             seen: BTreeMap::new(),
             connection: None,
+            failed: None,
             was_overtaken: false,
             unnoted: BTreeSet::new(),
             unkept: BTreeSet::new(),
@@ -266,10 +271,13 @@ impl<S: Store> Task<S> {
             Followed::Connected => {
                 info!("Connected to etcd");
                 self.connection = Some(Ok(()));
+                self.failed = None;
+                self.inputs.problems.clear("etcd-away", "etcd");
             }
             Followed::Disconnected { error } => {
                 if self.connection != Some(Err(error.clone())) {
                     warn!(error, "Not connected to etcd; what is known stays in force");
+                    self.problem_of_connection(&error);
                 }
                 self.connection = Some(Err(error));
             }

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use wgnet_core::observed::{ContainerEnd, ContainerInterface};
+use wgnet_core::observed::{ContainerEnd, ContainerInterface, ObservedVeth};
 use wgnet_core::{DesiredVeth, Namespace, Observed, RouteTarget, Seen, Step, model};
 use wgnet_driver::dataplane::conformance::{Bench, ByHand, Inside, suite};
 use wgnet_driver::dataplane::model::Model;
-use wgnet_proto::IfName;
+use wgnet_driver::dataplane::{Claimed, Dataplane as _};
+use wgnet_proto::{IfName, MacAddr};
 
 #[derive(Default)]
 struct ModelBench {
@@ -114,4 +115,29 @@ impl Bench for ModelBench {
 #[tokio::test(start_paused = true)]
 async fn the_model_is_a_data_plane() {
     suite(&mut ModelBench::default()).await;
+}
+
+#[tokio::test]
+async fn a_sweep_of_the_model_leaves_what_is_only_called_as_ours_and_what_a_container_uses() {
+    let plane = Model::default();
+    let named = |name| Namespace::parse(name).unwrap();
+    let [strange, used, stray] = ["wgnet-strange", "wgnet-used", "wgnet-stray"].map(named);
+    plane.make_strange(&strange, Observed::default());
+    for ours in [&used, &stray] {
+        plane.apply(ours, &Step::CreateNamespace).await.unwrap();
+    }
+    plane.quietly(&used, |kernel| {
+        let veth = ObservedVeth {
+            endpoint: None,
+            mac: MacAddr::of_address(IpAddr::from([10, 50, 0, 2])),
+            mtu: 1400,
+            up: true,
+            container: ContainerEnd::InContainer(Seen::Unknown),
+        };
+        kernel.veths.insert("wgvused".parse().unwrap(), veth);
+    });
+    let swept = plane.sweep(Claimed::default).await.unwrap();
+    assert_eq!(swept.removed, ["namespace wgnet-stray"]);
+    assert_eq!(swept.in_use, [used.clone()].into());
+    assert_eq!(plane.namespaces().await.unwrap(), [strange, used].into());
 }

@@ -3,6 +3,7 @@
 //! A group of drills shares one lab. [`Scale::Short`] has seconds for minutes and tens for hundreds;
 //! `tests/run` takes it, `tests/bench faults` takes the other.
 
+pub mod certificate;
 pub mod docker;
 pub mod driver;
 pub mod host;
@@ -44,8 +45,40 @@ impl Scale {
     }
 }
 
-/// A group of drills in one lab.
-pub type Group = fn(Scale) -> Result<Vec<Row>>;
+/// A group of drills in one lab. What it has measured stands if it cannot go on.
+pub type Group = fn(Scale, &mut Rows) -> Result<()>;
+
+/// What a group has measured so far.
+#[derive(Debug, Default)]
+pub struct Rows(pub Vec<Row>);
+
+impl Rows {
+    /// One more, told at once to who waits for the table.
+    pub fn add(&mut self, row: Row) {
+        eprintln!("  {row}");
+        self.0.push(row);
+    }
+}
+
+/// Runs a group short, as a test does.
+///
+/// # Errors
+///
+/// When it cannot go on.
+///
+/// # Panics
+///
+/// When a bar is missed.
+pub fn hold(group: Group) -> Result<()> {
+    let mut rows = Rows::default();
+    let done = group(Scale::Short, &mut rows);
+    rows.0.iter().for_each(|row| println!("{row}"));
+    if let Err(error) = &done {
+        println!("it ended there: {error}");
+    }
+    rows.0.iter().for_each(Row::assert_held);
+    done
+}
 
 /// Every group, by the name that `--only` takes. The first has an hour to wait for in between.
 pub fn all() -> Vec<(&'static str, Group)> {
@@ -55,6 +88,7 @@ pub fn all() -> Vec<(&'static str, Group)> {
         ("docker", docker::docker),
         ("host", host::host),
         ("journal", journal::journal),
+        ("certificate", certificate::certificate),
         ("path", path::path),
         ("soak", soak::soak),
         ("simulation", simulation::seeds),
@@ -76,6 +110,8 @@ pub struct Figure {
     pub unit: &'static str,
     /// At most so much.
     pub bar: Option<f64>,
+    /// At least so much.
+    pub floor: Option<f64>,
     /// Docker's own overlay in the same drill.
     pub docker: Option<f64>,
 }
@@ -86,11 +122,16 @@ impl Row {
     }
 
     pub fn at_most(self, name: &'static str, value: f64, unit: &'static str, bar: f64) -> Self {
-        self.with(Figure { name, value, unit, bar: Some(bar), docker: None })
+        self.with(Figure { bar: Some(bar), ..Figure::new(name, value, unit) })
+    }
+
+    /// What would prove nothing if it were less.
+    pub fn at_least(self, name: &'static str, value: f64, unit: &'static str, floor: f64) -> Self {
+        self.with(Figure { floor: Some(floor), ..Figure::new(name, value, unit) })
     }
 
     pub fn info(self, name: &'static str, value: f64, unit: &'static str) -> Self {
-        self.with(Figure { name, value, unit, bar: None, docker: None })
+        self.with(Figure::new(name, value, unit))
     }
 
     /// Docker's own overlay, for the last figure.
@@ -107,19 +148,15 @@ impl Row {
             .info("longest gap", milliseconds(report.longest_gap()), "ms")
     }
 
-    /// Progress, for who waits for the table.
-    pub fn tell(&self) {
-        eprintln!("  {self}");
-    }
-
     /// What misses its bar, one sentence each.
     pub fn missed(&self) -> Vec<String> {
-        let over = self.measured.iter().filter(|figure| figure.missed());
-        over.map(|figure| {
-            let bar = Figure { value: figure.bar.unwrap_or_default(), ..figure.clone() };
-            format!("{}: {figure}, at most {}", self.drill, bar.amount())
-        })
-        .collect()
+        let missed = self.measured.iter().filter(|figure| figure.missed());
+        missed
+            .map(|figure| {
+                let bars = figure.bars().map(|(words, _, amount)| format!(", {words} {amount}"));
+                format!("{}: {figure}{}", self.drill, bars.collect::<String>())
+            })
+            .collect()
     }
 
     /// # Panics
@@ -140,9 +177,8 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let joined = |texts: Vec<String>| texts.join("; ");
         let figures = &self.measured;
-        let bars = figures.iter().filter_map(|figure| {
-            let value = figure.bar?;
-            Some(format!("{} ≤ {}", figure.name, Figure { value, ..figure.clone() }.amount()))
+        let bars = figures.iter().flat_map(|figure| {
+            figure.bars().map(move |(_, sign, amount)| format!("{} {sign} {amount}", figure.name))
         });
         let beside = figures.iter().filter_map(|figure| {
             let value = figure.docker?;
@@ -161,9 +197,23 @@ impl fmt::Display for Row {
 }
 
 impl Figure {
+    fn new(name: &'static str, value: f64, unit: &'static str) -> Self {
+        Self { name, value, unit, bar: None, floor: None, docker: None }
+    }
+
     fn missed(&self) -> bool {
         // What is no number at all misses, too.
-        self.bar.is_some_and(|bar| self.value.is_nan() || self.value > bar)
+        let over = self.bar.is_some_and(|bar| self.value.is_nan() || self.value > bar);
+        let under = self.floor.is_some_and(|floor| self.value.is_nan() || self.value < floor);
+        over || under
+    }
+
+    /// Each in words, as a sign, and its amount.
+    fn bars(&self) -> impl Iterator<Item = (&'static str, &'static str, String)> + use<> {
+        let amount = |value| Self { value, ..self.clone() }.amount();
+        let most = self.bar.map(|bar| ("at most", "≤", amount(bar)));
+        let least = self.floor.map(|floor| ("at least", "≥", amount(floor)));
+        most.into_iter().chain(least)
     }
 
     fn amount(&self) -> String {
@@ -215,5 +265,16 @@ mod tests {
         assert_eq!(row.missed().len(), 2);
         assert_eq!(row.missed()[0], "driver killed: lost 1 packets, at most 0 packets");
         assert!(row.to_string().ends_with("**MISSED** |"));
+    }
+
+    #[test]
+    fn what_is_under_its_floor_proves_nothing_and_is_missed() {
+        let row = Row::new("driver killed").at_least("containers started", 8.0, "", 8.0);
+        row.assert_held();
+        let line = "| driver killed | containers started ≥ 8 | containers started 8 |  | held |";
+        assert_eq!(row.to_string(), line);
+        let row = row.at_least("on each host", 0.0, "", 1.0).at_least("for", f64::NAN, "s", 1.0);
+        assert_eq!(row.missed().len(), 2);
+        assert_eq!(row.missed()[0], "driver killed: on each host 0, at least 1");
     }
 }

@@ -159,9 +159,12 @@ fn without_etcd_networks_and_endpoints_of_this_host_work() -> Result<()> {
     eventually("a ping on this host", SOON, || one.reaches("10.90.0.12"))?;
     let said = status(host)?;
     assert!(!said.store.connected && said.store.unpublished > 0, "{said:?}");
+    problem(host, "etcd-away", &["etcd at ", ":2379", "refused", "start etcd", "`etcd`"])?;
     lab.etcd().start()?;
-    eventually("everything published", SOON, || {
-        status(host).is_ok_and(|said| said.store.connected && said.store.unpublished == 0)
+    eventually("everything published, and nothing to complain of", SOON, || {
+        status(host).is_ok_and(|said| {
+            said.store.connected && said.store.unpublished == 0 && said.problems.is_empty()
+        })
     })
 }
 

@@ -2,13 +2,10 @@
 
 // tests/run: alone oldest
 
-use wgnet_tests::drill::{Scale, driver::driver};
+use wgnet_tests::drill::{self, driver::driver};
 use wgnet_tests::lab::Result;
 
 #[test]
 fn no_end_of_a_process_of_ours_costs_a_packet_or_a_docker_command() -> Result<()> {
-    let rows = driver(Scale::Short)?;
-    rows.iter().for_each(|row| println!("{row}"));
-    rows.iter().for_each(|row| row.assert_held());
-    Ok(())
+    drill::hold(driver)
 }

@@ -2,13 +2,10 @@
 
 // tests/run: long oldest
 
-use wgnet_tests::drill::{Scale, store::store};
+use wgnet_tests::drill::{self, store::store};
 use wgnet_tests::lab::Result;
 
 #[test]
 fn nothing_is_lost_whatever_happens_to_etcd() -> Result<()> {
-    let rows = store(Scale::Short)?;
-    rows.iter().for_each(|row| println!("{row}"));
-    rows.iter().for_each(|row| row.assert_held());
-    Ok(())
+    drill::hold(store)
 }

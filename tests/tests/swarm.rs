@@ -213,21 +213,27 @@ fn nothing_remains(
     for (host, before) in swarm.lab.hosts().iter().zip(before) {
         let mut left = Vec::new();
         let clean = eventually("nothing to be left", SOON, || {
-            left = host.inventory().map(|now| now.changes_since(before)).unwrap_or_default();
             // Docker keeps its bridge of all swarm networks, namespaces, links and sockets of its own
             // overlays; ours have other names.
             let dockers = ["docker_gwbridge", "docker/", "172.1", ":4789", "host link veth"];
-            left.retain(|line| !dockers.iter().any(|known| line.contains(known)));
+            left = host.changes_since(before, &dockers);
             left.is_empty()
         });
         assert!(clean.is_ok(), "{}: {left:#?}", host.name());
     }
-    let mut records = Vec::new();
+    let (mut kept, mut records) = (Vec::new(), Vec::new());
     let clean = eventually("the records to be gone", SOON, || {
-        records = swarm.lab.etcd().records().unwrap_or_default();
-        let kept: Vec<_> = records.iter().filter(|key| !records_before.contains(key)).collect();
-        kept.is_empty() && !records.iter().any(|key| key.contains("/networks/"))
+        match swarm.lab.etcd().records() {
+            Ok(now) => records = now,
+            Err(error) => {
+                kept = vec![error.to_string()];
+                return false;
+            }
+        }
+        let is_kept = |key: &&String| !records_before.contains(key) || key.contains("/networks/");
+        kept = records.iter().filter(is_kept).cloned().collect();
+        kept.is_empty()
     });
-    assert!(clean.is_ok(), "{records:?}");
+    assert!(clean.is_ok(), "{kept:?} of {records:?}");
     Ok(())
 }

@@ -4,10 +4,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::FIRST;
+use super::scope::Report;
+use super::{Deaf, FIRST};
 use crate::backoff::Backoff;
 use crate::store::{CALL_DEADLINE, Entry, Revision, Store, StoreError};
 
@@ -85,12 +86,18 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Returns once the store answers; whether it had to be waited for.
-    pub(super) async fn wait<S: Store>(&self, store: &S) -> bool {
+    /// Returns once the store answers; whether it had to be waited for. Meanwhile it tells why it does
+    /// not, which may be another reason than at first.
+    pub(super) async fn wait<S: Store>(
+        &self,
+        store: &S,
+        reports: &mpsc::Sender<Report>,
+        failing: impl Fn(&StoreError) -> Report,
+    ) -> Result<bool, Deaf> {
         let begun = Instant::now();
         let mut answered = self.answered.lock().await;
         if answered.is_some_and(|at| at > begun) {
-            return true;
+            return Ok(true);
         }
         let mut backoff = Backoff::new();
         let mut patience = PATIENCE;
@@ -99,11 +106,12 @@ impl Gate {
             let late = || Err(StoreError::Deadline { operation: "a look at the store" });
             let answer = timeout(patience, store.revision()).await.unwrap_or_else(|_| late());
             let Err(error) = answer else { break };
+            reports.send(failing(&error)).await.map_err(|_| Deaf)?;
             waited = true;
             patience = (patience * 2).min(CALL_DEADLINE);
             sleep(backoff.wait_after(&error)).await;
         }
         *answered = Some(Instant::now());
-        waited
+        Ok(waited)
     }
 }

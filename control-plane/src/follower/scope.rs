@@ -122,9 +122,16 @@ impl<S: Store> ScopeTask<S> {
                     if self.tell(Told::Failing(chain(&error))).await.is_err() {
                         return;
                     }
-                    if error.is_away() && self.gate.wait(&self.store).await {
-                        backoff.reset();
-                        continue;
+                    if error.is_away() {
+                        let failing = |error: &StoreError| self.report(Told::Failing(chain(error)));
+                        match self.gate.wait(&self.store, &self.reports, failing).await {
+                            Ok(true) => {
+                                backoff.reset();
+                                continue;
+                            }
+                            Ok(false) => {}
+                            Err(_) => return,
+                        }
                     }
                 }
                 Err(End::Task) => return,
@@ -300,8 +307,11 @@ impl<S: Store> ScopeTask<S> {
     }
 
     async fn tell(&self, told: Told) -> Result<(), End> {
-        let report = Report { task: self.number, scope: self.scope.clone(), told };
-        self.reports.send(report).await.map_err(|_| End::Task)
+        self.reports.send(self.report(told)).await.map_err(|_| End::Task)
+    }
+
+    fn report(&self, told: Told) -> Report {
+        Report { task: self.number, scope: self.scope.clone(), told }
     }
 }
 

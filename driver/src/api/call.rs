@@ -98,7 +98,7 @@ impl Call {
             Self::FreeNetwork(call) => json(&network::free(context, call).await?),
             Self::CreateNetwork(call) => json(&network::create(api, call, delivery).await?),
             Self::DeleteNetwork(call) => json(&network::delete(context, call, delivery).await?),
-            Self::CreateEndpoint(call) => json(&endpoint::create(context, call).await?),
+            Self::CreateEndpoint(call) => json(&endpoint::create(context, call, delivery).await?),
             Self::DeleteEndpoint(call) => json(&endpoint::delete(context, call, delivery).await?),
             Self::EndpointOperInfo => json(&wire::OperInfo { value: wire::Empty {} }),
             Self::Join(call) => json(&endpoint::join(context, call, delivery).await?),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::warn;
 use wgnet_core::{ClusterView, LocalEndpoint, LocalNetwork, NetworkView};
-use wgnet_proto::{DockerNetworkId, HostId, MacAddr};
+use wgnet_proto::{DockerNetworkId, EndpointId, HostId, MacAddr};
 
 use super::error::CallError;
 use super::parse::{EndpointOf, NewEndpoint, NewJoin};
@@ -23,17 +23,38 @@ const REMOVE_WITHIN: Duration = Duration::from_secs(5);
 pub(super) async fn create(
     context: &Context,
     request: wire::CreateEndpoint,
+    delivery: &Delivery,
 ) -> Result<wire::EndpointCreated, CallError> {
     let new = NewEndpoint::parse(&request)?;
-    let mut remembered = context.remembered.clone();
-    remembered.wait_for(|is_so| *is_so).await.map_err(|_| CallError::Stopping)?;
+    wait_for_remembered(context, &new.of.endpoint, delivery).await?;
     let view = context.view.borrow().clone();
-    let (me, now) = (context.me, context.journal.uptime());
-    let (endpoint, _) =
-        context.journal.try_update(move |state| put(state, new, &view, me, now)).await?;
+    let (me, now, delivery) = (context.me, context.journal.uptime(), delivery.clone());
+    let change = move |state: &mut State| {
+        delivery.in_time("CreateEndpoint")?;
+        put(state, new, &view, me, now)
+    };
+    let (endpoint, _) = context.journal.try_update(change).await?;
     // dockerd refuses an answer that repeats what it gave.
     let mac = (!endpoint.mac_given).then(|| endpoint.mac.to_string());
     Ok(wire::EndpointCreated { interface: wire::AnsweredInterface { mac } })
+}
+
+/// Waits until the view has what was known last.
+async fn wait_for_remembered(
+    context: &Context,
+    endpoint: &EndpointId,
+    delivery: &Delivery,
+) -> Result<(), CallError> {
+    let mut remembered = context.remembered.clone();
+    let within = delivery.remaining(context.apply_within);
+    let told = tokio::time::timeout(within, remembered.wait_for(|is_so| *is_so)).await;
+    match told {
+        Ok(told) => told.map(drop).map_err(|_| CallError::Stopping),
+        Err(_) => {
+            delivery.in_time("CreateEndpoint")?;
+            Err(CallError::NotRemembered(endpoint.clone()))
+        }
+    }
 }
 
 fn put(
@@ -168,8 +189,9 @@ pub(super) async fn join(
 ) -> Result<wire::Joined, CallError> {
     let NewJoin { of, sandbox } = NewJoin::parse(request)?;
     let EndpointOf { network, endpoint } = of.clone();
-    let key = sandbox.clone();
+    let (key, awaited) = (sandbox.clone(), delivery.clone());
     let change = move |state: &mut State| {
+        awaited.in_time("Join")?;
         let found = state.live(&network).ok_or_else(|| CallError::NoNetwork(network.clone()))?;
         let Some(joined) = found.endpoints.get(&endpoint) else {
             return Err(CallError::NoEndpoint { network, endpoint });

@@ -63,6 +63,8 @@ pub enum CallError {
     OtherSubnets { network: DockerNetworkId, address: IpAddr, holder: String },
     #[error("endpoint {} of network {} lost its address to a newer one on another host; remove the container and create it again", endpoint.short(), network.short())]
     Superseded { network: DockerNetworkId, endpoint: EndpointId },
+    #[error("endpoint {}: what this host knew of the others is not read from its journal yet, and without it the address could be another's; wgnetctl status says why, try again when it is read", .0.short())]
+    NotRemembered(EndpointId),
     #[error("endpoint {}: Join names no sandbox", .0.short())]
     NoSandbox(EndpointId),
     #[error("{}", .0.sentence())]

@@ -105,7 +105,7 @@ pub(super) async fn create(
     }
     let definition = new?.into_definition((context.underlay_mtu)());
     let id = definition.docker_id.clone();
-    let made = make(api, definition).await;
+    let made = make(api, definition, delivery).await;
     if let Err(error) = &made
         && error.is_of_options()
     {
@@ -148,7 +148,11 @@ impl From<JournalError> for Refused {
     }
 }
 
-async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), CallError> {
+async fn make(
+    api: &Api,
+    definition: NetworkDefinition,
+    delivery: &Delivery,
+) -> Result<(Made, u64), CallError> {
     let context = &api.context;
     let _picking = api.picking.lock().await;
     let id = definition.docker_id.clone();
@@ -180,7 +184,12 @@ async fn make(api: &Api, definition: NetworkDefinition) -> Result<(Made, u64), C
             definition: definition.clone(),
             fresh,
         };
-        match context.journal.try_update(move |state| put(state, arrival)).await {
+        let delivery = delivery.clone();
+        let change = move |state: &mut State| {
+            delivery.in_time("CreateNetwork").map_err(Refused::Call)?;
+            put(state, arrival)
+        };
+        match context.journal.try_update(change).await {
             Ok(((made, port), revision)) => {
                 note_port(context, &id, wanted, port);
                 return Ok((made, revision));

@@ -274,10 +274,9 @@ impl Server {
                 Some(turn) => Some(turn.await),
                 None => None,
             };
-            let outcome = match (decoded, delivery.late()) {
-                (Ok(_), Some(late)) => Err(CallError::Expired { call: name, late }),
-                (Ok(call), None) => call.run(&api, scope, &delivery).await,
-                (Err(error), _) => Err(error),
+            let outcome = match (decoded, delivery.in_time(&name)) {
+                (Ok(call), Ok(())) => call.run(&api, scope, &delivery).await,
+                (Err(error), _) | (Ok(_), Err(error)) => Err(error),
             };
             if matches!(outcome, Err(CallError::Stopping)) {
                 return None;

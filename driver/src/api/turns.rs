@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
+use super::error::CallError;
 use super::server::Answer;
 
 /// So many finished calls are remembered with their answers.
@@ -30,8 +31,17 @@ impl Delivery {
         left.map_or(most, |left| left.min(most))
     }
 
+    /// Refuses a call that nobody waits for any more. To be asked again when what it asks for becomes
+    /// durable, if that may be a while later: Docker has given the address to another by then.
+    pub(super) fn in_time(&self, call: &str) -> Result<(), CallError> {
+        match self.late() {
+            Some(late) => Err(CallError::Expired { call: call.to_owned(), late }),
+            None => Ok(()),
+        }
+    }
+
     /// For how long nobody has waited any more; none while somebody does.
-    pub(super) fn late(&self) -> Option<Duration> {
+    fn late(&self) -> Option<Duration> {
         Instant::now().checked_duration_since(self.expires?)
     }
 }

@@ -1,19 +1,17 @@
 //! Histories of the store: whether it is the one this host knows, or another cluster's altogether,
 //! and what of the old one stands until its owner has spoken in the new one. Also the brake on
-//! listings that lose most members.
+//! listings that lose most hosts or members.
+
+mod brake;
+
+pub(super) use brake::BRAKE;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use tokio::time::Instant;
 use wgnet_control_plane::store::{Revision, covers};
-use wgnet_core::brake::{self, Held};
-use wgnet_core::{ClusterView, Judge};
+use wgnet_core::Judge;
 use wgnet_proto::record::ClusterRecord;
 use wgnet_proto::{ClusterId, HostId, Incarnation, NetworkKey, Path, Record};
-
-/// How long a listing without most of the members is not believed.
-pub(super) const BRAKE: Duration = Duration::from_secs(60);
 
 /// What a `cluster` record means.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,20 +58,11 @@ pub(super) struct History {
     heard: BTreeSet<HostId>,
     /// What this host would found the cluster with; the same as long as it tries.
     founding: Option<ClusterRecord>,
-    braked: BTreeMap<String, Braked>,
+    braked: BTreeMap<String, brake::Braked>,
     /// Scopes whose next listing is believed whatever it lacks.
     released: BTreeSet<String>,
     /// Owners that are gone for good: what is kept of theirs is kept no longer.
     given_up: BTreeSet<HostId>,
-}
-
-/// A listing that is not believed yet.
-struct Braked {
-    since: Instant,
-    vanishing: BTreeSet<HostId>,
-    of: usize,
-    /// Another listing was asked for since it is due.
-    asked: bool,
 }
 
 impl History {
@@ -326,61 +315,6 @@ impl History {
             Some(Record::Host(record)) => Some(record.incarnation) == self.incarnation,
             _ => true,
         }
-    }
-
-    /// Whether a listing that loses these paths is to be held; after [`BRAKE`] it is believed.
-    pub(super) fn brake(&mut self, scope: &str, gone: &[Path], view: &ClusterView) -> Option<Held> {
-        let lost: BTreeSet<HostId> = gone
-            .iter()
-            .filter_map(|path| match path {
-                Path::Member(_, host) => Some(*host),
-                _ => None,
-            })
-            .collect();
-        let network =
-            gone.iter().find_map(|path| path.network()).and_then(|key| view.networks.get(key));
-        let before: BTreeSet<HostId> =
-            network.map(|network| network.members.keys().copied().collect()).unwrap_or_default();
-        let listing = before.difference(&lost).copied().collect();
-        let released = self.released.remove(scope);
-        let Some(held) = brake::holds(&before, &listing).filter(|_| !released) else {
-            self.braked.remove(scope);
-            return None;
-        };
-        let braked = self.braked.entry(scope.to_owned()).or_insert_with(|| Braked {
-            since: Instant::now(),
-            vanishing: BTreeSet::new(),
-            of: held.of,
-            asked: false,
-        });
-        (braked.vanishing, braked.of) = (lost, held.of);
-        if braked.since.elapsed() >= BRAKE {
-            self.braked.remove(scope);
-            return None;
-        }
-        Some(held)
-    }
-
-    /// The listings that are not believed yet: scope, vanishing members, members before, and how
-    /// long until it is believed.
-    pub(super) fn held(&self) -> impl Iterator<Item = (&str, &BTreeSet<HostId>, usize, Duration)> {
-        let left = |braked: &Braked| BRAKE.saturating_sub(braked.since.elapsed());
-        let held = self.braked.iter().filter(move |(_, braked)| !left(braked).is_zero());
-        held.map(move |(scope, it)| (scope.as_str(), &it.vanishing, it.of, left(it)))
-    }
-
-    /// The next listing of this scope is believed.
-    pub(super) fn release(&mut self, scope: &str) {
-        self.released.insert(scope.to_owned());
-    }
-
-    /// Whether some held listing is due to be asked for again. Once for each: of a scope that is
-    /// followed no longer no listing will come.
-    pub(super) fn brake_is_due(&mut self) -> bool {
-        self.braked.retain(|_, braked| braked.since.elapsed() < BRAKE + BRAKE);
-        let is_due = |braked: &&mut Braked| !braked.asked && braked.since.elapsed() >= BRAKE;
-        let due = self.braked.values_mut().filter(is_due).map(|braked| braked.asked = true);
-        due.count() > 0
     }
 }
 

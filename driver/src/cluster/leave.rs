@@ -7,22 +7,24 @@ use tracing::debug;
 use wgnet_control_plane::store::{Condition, Op, Store, Txn};
 use wgnet_proto::NetworkKey;
 
+use super::settle::AGAIN;
 use super::{Task, scope_of, wanted};
 use crate::journal::State;
 
 /// A write of this host that was under way when it left has arrived, or never will, by then. Until
 /// then the network is followed, so that it is seen and taken back.
-const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const ARRIVES_WITHIN: Duration = Duration::from_secs(60);
 
 impl<S: Store> Task<S> {
     /// The last member to leave deletes the network, in a transaction that requires no members.
     pub(super) async fn remove_left_networks(&mut self) {
-        if !self.history.is_ours() {
+        if !self.history.is_ours() || !self.may_call() {
             return;
         }
         let state = self.inputs.journal.state();
         let candidates: Vec<NetworkKey> =
             self.leaving.keys().chain(&state.freed).cloned().collect();
+        self.occupied.retain(|key, at| at.elapsed() < AGAIN && candidates.contains(key));
         for key in candidates {
             let scope = scope_of(&key);
             if !self.seen.contains_key(&scope) {
@@ -48,7 +50,10 @@ impl<S: Store> Task<S> {
             }
             let told = wanted::is_freed(self.judge.view(), &key);
             if !members && !self.delete_network(&key).await {
-                continue;
+                if self.may_call() {
+                    continue;
+                }
+                break;
             }
             if !members || (!state.freed.contains(&key)) || told {
                 if state.freed.contains(&key) {
@@ -68,16 +73,21 @@ impl<S: Store> Task<S> {
     }
 
     /// Whether nothing of the network is left in the store.
-    pub(super) async fn delete_network(&self, key: &NetworkKey) -> bool {
+    async fn delete_network(&mut self, key: &NetworkKey) -> bool {
+        if self.occupied.contains_key(key) {
+            return false;
+        }
         let listing = match self.inputs.store.list(&scope_of(key)).await {
             Ok(listing) => listing,
             Err(error) => {
                 debug!(error = crate::chain(&error), "Cannot look at a network that is left");
+                self.call_failed();
                 return false;
             }
         };
         let members = format!("networks/{key}/members/");
         if listing.entries.iter().any(|entry| entry.key.starts_with(&members)) {
+            self.occupied.insert(key.clone(), Instant::now());
             return false;
         }
         for entries in listing.entries.chunks(wgnet_control_plane::store::MAX_OPS) {
@@ -87,6 +97,7 @@ impl<S: Store> Task<S> {
             };
             if let Err(error) = self.inputs.store.commit(txn).await {
                 debug!(error = crate::chain(&error), "Cannot delete a network that nobody has");
+                self.call_failed();
                 return false;
             }
         }

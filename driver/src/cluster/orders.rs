@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
-use wgnet_control_plane::admin::{ForgetHost, Forgotten, HeldListing, Release};
+use wgnet_control_plane::admin::{ForgetHost, Forgotten, HeldListing, Release, called};
+use wgnet_control_plane::meant::{By, SHORTEST_ID, meant};
 use wgnet_control_plane::store::Store;
 use wgnet_proto::{HostId, Path};
 
@@ -167,9 +168,6 @@ impl<S: Store> Task<S> {
     }
 }
 
-/// A beginning of an id that is shorter than this means nobody.
-const BEGINNING: usize = 4;
-
 /// As many hosts a sentence names.
 const NAMED: usize = 8;
 
@@ -178,9 +176,7 @@ fn chosen(held: Vec<HeldListing>, network: Option<&str>) -> Result<Vec<HeldListi
     let Some(network) = network else {
         return Ok(held);
     };
-    let is_meant = |held: &HeldListing| {
-        held.scope == network || held.scope.strip_prefix("networks/") == Some(network)
-    };
+    let is_meant = |held: &HeldListing| held.scope == network || called(&held.scope).0 == network;
     let found: Vec<HeldListing> = held.into_iter().filter(is_meant).collect();
     if found.is_empty() {
         return Err(format!(
@@ -192,31 +188,24 @@ fn chosen(held: Vec<HeldListing>, network: Option<&str>) -> Result<Vec<HeldListi
 
 /// The host of this name or id, or the only one whose id begins so.
 fn named(known: &[(HostId, Option<&str>)], wanted: &str) -> Result<HostId, String> {
-    if let Ok(id) = wanted.parse::<HostId>() {
-        return Ok(id);
-    }
-    let called = |(_, name): &&(HostId, Option<&str>)| *name == Some(wanted);
-    let begins = |(host, _): &&(HostId, Option<&str>)| {
-        wanted.len() >= BEGINNING && host.to_string().starts_with(wanted)
-    };
-    let called: Vec<_> = known.iter().filter(called).copied().collect();
-    let found = if called.is_empty() {
-        known.iter().filter(begins).copied().collect()
-    } else {
-        called.clone()
-    };
-    match found.as_slice() {
-        [(host, _)] => Ok(*host),
-        [] => Err(format!(
-            "no host is called {wanted}, and no id begins so ({BEGINNING} digits at least); known are: {}",
-            listed(known, HostId::short)
-        )),
-        several if called.is_empty() => Err(format!(
-            "several hosts' ids begin with {wanted}; name one by more of its id: {}",
+    let found = meant(known, wanted, |(host, _)| *host, |(_, name)| *name == Some(wanted));
+    let (by, found) = found.unwrap_or((By::Id, Vec::new()));
+    let found: Vec<_> = found.into_iter().copied().collect();
+    match (found.as_slice(), by) {
+        ([(host, _)], _) => Ok(*host),
+        // Of one that is not known here etcd may have records all the same.
+        ([], _) => wanted.parse::<HostId>().map_err(|_| {
+            format!(
+                "no host is called {wanted}, and no id begins so ({SHORTEST_ID} digits at least); known are: {}",
+                listed(known, HostId::short)
+            )
+        }),
+        (several, By::Name) => Err(format!(
+            "several hosts are called {wanted}; name one by its id: {}",
             listed(several, HostId::to_string)
         )),
-        several => Err(format!(
-            "several hosts are called {wanted}; name one by its id: {}",
+        (several, By::Id | By::Beginning) => Err(format!(
+            "several hosts' ids begin with {wanted}; name one by more of its id: {}",
             listed(several, HostId::to_string)
         )),
     }
@@ -245,41 +234,49 @@ mod tests {
 
     #[test]
     fn a_held_listing_is_chosen_by_network_or_scope_or_not_at_all() {
-        let all = || vec![held("networks/n-blue"), held("networks/n-red")];
+        let all = || vec![held("networks/n-blue"), held("networks/n-red"), held("hosts/")];
         assert_eq!(chosen(all(), None), Ok(all()));
         assert_eq!(chosen(all(), Some("n-red")), Ok(vec![held("networks/n-red")]));
         assert_eq!(chosen(all(), Some("networks/n-blue")), Ok(vec![held("networks/n-blue")]));
+        for hosts in ["hosts", "hosts/"] {
+            assert_eq!(chosen(all(), Some(hosts)), Ok(vec![held("hosts/")]));
+        }
         assert!(chosen(all(), Some("n-green")).unwrap_err().contains("n-green"));
     }
 
     #[test]
     fn a_host_is_found_by_name_id_or_beginning_of_one_and_never_guessed() {
-        let id = |last: u8| HostId([0xab, 0xcd, last, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let id = |first: u8, fifth: u8| {
+            HostId([first, 0xcd, 0xef, 0x01, fifth, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+        };
+        let (a, b, other_b) = (id(0xa0, 0x10), id(0xa0, 0x11), id(0xb0, 0x20));
+        let (nameless, odd) = (id(0xc0, 0x30), id(0xd0, 0x40));
         let known = [
-            (id(0x10), Some("a")),
-            (id(0x11), Some("b")),
-            (id(0x20), Some("b")),
-            (id(0x30), None),
-            (id(0x40), Some("abcd11")),
+            (a, Some("a")),
+            (b, Some("b")),
+            (other_b, Some("b")),
+            (nameless, None),
+            (odd, Some("a0cdef0111")),
         ];
         let find = |wanted: &str| named(&known, wanted);
-        assert_eq!(find("a"), Ok(id(0x10)));
-        assert_eq!(find(&id(0x20).to_string()), Ok(id(0x20)));
-        assert_eq!(find(&id(0x99).to_string()), Ok(id(0x99)), "a whole id is nobody's beginning");
-        assert_eq!(find("abcd20"), Ok(id(0x20)));
-        assert_eq!(find(&id(0x30).short()), Ok(id(0x30)), "as every table shows it");
-        assert_eq!(find("abcd11"), Ok(id(0x40)), "a name comes first");
+        assert_eq!(find("a"), Ok(a));
+        assert_eq!(find(&other_b.to_string()), Ok(other_b));
+        let unknown = id(0x99, 0);
+        assert_eq!(find(&unknown.to_string()), Ok(unknown), "a whole id is nobody's beginning");
+        assert_eq!(find("b0cdef012"), Ok(other_b));
+        assert_eq!(find(&nameless.short()), Ok(nameless), "as every table shows it");
+        assert_eq!(find("a0cdef0111"), Ok(odd), "a name comes first");
         let error = find("b").unwrap_err();
-        assert!(error.contains("called b") && error.contains(&id(0x11).to_string()), "{error}");
-        let error = find("abcd1").unwrap_err();
-        let named = [id(0x10), id(0x11)].map(|host| host.to_string());
-        assert!(error.contains("begin with abcd1") && !error.contains("abcd20"), "{error}");
+        assert!(error.contains("called b") && error.contains(&b.to_string()), "{error}");
+        let error = find("a0cdef01").unwrap_err();
+        let named = [a, b].map(|host| host.to_string());
+        assert!(error.contains("begin with a0cdef01") && !error.contains("b0cdef01"), "{error}");
         assert!(named.iter().all(|host| error.contains(host)), "{error}");
-        for wanted in ["c", "abc", "abce", ""] {
+        for wanted in ["c", "b0cdef0", "b0cdef02", ""] {
             let error = find(wanted).unwrap_err();
-            assert!(error.contains("no host is called") && error.contains("a (abcd1000)"));
+            assert!(error.contains("no host is called") && error.contains("a (a0cdef01)"));
         }
-        let many: Vec<_> = (0..20).map(|last| (id(last), Some("h"))).collect();
+        let many: Vec<_> = (0..20).map(|first| (id(first, 0), Some("h"))).collect();
         assert!(super::named(&many, "x").unwrap_err().ends_with("and 12 more (wgnetctl hosts)"));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wgnet_control_plane::publisher::{Picture, Present, WantedRecords};
-use wgnet_control_plane::store::{Store, covers};
+use wgnet_control_plane::store::{Revision, Store, covers};
 use wgnet_core::InForce;
 use wgnet_proto::{Path, Record};
 
@@ -49,7 +49,10 @@ impl<S: Store> Task<S> {
             let pinned = self.judge.cluster_id();
             let record = self.history.founding(pinned, cluster, incarnation);
             self.sealing.set(self.sealer(record.cluster));
-            return wanted::cluster_record(record);
+            // What stands is not taken back because somebody deleted this one.
+            let mut wanted = WantedRecords::clone(&self.wanted.borrow());
+            wanted.extend(wanted::cluster_record(record));
+            return wanted;
         };
         if self.whose_rubbish() == Some(Whose::Others) {
             return WantedRecords::clone(&self.wanted.borrow());
@@ -139,10 +142,22 @@ impl<S: Store> Task<S> {
                 );
             }
         }
-        // Before the cluster's own record is seen, nothing is wanted yet: it is no reason to take back
-        // what an earlier process of this host published. Nor is another cluster's.
-        let is_met = self.seen.contains_key(CLUSTER) && self.whose_rubbish() != Some(Whose::Others);
-        let seen = if is_met { self.seen.clone() } else { BTreeMap::new() };
-        Picture { history: self.history.number(), seen, present }
+        Picture { history: self.history.number(), seen: self.seen_to_publish(), present }
+    }
+    /// The scopes in which the publisher may write and take back.
+    fn seen_to_publish(&self) -> BTreeMap<String, Revision> {
+        let Some(cluster) = self.seen.get(CLUSTER) else {
+            // Before the cluster's own record is seen, nothing is wanted yet: it is no reason to take
+            // back what an earlier process of this host published.
+            return BTreeMap::new();
+        };
+        if self.cluster_in_store().is_none() {
+            // First of all the record that says whose the others are.
+            return BTreeMap::from([(CLUSTER.to_owned(), *cluster)]);
+        }
+        if self.whose_rubbish() == Some(Whose::Others) {
+            return BTreeMap::new();
+        }
+        self.seen.clone()
     }
 }

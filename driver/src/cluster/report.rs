@@ -1,6 +1,7 @@
 //! What people are told: status, refusals, problems.
 
 use tracing::warn;
+use wgnet_control_plane::admin;
 use wgnet_control_plane::follower::Scopes;
 use wgnet_control_plane::publisher::Publishing;
 use wgnet_control_plane::store::{LeaseId, Revision, Store};
@@ -111,11 +112,30 @@ impl<S: Store> Task<S> {
         self.started.elapsed().as_secs()
     }
 
+    pub(super) fn problem_of_connection(&self, error: &str) {
+        self.inputs.problems.set(Problem {
+            code: "etcd-away".to_owned(),
+            object: "etcd".to_owned(),
+            cause: format!("not connected: {error}"),
+            next_step: "start etcd, or correct `etcd` in the driver's settings (wgnetctl doctor looks closer); until then running traffic goes on, and what changes on this host is told to the others afterwards".to_owned(),
+        });
+    }
+
     pub(super) fn problem_of_history(&self, revision: Revision, highest: Revision) {
         self.inputs.problems.set(Problem {
             code: "store-history".to_owned(),
             object: "etcd".to_owned(),
             cause: format!("etcd's revision fell from {highest} to {revision}: it was wiped or restored from a backup"),
+            next_step: "nothing: every host publishes its records again; look at who restored it and why".to_owned(),
+        });
+    }
+
+    /// A backup may be of a higher revision than the history that it replaces.
+    pub(super) fn problem_of_earlier_history(&self) {
+        self.inputs.problems.set(Problem {
+            code: "store-history".to_owned(),
+            object: "etcd".to_owned(),
+            cause: "etcd holds an earlier history than this host has met: it was restored from a backup".to_owned(),
             next_step: "nothing: every host publishes its records again; look at who restored it and why".to_owned(),
         });
     }
@@ -133,11 +153,12 @@ impl<S: Store> Task<S> {
     }
 
     pub(super) fn problem_of_brake(&self, scope: &str, vanishing: usize, of: usize) {
+        let (name, those) = admin::called(scope);
         self.inputs.problems.set(Problem {
             code: "mass-delete-held".to_owned(),
             object: scope.to_owned(),
-            cause: format!("etcd lists {vanishing} of {of} members no more, all at once"),
-            next_step: format!("look at etcd; if they were removed on purpose, wgnetctl release believes it at once, else it is believed after {} s", history::BRAKE.as_secs()),
+            cause: format!("etcd lists {vanishing} of {of} {those} no more, all at once"),
+            next_step: format!("look at etcd; if they were removed on purpose, wgnetctl release {name} believes it at once, else it is believed after {} s", history::BRAKE.as_secs()),
         });
     }
 

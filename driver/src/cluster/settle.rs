@@ -3,14 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use wgnet_control_plane::store::{Condition, Op, Store, Txn, covers};
 use wgnet_proto::seal::claimed_writer;
 use wgnet_proto::{NetworkKey, Path, Record, Sealer};
 
+use super::leave::ARRIVES_WITHIN;
 use super::{CLUSTER, COMMON, Task, history, scope_of, wanted};
 use crate::journal::State;
+
+/// A call to etcd may take seconds before it fails, and whoever waits for it here follows nothing
+/// meanwhile. So the next one is not made at the next event.
+pub(super) const AGAIN: Duration = Duration::from_secs(10);
 
 impl<S: Store> Task<S> {
     /// Brings everything that follows from judge and journal up to date.
@@ -75,12 +82,17 @@ impl<S: Store> Task<S> {
                 }
                 self.seen.retain(|scope, _| scope == CLUSTER);
                 // A backup may bring back what this host has left since.
-                self.searched = false;
+                self.searched = Searched::default();
                 if let Some(scopes) = &self.scopes {
                     scopes.list_again();
                 }
             }
             history::Turn::Announce => {
+                if !has_fallen && self.history.has_fallen() {
+                    let (holds, met) = (record.history, self.history.met().1);
+                    warn!(holds, met, "The store holds an earlier history: it was restored");
+                    self.problem_of_earlier_history();
+                }
                 let Some(held) = self.judge.in_store(&Path::Cluster) else {
                     return;
                 };
@@ -153,15 +165,16 @@ impl<S: Store> Task<S> {
         self.inputs.progress.forget(key);
     }
 
-    /// Once in a history: finds records of networks this host has no more (its journal was lost, or it ended
-    /// between forgetting a network and withdrawing from it).
+    /// In each history and after each start: finds records of networks this host has no more (its journal was
+    /// lost, or it ended between forgetting a network and withdrawing from it); and once more when no
+    /// write of an earlier process can be under way any more.
     pub(super) async fn search_store(&mut self) {
-        if self.searched || self.connection != Some(Ok(())) {
+        if !self.searched.is_due() || !self.may_call() {
             return;
         }
         match self.inputs.store.list("networks/").await {
             Ok(listing) => {
-                self.searched = true;
+                self.searched.done();
                 let me = self.inputs.facts.me;
                 let mine =
                     listing.entries.iter().filter_map(|entry| match Path::parse(&entry.key)? {
@@ -175,8 +188,20 @@ impl<S: Store> Task<S> {
                 self.leaving.extend(mine.map(|key| (key, None)));
                 self.follow_networks();
             }
-            Err(error) => debug!(error = crate::chain(&error), "Cannot search the store yet"),
+            Err(error) => {
+                debug!(error = crate::chain(&error), "Cannot search the store yet");
+                self.call_failed();
+            }
         }
+    }
+
+    /// Whether a call to etcd may be waited for here now.
+    pub(super) fn may_call(&self) -> bool {
+        self.connection == Some(Ok(())) && self.failed.is_none_or(|at| at.elapsed() >= AGAIN)
+    }
+
+    pub(super) fn call_failed(&mut self) {
+        self.failed = Some(Instant::now());
     }
 
     /// Hands the view on, and notes in the journal what it decides.
@@ -250,6 +275,24 @@ impl<S: Store> Task<S> {
         let mut bytes = [0; 16];
         (self.inputs.random)(&mut bytes);
         Id::from16(bytes)
+    }
+}
+
+/// When the store was searched for records of networks this host has no more.
+#[derive(Debug, Default)]
+pub(super) struct Searched {
+    first: Option<Instant>,
+    again: bool,
+}
+
+impl Searched {
+    fn is_due(&self) -> bool {
+        self.first.is_none_or(|at| !self.again && at.elapsed() >= ARRIVES_WITHIN)
+    }
+
+    fn done(&mut self) {
+        self.again = self.first.is_some();
+        self.first.get_or_insert_with(Instant::now);
     }
 }
 

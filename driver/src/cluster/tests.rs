@@ -3,6 +3,7 @@
 mod another_secret;
 mod ended;
 mod hanging;
+mod mute;
 mod refused;
 mod remember;
 mod rubbish;
@@ -29,6 +30,7 @@ use wgnet_proto::{
 
 use super::*;
 use crate::journal::MemoryDisk;
+use mute::Mute;
 
 /// Well below the time that the brake holds a listing.
 const SOON: Duration = Duration::from_secs(10);
@@ -45,7 +47,7 @@ const ANOTHER: Incarnation = Incarnation([9; 16]);
 
 /// A store whose networks are listed late, so that everything else is known before.
 #[derive(Clone)]
-struct Late(MemoryStore);
+struct Late(MemoryStore, Arc<Mute>);
 
 impl Store for Late {
     type Watch = <MemoryStore as Store>::Watch;
@@ -62,6 +64,7 @@ impl Store for Late {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
+        self.1.answers(&txn).await?;
         self.0.commit(txn).await
     }
 
@@ -90,6 +93,8 @@ struct Rig {
     store: MemoryStore,
     /// Its way to the store.
     line: MemoryStore,
+    /// Whether nothing that it writes there is answered.
+    mute: Arc<Mute>,
     me: HostId,
     journal: Journal,
     /// Whether the journal's disk hangs.
@@ -155,7 +160,7 @@ impl Rig {
             Journal::open_in_memory(&MemoryDisk::default(), "boot", &random, gate).unwrap();
         journal.update(with_one_network).await.unwrap();
         let (store, me) = (MemoryStore::new(), journal.host_id());
-        let line = store.client();
+        let (line, mute) = (store.client(), Arc::<Mute>::default());
         let facts = HostFacts {
             me,
             name: "me".to_owned(),
@@ -168,7 +173,7 @@ impl Rig {
         let (view, views) = watch::channel(Arc::new(ClusterView::default()));
         let problems = Problems::default();
         let inputs = Inputs {
-            store: Late(line.clone()),
+            store: Late(line.clone(), Arc::clone(&mute)),
             host_key: journal.host_key().clone(),
             journal: journal.clone(),
             secrets: secrets.clone(),
@@ -196,6 +201,7 @@ impl Rig {
         let mut rig = Self {
             store,
             line,
+            mute,
             me,
             journal,
             hang,

@@ -10,7 +10,7 @@ use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_proto::IfName;
 
 use super::changes::{Changed, Changes};
-use super::{Dataplane, DataplaneError, ErrorKind, Joined};
+use super::{Claimed, Dataplane, DataplaneError, ErrorKind, Joined, Swept};
 
 /// Clones are the same kernel, as after a restart of the driver.
 #[derive(Clone, Default)]
@@ -22,6 +22,8 @@ pub struct Model {
 #[derive(Default)]
 struct Host {
     kernels: BTreeMap<Namespace, Seen<Observed>>,
+    /// Namespaces that are only called as ours are: without our mark.
+    strange: BTreeSet<Namespace>,
     containers: BTreeSet<PathBuf>,
     /// In which container the other end of a veth is.
     ends: BTreeMap<(Namespace, IfName), PathBuf>,
@@ -90,6 +92,42 @@ impl Model {
         self.host().ends.get(&(namespace.clone(), name.clone())).cloned()
     }
 
+    /// Somebody makes a namespace that is called as ours are.
+    pub fn make_strange(&self, namespace: &Namespace, kernel: Observed) {
+        let mut host = self.host();
+        host.strange.insert(namespace.clone());
+        host.kernels.insert(namespace.clone(), Seen::Present(kernel));
+    }
+
+    /// Sweeps with the steps of a data plane that stands before this one.
+    ///
+    /// # Errors
+    ///
+    /// When a namespace cannot be removed; those after it are left.
+    pub async fn sweep_by<D: Dataplane>(
+        &self,
+        plane: &D,
+        claimed: impl Fn() -> Claimed + Send + Sync,
+    ) -> Result<Swept, DataplaneError> {
+        let there = plane.namespaces().await?;
+        let claimed = claimed();
+        let mut swept = Swept::default();
+        for namespace in there.into_iter().filter(|of| !claimed.namespaces.contains(of)) {
+            let mark = self.host().mark(&namespace);
+            if mark == Mark::InUse {
+                swept.in_use.insert(namespace.clone());
+            }
+            if mark != Mark::Ours {
+                continue;
+            }
+            for step in [Step::RemoveGuard, Step::DeleteNamespace] {
+                plane.apply(&namespace, &step).await?;
+            }
+            swept.removed.push(format!("namespace {namespace}"));
+        }
+        Ok(swept)
+    }
+
     /// The host loses power: nothing of its kernel is left.
     pub fn power_off(&self) {
         let mut host = self.host();
@@ -119,7 +157,28 @@ impl Model {
     }
 }
 
+/// Whose a namespace is, by what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Strange,
+    Ours,
+    /// Ours, and a container has an end of it.
+    InUse,
+}
+
 impl Host {
+    fn mark(&self, namespace: &Namespace) -> Mark {
+        if self.strange.contains(namespace) {
+            return Mark::Strange;
+        }
+        let Some(Seen::Present(kernel)) = self.kernels.get(namespace) else {
+            return Mark::Ours;
+        };
+        let mut ends = kernel.veths.values().map(|veth| &veth.container);
+        let is_used = ends.any(|end| matches!(end, ContainerEnd::InContainer(_)));
+        if is_used { Mark::InUse } else { Mark::Ours }
+    }
+
     fn port_is_free(&self, port: u16, except: Option<(&Namespace, &IfName)>) -> bool {
         let holders = self.kernels.iter().filter_map(|(namespace, seen)| match seen {
             Seen::Present(kernel) => {
@@ -184,6 +243,13 @@ impl Dataplane for Model {
         let host = self.host();
         let there = host.kernels.iter().filter(|(_, seen)| **seen != Seen::Absent);
         Ok(there.map(|(namespace, _)| namespace.clone()).collect())
+    }
+
+    async fn sweep(
+        &self,
+        claimed: impl Fn() -> Claimed + Send + Sync,
+    ) -> Result<Swept, DataplaneError> {
+        self.sweep_by(self, claimed).await
     }
 
     async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {

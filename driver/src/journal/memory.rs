@@ -6,13 +6,14 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use wgnet_proto::{HostId, HostKey};
 
 use super::sweep::{DELETED_KEPT, LINGER};
 use super::writer::Storage;
-use super::{JournalError, Random, State};
+use super::{JournalError, Random, State, seq};
 
 /// Awaited before and after whatever reaches the disk: how long it takes, and where a process that
 /// is killed stops.
@@ -59,6 +60,15 @@ impl MemoryDisk {
     /// While it is unreadable no records can be read.
     pub fn hide(&self, unreadable: bool) {
         self.content().unreadable = unreadable;
+    }
+
+    /// The journal is lost, and the host's key, which has a file of its own, is not. Which numbers
+    /// were used tells nothing but what the host's clock says when the next one is made.
+    pub fn lose_journal(&self, clock: Duration) {
+        let mut content = self.content();
+        let state = State { reserved_seq: seq::above_all(clock), ..State::default() };
+        let (key, full) = (content.key.take(), content.full);
+        *content = Content { key, state, full, ..Content::default() };
     }
 
     /// What is durable.

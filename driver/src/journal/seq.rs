@@ -1,10 +1,22 @@
 //! Sequence numbers of sealed records, reserved in durable blocks: a crash skips some, none is used twice.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::State;
 
 const BLOCK: u64 = 1000;
+
+/// A host that finds a higher number in the store than its own has forgotten what it used (its journal
+/// was lost under a clock that went back, or is an old copy), and the record with the highest number of
+/// all may be deleted: others remember it. So many have never been used after one that still stands.
+const FORGOTTEN: u64 = 1 << 20;
+
+/// Above every number that was used before, though nobody remembers them: no host seals a million
+/// records a second. Where its clock is wrong, what the store holds of this host still counts.
+pub(super) fn above_all(clock: Duration) -> u64 {
+    clock.as_secs() << 20
+}
 
 /// The numbers `next..end` are this process's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +56,7 @@ impl Seqs {
     }
 
     pub(super) fn reserve_above(state: &mut State, seen: u64) -> Block {
-        state.reserved_seq = state.reserved_seq.max(seen + 1);
+        state.reserved_seq = state.reserved_seq.max(seen.saturating_add(FORGOTTEN));
         Self::reserve(state)
     }
 

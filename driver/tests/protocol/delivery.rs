@@ -5,8 +5,11 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use tempfile::TempDir;
+use wgnet_driver::journal::State;
 
 use crate::support::*;
+
+const OTHER_NETWORK: &str = "n4w1hwl7qk6fm2z0a4v8e9r3t";
 
 fn request_id(id: &str) -> String {
     format!("X-Wgnet-Request-Id: {id}\r\n")
@@ -143,6 +146,74 @@ async fn a_request_that_expires_in_the_queue_is_not_started() {
     first.reply().await.fails_with("was not set up within");
     second.reply().await.fails_with("nobody waits");
     assert_eq!(driver.state().networks.values().next().unwrap().endpoints.len(), 1);
+}
+
+fn endpoints(driver: &Driver) -> usize {
+    driver.state().networks.values().map(|network| network.endpoints.len()).sum()
+}
+
+/// Docker has given the address to another by then, which a newer claim would cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_expires_before_the_last_known_records_are_in_is_not_made() {
+    let dir = TempDir::new().unwrap();
+    let driver = with_network(&dir).await;
+    driver.remembered.send_replace(false);
+    let body = create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24").to_string();
+    let mut client = driver.connect().await;
+    let late = client.post_with("CreateEndpoint", &body, "X-Wgnet-Expires-Ms: 300\r\n").await;
+    late.fails_with("nobody waits for its answer any more");
+    driver.remembered.send_replace(true);
+    // What waited would go before this one.
+    driver
+        .call("CreateEndpoint", &create_endpoint(SWARM_NETWORK, &endpoint(2), "10.0.9.6/24"))
+        .await
+        .succeeds();
+    assert_eq!(endpoints(&driver), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_known_records_that_do_not_come_end_in_a_sentence_before_docker_gives_up() {
+    let dir = TempDir::new().unwrap();
+    let options = Options { apply_within: Duration::from_millis(300), ..Options::default() };
+    let driver = Driver::start_with(dir.path(), options);
+    driver.call("CreateNetwork", &create_network(SWARM_NETWORK, &json!({}))).await.succeeds();
+    driver.remembered.send_replace(false);
+    let body = create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24");
+    driver.call("CreateEndpoint", &body).await.fails_with("not read from its journal yet");
+    driver.remembered.send_replace(true);
+    driver.call("CreateEndpoint", &body).await.succeeds();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_expires_while_the_journals_disk_hangs_is_not_made() {
+    let dir = TempDir::new().unwrap();
+    let driver = with_network(&dir).await;
+    let (hangs, is_hanging) = tokio::sync::oneshot::channel();
+    let (resume, resumes) = std::sync::mpsc::channel::<()>();
+    let journal = driver.journal.clone();
+    let hanging = tokio::spawn(async move {
+        let hang = move |_: &mut State| {
+            let _ = hangs.send(());
+            // Also over when the test has failed.
+            let _ = resumes.recv();
+        };
+        journal.update(hang).await
+    });
+    is_hanging.await.unwrap();
+    let given_up = shims_clock() + Duration::from_millis(300);
+    let (mut first, mut second) = (driver.connect().await, driver.connect().await);
+    let body = create_endpoint(SWARM_NETWORK, &endpoint(1), "10.0.9.5/24").to_string();
+    first.send("CreateEndpoint", &body, &expires(given_up, 300)).await;
+    let body = create_network(OTHER_NETWORK, &json!({})).to_string();
+    second.send("CreateNetwork", &body, &expires(given_up, 300)).await;
+    while shims_clock() <= given_up {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(resume);
+    first.reply().await.fails_with("nobody waits for its answer any more");
+    second.reply().await.fails_with("nobody waits for its answer any more");
+    hanging.await.unwrap().unwrap();
+    assert_eq!((driver.state().networks.len(), endpoints(&driver)), (1, 0));
 }
 
 /// As the shim says it.

@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use wgnet_control_plane::store::{Change, Revision};
 use wgnet_core::{Namespace, Observed, RouteTarget, Seen, Step};
+use wgnet_driver::dataplane::Claimed;
 use wgnet_driver::journal::State;
 use wgnet_proto::{
     Claim, ClusterId, ClusterSecrets, EndpointId, HostId, NetworkKey, Opener, Path, PublicKey,
@@ -16,10 +19,15 @@ use super::trace::{note, wrong};
 
 /// Sees every change of a kernel and every write to the store.
 pub(crate) struct Witness {
+    /// How long a host must be absent before others remove its records.
+    grace: Duration,
     secrets: ClusterSecrets,
     clusters: Mutex<BTreeSet<ClusterId>>,
     seen: Mutex<Published>,
 }
+
+/// After so long everybody who can is told of a host that is back.
+const TOLD: Duration = Duration::from_secs(60);
 
 /// One address of one network.
 pub(crate) type Place = (NetworkKey, IpAddr);
@@ -31,14 +39,59 @@ struct Published {
     numbers: BTreeMap<(HostId, u64), (Path, Vec<u8>)>,
     keys: BTreeMap<PublicKey, (NetworkKey, HostId)>,
     claims: BTreeMap<Place, BTreeSet<(Claim, HostId, EndpointId)>>,
+    /// Who ever wrote anything of a network.
+    writers: BTreeMap<NetworkKey, BTreeSet<HostId>>,
+    /// Since when there has been no sign of life in the store; `None` for hosts with a lease.
+    absent: BTreeMap<HostId, Option<Instant>>,
+    /// When a host with a lease came back, and since when it had been absent.
+    back: BTreeMap<HostId, (Option<Instant>, Instant)>,
+    /// The number of each host's own record, as long as it stands.
+    own: BTreeMap<HostId, u64>,
+    /// Whose records may go at once: of hosts that are revoked, or forgotten by order.
+    let_go: BTreeSet<HostId>,
 }
 
 /// What somebody without the secret writes.
 pub(crate) const RUBBISH: &[u8] = b"rubbish";
 
 impl Witness {
-    pub(crate) fn new(secrets: ClusterSecrets) -> Self {
-        Self { secrets, clusters: Mutex::default(), seen: Mutex::default() }
+    pub(crate) fn new(secrets: ClusterSecrets, grace: Duration) -> Self {
+        Self { grace, secrets, clusters: Mutex::default(), seen: Mutex::default() }
+    }
+
+    /// Operators let a host go: nobody need wait with its records.
+    pub(crate) fn let_go(&self, host: HostId) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).let_go.insert(host);
+    }
+
+    /// The store's contents were replaced by others: no lease is left that anybody must respect.
+    pub(crate) fn begins_anew(&self) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for since in seen.absent.values_mut() {
+            since.get_or_insert_with(Instant::now);
+        }
+        seen.own.clear();
+    }
+
+    /// Time jumps: leases end before anybody is told of those who have just come back.
+    pub(crate) fn time_jumps(&self) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let untold = seen.back.iter().filter(|(_, (_, at))| at.elapsed() < TOLD);
+        let untold: Vec<HostId> = untold.map(|(host, _)| *host).collect();
+        seen.let_go.extend(untold);
+    }
+
+    /// Whether a host's own record stands in the store, with a number that is not below this one.
+    pub(crate) fn shows(&self, host: HostId, number: u64) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.own.get(&host).is_some_and(|own| *own >= number)
+    }
+
+    /// Every key that a host ever published.
+    pub(crate) fn keys_of(&self, host: HostId) -> Vec<PublicKey> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = seen.keys.iter().filter(|(_, (_, owner))| *owner == host);
+        keys.map(|(key, _)| *key).collect()
     }
 
     /// Whether an address was ever published with a higher claim than this, by another host.
@@ -54,14 +107,45 @@ impl Witness {
         claims.into_iter().flatten().any(|(c, h, _)| *h != host && (*c, *h) > (claim, host))
     }
 
+    /// Whether one of these hosts ever wrote anything of a network.
+    pub(crate) fn wrote_in(&self, network: &NetworkKey, hosts: &BTreeSet<HostId>) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.writers.get(network).is_some_and(|writers| !writers.is_disjoint(hosts))
+    }
+
     pub(crate) fn changed(&self, changes: &[Change]) {
         for change in changes {
             match change {
                 Change::Put(entry) => self.published(&entry.key, &entry.value, entry.mod_revision),
                 Change::Delete { key, mod_revision } => {
                     note(format!("store {mod_revision}: {key} deleted"));
+                    self.deleted(key);
                 }
             }
+        }
+    }
+
+    /// A lease ends by itself; a host's own record goes when the host was absent for the grace.
+    fn deleted(&self, key: &str) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match Path::parse(key) {
+            Some(Path::Alive(host)) => {
+                let since = match seen.back.get(&host) {
+                    Some((Some(before), at)) if at.elapsed() < TOLD => *before,
+                    _ => Instant::now(),
+                };
+                seen.absent.insert(host, Some(since));
+            }
+            Some(Path::Host(host)) => {
+                seen.own.remove(&host);
+                let is_early =
+                    |since: Option<Instant>| since.is_none_or(|since| since.elapsed() < self.grace);
+                let absent = seen.absent.get(&host).copied();
+                if absent.is_some_and(is_early) && !seen.let_go.contains(&host) {
+                    wrong(format!("{key} was removed, and its host was there within the grace"));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -86,7 +170,20 @@ impl Witness {
             let first = before.0.to_string();
             wrong(format!("number {seq} of {} sealed {first} and {key}", writer.short()));
         }
+        if let Some(network) = path.network() {
+            seen.writers.entry(network.clone()).or_default().insert(writer);
+        }
         match (path, record) {
+            (Path::Alive(host), _) => {
+                let before = seen.absent.insert(host, None).flatten();
+                seen.back.insert(host, (before, Instant::now()));
+            }
+            (Path::Host(host), _) => {
+                seen.own.insert(host, seq);
+                if let Some(Some(since)) = seen.absent.get_mut(&host) {
+                    *since = Instant::now();
+                }
+            }
             (Path::Member(network, host), Record::Member(member)) => {
                 for slot in member.slots {
                     let owner = (network.clone(), host);
@@ -130,6 +227,18 @@ impl Witness {
         }
         for problem in problems(step, before, after) {
             wrong(format!("host {host} {namespace} after {}: {problem}", brief(step)));
+        }
+    }
+}
+
+/// What a sweep must leave: all that the journal has at that moment.
+pub(crate) fn claims_all(host: usize, journal: &State, claimed: &Claimed) {
+    for network in journal.networks.values() {
+        let namespace = network.namespace();
+        let is_claimed = claimed.namespaces.contains(&namespace)
+            && network.endpoints.keys().all(|endpoint| claimed.endpoints.contains(endpoint));
+        if !is_claimed {
+            wrong(format!("host {host}: a sweep may take {namespace}, which the journal has"));
         }
     }
 }

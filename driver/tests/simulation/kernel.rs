@@ -17,6 +17,8 @@ struct Side {
     link: IfName,
     port: u16,
     address: std::net::IpAddr,
+    /// By the clock of its host: the kernel tells handshakes by it.
+    now: u64,
     /// By the key of the other side: what it is believed to be reached at.
     peers: BTreeMap<PublicKey, (Option<PresharedKey>, Option<SocketAddr>)>,
 }
@@ -44,6 +46,7 @@ pub(crate) fn shake_hands() {
                         link: link.clone(),
                         port: wireguard.port,
                         address,
+                        now: host.clock.now().as_secs(),
                         peers: peers.collect(),
                     };
                     sides.insert(key, side);
@@ -52,7 +55,6 @@ pub(crate) fn shake_hands() {
         }
         (world.hosts.iter().map(|host| host.plane.clone()).collect::<Vec<_>>(), sides)
     });
-    let now = 1_700_000_000 + super::trace::since_begin().as_secs();
     for (key, side) in &sides {
         for (other_key, (preshared, believed)) in &side.peers {
             let answered = sides.get(other_key).and_then(|other| {
@@ -65,7 +67,7 @@ pub(crate) fn shake_hands() {
             change(&planes[side.host], side, other_key, |peer| match answered {
                 Some(at) => {
                     peer.underlay = Some(at);
-                    peer.last_handshake = Some(now);
+                    peer.last_handshake = Some(side.now);
                 }
                 None => peer.sent_bytes += 148,
             });

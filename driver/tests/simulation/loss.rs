@@ -64,9 +64,12 @@ pub(crate) async fn lose_store(history: &mut History) -> bool {
         world(|world| world.store.stop());
         sleep(dice::millis(0, 20_000)).await;
     }
-    world(|world| match backup.filter(|_| how == How::Restored) {
-        Some(backup) => world.store.restore(backup),
-        None => world.store.wipe(),
+    world(|world| {
+        match backup.filter(|_| how == How::Restored) {
+            Some(backup) => world.store.restore(backup),
+            None => world.store.wipe(),
+        }
+        world.witness.begins_anew();
     });
     if is_away {
         sleep(dice::millis(0, 5000)).await;

@@ -17,6 +17,8 @@ mod docker;
 mod kernel;
 mod life;
 mod loss;
+mod mishaps;
+mod people;
 mod pool;
 mod rest;
 mod schedule;
@@ -138,7 +140,7 @@ fn run(seed: u64) -> trace::Told {
         trace::begin(number("SIM_SEED").is_some());
         let mut history = schedule::eventful().await;
         schedule::heal(&mut history).await;
-        rest::settle(history, seed.is_multiple_of(4)).await;
+        rest::settle(history).await;
     });
     let told = trace::take();
     drop(runtime);

@@ -1,6 +1,8 @@
 //! What must hold at rest: everybody sees the same, every container is reached from everywhere, and
 //! nothing is left of what was removed.
 
+mod left;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use super::docker::{Endpoint, Stage};
 use super::kernel::shake_hands;
 use super::loss;
 use super::schedule::History;
+use super::seams::is_strange_left_alone;
 use super::trace::{is_wrong, note, wrong};
 use super::world::{Network, world};
 
@@ -35,7 +38,7 @@ const SOON: [u64; 7] = [5, 5, 10, 20, 40, 80, 90];
 const AT_LAST: [u64; 2] = [400, 500];
 
 /// After so much more time nothing of removed networks and endpoints is left.
-const LINGERED: u64 = 900;
+const LINGERED: [u64; 2] = [700, 200];
 
 /// A host that lives, with everything it knows.
 struct Host {
@@ -55,19 +58,26 @@ struct Picture {
     hosts: Vec<Host>,
     /// ... and those of another.
     strangers: Vec<Host>,
-    /// Whether some host, or its disk, is gone for good.
-    has_lost_hosts: bool,
+    /// Hosts whose journal was lost: they do not know what they had begun.
+    forgetful: BTreeSet<HostId>,
+    /// Hosts of which there will never be a word again ...
+    lost: BTreeSet<HostId>,
+    /// ... and whether others have seen them absent for the grace when a run ends.
+    is_grace_short: bool,
     networks: Vec<Network>,
     fresh: Judge,
     secrets: ClusterSecrets,
     witness: Arc<Witness>,
 }
 
+/// ... and, where the grace is short, after so many graces more nothing of dead hosts.
+const GRACES: usize = 3;
+
 /// How many in a thousand runs lose the store's contents once more when all is at rest.
 const LOSES_STORE: u64 = 300;
 
 /// Lets time pass until all is as it should be.
-pub(crate) async fn settle(mut history: History, at_last: bool) {
+pub(crate) async fn settle(mut history: History) {
     if is_wrong() {
         return;
     }
@@ -82,10 +92,14 @@ pub(crate) async fn settle(mut history: History, at_last: bool) {
             problems = until_well(&history).await;
         }
     }
-    if problems.is_empty() && at_last && !is_wrong() {
+    if problems.is_empty() && !is_wrong() {
         note("=== lingering");
-        pass(LINGERED).await;
-        problems = look(&history, true).await;
+        let mut waits = LINGERED.to_vec();
+        if let Some(grace) = world(|world| world.is_grace_short().then_some(world.grace)) {
+            // The dead first, then what they leave without an owner.
+            waits.extend([grace.as_secs(); GRACES]);
+        }
+        problems = waited(&waits, &history, true).await;
     }
     problems.iter().for_each(wrong);
 }
@@ -95,10 +109,15 @@ async fn until_well(history: &History) -> Vec<String> {
     if history.lost_changes {
         waits.extend(AT_LAST);
     }
+    waited(&waits, history, false).await
+}
+
+/// What is wrong after so long, and so much longer; at the first look that finds nothing it is well.
+async fn waited(waits: &[u64], history: &History, at_last: bool) -> Vec<String> {
     let mut problems = Vec::new();
     for wait in waits {
-        pass(wait).await;
-        problems = look(history, false).await;
+        pass(*wait).await;
+        problems = look(history, at_last).await;
         if problems.is_empty() || is_wrong() {
             break;
         }
@@ -106,7 +125,7 @@ async fn until_well(history: &History) -> Vec<String> {
     problems
 }
 
-async fn pass(seconds: u64) {
+pub(crate) async fn pass(seconds: u64) {
     for _ in 0..seconds.div_ceil(5) {
         shake_hands();
         sleep(Duration::from_secs(5)).await;
@@ -170,11 +189,15 @@ fn picture(fresh: Judge) -> Picture {
         });
         let cluster = fresh.cluster().map(|record| record.cluster);
         let is_at_home = |host: &Host| host.state.cluster.is_none_or(|id| Some(id) == cluster);
-        let (hosts, strangers) = hosts.partition(is_at_home);
+        let (hosts, strangers): (Vec<_>, Vec<_>) = hosts.partition(is_at_home);
+        let mut lost = world.lost();
+        lost.extend(strangers.iter().map(|host| host.me));
         Picture {
             hosts,
             strangers,
-            has_lost_hosts: world.hosts.iter().any(|it| it.is_gone || !it.former.is_empty()),
+            lost,
+            forgetful: world.forgetful(),
+            is_grace_short: world.is_grace_short(),
             networks: world.networks.clone(),
             fresh,
             secrets: world.secrets.clone(),
@@ -207,8 +230,10 @@ impl Picture {
             self.reaches(host, &mut found);
         }
         self.single_owners(&mut found);
+        self.revoked(history, &mut found);
         if at_last {
             self.left_over(history, listing, &mut found);
+            self.left_of_dead(history, listing, &mut found);
         }
         found
     }
@@ -241,6 +266,10 @@ impl Picture {
                 .map(|of| (of.number, seen.get(&of.me), there.get(&of.me)))
                 .collect();
             found.push(format!("host {n} sees other hosts than the store has: {differing:?}"));
+        }
+        if host.view.revoked != fresh.revoked {
+            let (seen, there) = (&host.view.revoked, &fresh.revoked);
+            found.push(format!("host {n} takes {seen:?} for revoked, in the store are {there:?}"));
         }
         let alive: BTreeSet<HostId> = self.hosts.iter().map(|host| host.me).collect();
         if host.view.alive != alive {
@@ -318,6 +347,9 @@ impl Picture {
     /// The kernel is as journal and view want it, and has no network more.
     fn applied(&self, host: &Host, found: &mut Vec<String>) {
         let n = host.number;
+        if !is_strange_left_alone(&host.plane) {
+            found.push(format!("host {n}: a namespace that is not ours is not as it was"));
+        }
         let keyring = Keyring::new(self.secrets.clone(), host.me);
         for network in &self.networks {
             let kernel = host.plane.look(&network.namespace());
@@ -451,33 +483,6 @@ impl Picture {
             if claims.len() > 1 {
                 let claims: Vec<_> = claims.iter().map(|(c, h, _)| (c, h.short())).collect();
                 found.push(format!("{address} of {network} has several owners: {claims:?}"));
-            }
-        }
-    }
-
-    /// A network without members is gone from the store. Some of it goes after the grace only, which
-    /// is longer than a run: what a backup brought back, and what a host left while it still kept the
-    /// membership of a lost one from an earlier history.
-    fn left_over(&self, history: &History, listing: &Listing, found: &mut Vec<String>) {
-        if history.another_history && self.has_lost_hosts {
-            return;
-        }
-        let fresh = self.fresh.view();
-        for network in &self.networks {
-            let prefix = format!("networks/{}", network.key());
-            let keys: Vec<_> = listing
-                .entries
-                .iter()
-                .filter(|entry| entry.mod_revision > history.restored)
-                .filter(|entry| entry.key.starts_with(&prefix))
-                .map(|entry| entry.key.as_str())
-                .collect();
-            let members = fresh.networks.get(&network.key()).map_or(0, |n| n.members.len());
-            if members == 0 && !keys.is_empty() {
-                found.push(format!(
-                    "nobody has network {}, and the store holds {keys:?}",
-                    network.number
-                ));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What happens, drawn from the dice: Docker's work, faults and repairs.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -7,19 +8,21 @@ use serde_json::json;
 use tokio::time::sleep;
 use wgnet_control_plane::store::memory::Backup;
 use wgnet_control_plane::store::{Entry, Op, Revision, Store as _, Txn};
-use wgnet_core::{Seen, Step, model};
-use wgnet_proto::Path;
+use wgnet_proto::{ClusterId, HostId, Path};
 
 use super::checks::RUBBISH;
 use super::dice;
 use super::docker::{self, Answer, Endpoint, Stage};
 use super::kernel::shake_hands;
+use super::mishaps::{Loss, change_address, kill_driver, power_off, stop_driver, tamper};
+use super::people;
+use super::rest;
 use super::seams::{Weather, set_weather};
 use super::trace::{note, wrong};
-use super::world::{self, Network, create, lose_disk, start_driver, world};
+use super::world::{self, Network, create, start_driver, world};
 
 /// Everything that can happen, with how often; a run has about half of the faults.
-const DEEDS: [(Deed, u64); 34] = [
+const DEEDS: [(Deed, u64); 39] = [
     (Deed::Start, 120),
     (Deed::Stop, 80),
     (Deed::Move, 15),
@@ -31,8 +34,11 @@ const DEEDS: [(Deed, u64); 34] = [
     (Deed::StopDriver, 10),
     (Deed::KillEngine, 8),
     (Deed::PowerOff, 12),
+    (Deed::LoseJournal, 4),
     (Deed::LoseDisk, 3),
-    (Deed::LoseHost, 1),
+    (Deed::LoseHost, 3),
+    (Deed::Revoke, 12),
+    (Deed::ForgetHost, 10),
     (Deed::Cut, 15),
     (Deed::Hold, 12),
     (Deed::FailCalls, 15),
@@ -52,7 +58,9 @@ const DEEDS: [(Deed, u64); 34] = [
     (Deed::Deface, 4),
     (Deed::FillDisk, 6),
     (Deed::EmptyDisk, 20),
+    (Deed::SetClock, 8),
     (Deed::Jump, 6),
+    (Deed::Idle, 4),
     (Deed::OccupyPort, 4),
 ];
 
@@ -69,8 +77,11 @@ enum Deed {
     StopDriver,
     KillEngine,
     PowerOff,
+    LoseJournal,
     LoseDisk,
     LoseHost,
+    Revoke,
+    ForgetHost,
     Cut,
     Hold,
     FailCalls,
@@ -90,7 +101,9 @@ enum Deed {
     Deface,
     FillDisk,
     EmptyDisk,
+    SetClock,
     Jump,
+    Idle,
     OccupyPort,
 }
 
@@ -101,6 +114,8 @@ impl Deed {
         matches!(self, Start | Stop | Mend | StartStore | RegainLeader | EmptyDisk)
     }
 }
+
+const WEEK: u64 = 7 * 86_400;
 
 /// What a run has seen that later expectations depend on.
 #[derive(Clone, Default)]
@@ -113,6 +128,20 @@ pub(crate) struct History {
     pub(crate) backup: Option<Backup>,
     /// What the store holds up to this revision, a backup brought back.
     pub(crate) restored: Revision,
+    /// Operators had hosts' records removed before their time: what nobody has then goes later.
+    pub(crate) is_cleared: bool,
+    /// Hosts with a tombstone in the present history, and in which cluster.
+    pub(crate) revoked: BTreeMap<HostId, ClusterId>,
+}
+
+impl History {
+    /// The store holds something else than it did, up to this revision: who had not yet heard of a
+    /// revocation never will.
+    fn turns(&mut self, restored: Revision) {
+        (self.another_history, self.restored) = (true, restored);
+        self.revoked.clear();
+        world(|world| world.witness.begins_anew());
+    }
 }
 
 struct Run {
@@ -125,7 +154,8 @@ pub(crate) async fn eventful() -> History {
     let hosts = [2, 2, 3, 3, 3, 4, 4, 5, 6][dice::index(9)];
     let networks = [1, 1, 2, 3][dice::index(4)];
     let steps = dice::below(60) + 15;
-    create(hosts, networks);
+    let grace = if dice::happens(600) { 90 + dice::below(150) } else { WEEK };
+    create(hosts, networks, Duration::from_secs(grace));
     let allowed = only_deeds();
     let deeds: Vec<_> = DEEDS
         .into_iter()
@@ -148,7 +178,9 @@ pub(crate) async fn eventful() -> History {
         disk_ms: [0, 2, 20, 300][dice::index(4)],
     };
     let weather = if allowed.is_some() { Weather::default() } else { weather };
-    note(format!("{hosts} hosts, {networks} networks, {steps} steps, {weather:?}"));
+    note(format!(
+        "{hosts} hosts, {networks} networks, {steps} steps, grace {grace} s, {weather:?}"
+    ));
     set_weather(weather);
     for host in 0..hosts {
         tokio::spawn(async move {
@@ -208,9 +240,12 @@ impl Run {
                     docker::kill_engine(host);
                 }
             }
-            Deed::PowerOff => power_off(host, false, false),
-            Deed::LoseDisk => power_off(host, true, false),
-            Deed::LoseHost => power_off(host, false, true),
+            Deed::PowerOff => power_off(host, Loss::Nothing),
+            Deed::LoseJournal => power_off(host, Loss::Journal),
+            Deed::LoseDisk => power_off(host, Loss::Disk),
+            Deed::LoseHost => power_off(host, Loss::Host),
+            Deed::Revoke => people::revoke(&mut self.history).await,
+            Deed::ForgetHost => people::forget(&mut self.history),
             Deed::FillDisk | Deed::EmptyDisk => {
                 world(|world| world.hosts[host].disk.fill(deed == Deed::FillDisk));
             }
@@ -219,8 +254,22 @@ impl Run {
                 world.hosts[host].plane.occupy_port(port, dice::happens(600));
             }),
             Deed::Deface => deface().await,
+            Deed::SetClock => world(|world| world.hosts[host].clock.jump(dice::happens(500))),
             Deed::Jump => {
+                world(|world| world.witness.time_jumps());
                 tokio::time::advance(dice::millis(1000, 300_000)).await;
+            }
+            Deed::Idle => rest::pass(dice::below(600) + 60).await,
+            Deed::Wipe | Deed::Restore if world(|world| world.needs_store()) => {}
+            Deed::Wipe => {
+                world(|world| world.store.wipe());
+                self.history.turns(0);
+            }
+            Deed::Restore => {
+                if let Some(backup) = self.history.backup.clone() {
+                    world(|world| world.store.restore(&backup));
+                    self.history.turns(backup.revision());
+                }
             }
             _ => self.store(deed, host),
         }
@@ -250,19 +299,7 @@ impl Run {
                         line.mend();
                     });
                 }
-                Deed::Wipe => {
-                    store.wipe();
-                    self.history.another_history = true;
-                    self.history.restored = 0;
-                }
                 Deed::Backup => self.history.backup = Some(store.backup()),
-                Deed::Restore => {
-                    if let Some(backup) = &self.history.backup {
-                        store.restore(backup);
-                        self.history.another_history = true;
-                        self.history.restored = backup.revision();
-                    }
-                }
                 Deed::LoseChange => {
                     store.lose_next_change();
                     self.history.lost_changes = true;
@@ -403,116 +440,6 @@ fn senseless(host: usize) {
     });
 }
 
-/// Somebody removes by hand what is the driver's.
-fn tamper(host: usize) {
-    let (plane, networks) =
-        world(|world| (world.hosts[host].plane.clone(), world.networks.clone()));
-    world(|world| world.hosts[host].is_tampered = true);
-    let there: Vec<_> = networks
-        .iter()
-        .map(Network::namespace)
-        .filter(|namespace| matches!(plane.look(namespace), Seen::Present(_)))
-        .collect();
-    let Some(namespace) = dice::pick(&there) else {
-        return;
-    };
-    plane.tamper(&namespace, |seen| {
-        let Seen::Present(kernel) = seen else {
-            return;
-        };
-        match dice::below(6) {
-            0 => {
-                let ours: Vec<_> =
-                    kernel.routes.keys().filter(|to| to.prefix_len() == 32).copied().collect();
-                dice::pick(&ours).map(|to| kernel.routes.remove(&to));
-            }
-            1 => {
-                let links: Vec<_> = kernel.wireguards.keys().cloned().collect();
-                if let Some(name) = dice::pick(&links) {
-                    let _ = model::apply(seen, &Step::RemoveWireguard { name });
-                }
-            }
-            2 => {
-                let wireguard = kernel.wireguards.values_mut().next();
-                if let Some(wireguard) = wireguard {
-                    wireguard.peers.pop_first();
-                }
-            }
-            3 => kernel.guard.clear(),
-            4 => kernel.gateways.clear(),
-            _ => {
-                let pairs: Vec<_> = kernel.veths.keys().cloned().collect();
-                if let Some(name) = dice::pick(&pairs) {
-                    let _ = model::apply(seen, &Step::RemoveVeth { name });
-                }
-            }
-        }
-    });
-}
-
-fn change_address(host: usize) {
-    let turn = u8::try_from(dice::below(3)).expect("below 3");
-    world(|world| world.hosts[host].address.send_replace(world::underlay(host, turn)));
-}
-
-/// At any step: now, or at one of the next seams.
-fn kill_driver(host: usize) {
-    world(|world| {
-        if let Some(running) = &world.hosts[host].running {
-            running.life.arm(dice::below(60));
-        }
-    });
-}
-
-fn stop_driver(host: usize) {
-    let running = world(|world| world.hosts[host].running.clone());
-    if let Some(running) = running {
-        running.life.stop().cancel();
-        tokio::spawn(async move {
-            sleep(dice::millis(0, 2000)).await;
-            running.life.kill();
-        });
-    }
-}
-
-fn power_off(host: usize, disk_too: bool, for_good: bool) {
-    let had_power = world(|world| {
-        let left = world.hosts.iter().filter(|host| !host.is_gone).count();
-        if for_good && left < 3 {
-            return false;
-        }
-        let host = &mut world.hosts[host];
-        host.is_gone |= for_good && host.has_power;
-        std::mem::replace(&mut host.has_power, false)
-    });
-    if !had_power {
-        return;
-    }
-    note(format!("host {host} loses power, disk too: {disk_too}, for good: {for_good}"));
-    let running = world(|world| world.hosts[host].running.take());
-    if let Some(running) = running {
-        running.life.kill();
-    }
-    docker::kill_engine(host);
-    world(|world| {
-        let host = &mut world.hosts[host];
-        host.plane.power_off();
-        host.boots += 1;
-        host.engine.limbo.clear();
-        if disk_too {
-            lose_disk(host);
-        }
-    });
-    if !for_good {
-        tokio::spawn(async move {
-            sleep(dice::millis(0, 40_000)).await;
-            world(|world| world.hosts[host].has_power = true);
-            note(format!("host {host} boots"));
-            start_driver(host).await;
-        });
-    }
-}
-
 /// Ends every fault and waits until Docker's work is done.
 pub(crate) async fn heal(history: &mut History) {
     note("=== healing");
@@ -541,7 +468,7 @@ pub(crate) async fn heal(history: &mut History) {
             world.busy == 0 && up.clone().all(|host| host.running.is_some())
         });
         if is_well {
-            return;
+            return people::clear(history).await;
         }
     }
     wrong("Docker's calls, or drivers' starts, do not come to an end though all is well");
@@ -552,6 +479,8 @@ pub(crate) async fn heal(history: &mut History) {
 pub(crate) async fn clean_store() -> bool {
     let (store, live) = world(|world| {
         let live = world.hosts.iter().filter(|host| !host.is_gone);
+        // Without its journal a host does not know its cluster's rubbish from another's record.
+        let live = live.filter(|host| host.disk.state().cluster.is_some());
         let live: Vec<_> = live.filter_map(|host| host.disk.host_id()).collect();
         (world.store.clone(), live)
     });

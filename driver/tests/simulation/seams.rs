@@ -12,13 +12,13 @@ use wgnet_control_plane::store::{
 };
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_driver::dataplane::model::Model;
-use wgnet_driver::dataplane::{Dataplane, DataplaneError, ErrorKind, Joined};
+use wgnet_driver::dataplane::{Claimed, Dataplane, DataplaneError, ErrorKind, Joined, Swept};
 use wgnet_driver::journal::{Gate, MemoryDisk, State};
 
-use super::checks::{Witness, journal_told};
+use super::checks::{Witness, claims_all, journal_told};
 use super::dice;
 use super::life::Life;
-use super::trace::note;
+use super::trace::{note, wrong};
 use super::world::world;
 
 /// What goes wrong by itself, in a thousand tries, and how slow things are.
@@ -57,6 +57,7 @@ async fn wait_up_to(ms: u64) {
 pub(crate) struct SimStore {
     pub(crate) inner: MemoryStore,
     pub(crate) life: Life,
+    pub(crate) host: usize,
 }
 
 impl SimStore {
@@ -108,11 +109,14 @@ impl Store for SimStore {
 
     async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
         if dice::happens(WEATHER.get().late_write) && !self.life.is_dead() {
-            let store = self.inner.clone();
+            let (store, host) = (self.inner.clone(), self.host);
             note("a write is late");
+            let journals = move || world(|world| world.hosts[host].journals);
+            let before = journals();
             tokio::spawn(async move {
                 sleep(dice::millis(0, 20_000)).await;
-                if store.commit(txn).await.is_ok() {
+                // A host that lost its journal looks in the store for what it does not know of, once.
+                if journals() == before && store.commit(txn).await.is_ok() {
                     note("the late write happened");
                 }
             });
@@ -195,6 +199,25 @@ impl Dataplane for SimPlane {
         self.inner.namespaces().await
     }
 
+    /// Which namespaces are to go the model decides; each step of it passes here, and may fail.
+    async fn sweep(
+        &self,
+        claimed: impl Fn() -> Claimed + Send + Sync,
+    ) -> Result<Swept, DataplaneError> {
+        let claimed = || {
+            let claimed = claimed();
+            if let Some(journal) = told_by(self.host, &self.life) {
+                claims_all(self.host, &journal, &claimed);
+            }
+            claimed
+        };
+        let swept = self.inner.sweep_by(self, claimed).await?;
+        for removed in &swept.removed {
+            note(format!("host {}: {removed} is swept", self.host));
+        }
+        Ok(swept)
+    }
+
     async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {
         self.life.seam("look").await;
         tokio::task::yield_now().await;
@@ -214,6 +237,9 @@ impl Dataplane for SimPlane {
     async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<(), DataplaneError> {
         self.life.seam("kernel step").await;
         tokio::task::yield_now().await;
+        if *namespace == strange() {
+            wrong(format!("host {}: {step:?} in a namespace that is not ours", self.host));
+        }
         let weather = WEATHER.get();
         if dice::happens(weather.step_fails) {
             return Err(Self::failed(namespace));
@@ -239,6 +265,25 @@ impl Dataplane for SimPlane {
         self.life.seam("probe port").await;
         self.inner.port_is_free(port).await
     }
+}
+
+/// What is called as the driver's namespaces are, and is not one.
+pub(crate) fn strange() -> Namespace {
+    Namespace::parse("wgnet-admins").expect("it is called as ours are")
+}
+
+/// Somebody makes it when a host boots.
+pub(crate) fn make_strange(plane: &Model) {
+    let mut kernel = Observed { pinned: true, ..Observed::default() };
+    somebody_elses(&mut kernel);
+    plane.make_strange(&strange(), kernel);
+}
+
+/// Whether it is as it was made.
+pub(crate) fn is_strange_left_alone(plane: &Model) -> bool {
+    let made = Model::default();
+    make_strange(&made);
+    plane.look(&strange()) == made.look(&strange())
 }
 
 /// What the driver finds in a namespace that is not its own, and must never touch.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -11,7 +12,7 @@ use tokio::time::sleep;
 use wgnet_control_plane::store::MemoryStore;
 use wgnet_core::{ClusterView, Namespace};
 use wgnet_driver::api::Api;
-use wgnet_driver::cluster::HostFacts;
+use wgnet_driver::cluster::{HostFacts, Orderer};
 use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::journal::{Journal, MemoryDisk, Random};
 use wgnet_driver::problems::Problems;
@@ -23,11 +24,36 @@ use super::checks::Witness;
 use super::dice;
 use super::docker::Engine;
 use super::life::Life;
-use super::seams::{SimPlane, SimStore, gate};
-use super::trace::{note, wrong};
+use super::seams::{SimPlane, SimStore, gate, make_strange};
+use super::trace::{note, since_begin, wrong};
 
 thread_local! {
     static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
+}
+
+impl World {
+    /// Whether what goes after the grace is gone at the end of a run.
+    pub(crate) fn is_grace_short(&self) -> bool {
+        self.grace < LONG
+    }
+
+    /// Whether some host must still find in the store which numbers it used.
+    pub(crate) fn needs_store(&self) -> bool {
+        self.hosts.iter().any(|host| host.disk.state().reserved_seq < host.forgotten)
+    }
+
+    /// Hosts whose journal was lost.
+    pub(crate) fn forgetful(&self) -> BTreeSet<HostId> {
+        let hosts = self.hosts.iter().filter(|host| host.journals > 0);
+        hosts.filter_map(|host| host.disk.host_id()).collect()
+    }
+
+    /// Every identity that nobody has any more: of hosts that are gone for good, and of lost disks.
+    pub(crate) fn lost(&self) -> BTreeSet<HostId> {
+        let gone = self.hosts.iter().filter(|host| host.is_gone);
+        let gone = gone.filter_map(|host| host.disk.host_id());
+        gone.chain(self.hosts.iter().flat_map(|host| host.former.iter().copied())).collect()
+    }
 }
 
 /// Looks at or changes the world; never across an await.
@@ -35,7 +61,12 @@ pub(crate) fn world<T>(with: impl FnOnce(&mut World) -> T) -> T {
     WORLD.with_borrow_mut(|world| with(world.as_mut().expect("it was made first")))
 }
 
+/// From so much on it never ends within a run.
+const LONG: Duration = Duration::from_secs(86_400);
+
 pub(crate) struct World {
+    /// How long another host must be seen absent before its records are removed.
+    pub(crate) grace: Duration,
     pub(crate) hosts: Vec<Host>,
     pub(crate) networks: Vec<Network>,
     pub(crate) store: MemoryStore,
@@ -82,6 +113,13 @@ pub(crate) struct Host {
     pub(crate) number: usize,
     pub(crate) address: watch::Sender<Underlay>,
     pub(crate) disk: MemoryDisk,
+    pub(crate) clock: WallClock,
+    /// The latest that the clock said when the journal was lost.
+    pub(crate) journal_lost: Option<Duration>,
+    /// Counts journals that were lost while the host's key was not.
+    pub(crate) journals: u32,
+    /// Numbers below this one were used, and only the store tells.
+    pub(crate) forgotten: u64,
     pub(crate) plane: Model,
     pub(crate) line: MemoryStore,
     pub(crate) boots: u32,
@@ -102,6 +140,37 @@ pub(crate) struct Host {
     pub(crate) former: BTreeSet<HostId>,
 }
 
+/// What a host takes for the time; somebody may set it. Clones are the same clock.
+#[derive(Clone)]
+pub(crate) struct WallClock {
+    /// Seconds that it would have shown when the run began.
+    at_begin: Arc<AtomicU64>,
+}
+
+impl WallClock {
+    /// A little before or behind the others'.
+    fn new() -> Self {
+        Self { at_begin: Arc::new(AtomicU64::new(1_780_000_000 + dice::below(60))) }
+    }
+
+    /// Since the epoch.
+    pub(crate) fn now(&self) -> Duration {
+        Duration::from_secs(self.at_begin.load(Ordering::Relaxed)) + since_begin()
+    }
+
+    pub(crate) fn set(&self, now: Duration) {
+        self.at_begin.store(now.saturating_sub(since_begin()).as_secs(), Ordering::Relaxed);
+    }
+
+    /// Somebody sets it back or forth, by hours or days.
+    pub(crate) fn jump(&self, back: bool) {
+        const MOST: u64 = 5 * 86_400_000;
+        let by = dice::millis(3_600_000, MOST);
+        let now = self.now();
+        self.set(if back { now.saturating_sub(by) } else { now + by });
+    }
+}
+
 /// A driver that runs.
 #[derive(Clone)]
 pub(crate) struct Running {
@@ -109,22 +178,27 @@ pub(crate) struct Running {
     pub(crate) api: Api,
     pub(crate) journal: Journal,
     pub(crate) view: watch::Receiver<Arc<ClusterView>>,
+    pub(crate) orderer: Orderer,
     pub(crate) me: HostId,
 }
 
 /// Makes the world of a run; nothing runs yet.
-pub(crate) fn create(hosts: usize, networks: usize) {
+pub(crate) fn create(hosts: usize, networks: usize, grace: Duration) {
     let mut secret = [0; 32];
     dice::bytes(&mut secret);
     let secrets = ClusterSecrets::generate(secret);
     let store = MemoryStore::new();
-    let witness = Arc::new(Witness::new(secrets.clone()));
+    let witness = Arc::new(Witness::new(secrets.clone(), grace));
     let seeing = Arc::clone(&witness);
     store.set_witness(move |changes| seeing.changed(changes));
     let host = |number| Host {
         number,
         address: watch::Sender::new(underlay(number, 0)),
         disk: MemoryDisk::default(),
+        clock: WallClock::new(),
+        journal_lost: None,
+        journals: 0,
+        forgotten: 0,
         plane: Model::default(),
         line: store.client(),
         boots: 1,
@@ -138,8 +212,16 @@ pub(crate) fn create(hosts: usize, networks: usize) {
         is_gone: false,
         former: BTreeSet::new(),
     };
+    let mut hosts: Vec<Host> = (0..hosts).map(host).collect();
+    for host in &mut hosts {
+        make_strange(&host.plane);
+        if dice::happens(300) {
+            lost_before(host);
+        }
+    }
     let world = World {
-        hosts: (0..hosts).map(host).collect(),
+        grace,
+        hosts,
         networks: (0..networks).map(Network::new).collect(),
         store,
         witness,
@@ -200,7 +282,7 @@ pub(crate) async fn start_driver(number: usize) {
 fn run(world: &World, number: usize, life: Life, journal: Journal, boot: String) -> Running {
     let host = &world.hosts[number];
     let witness = Arc::clone(&world.witness);
-    let store = SimStore { inner: host.line.clone(), life: life.clone() };
+    let store = SimStore { inner: host.line.clone(), life: life.clone(), host: number };
     let dataplane =
         SimPlane { inner: host.plane.clone(), life: life.clone(), host: number, witness };
     let me = journal.host_id();
@@ -212,7 +294,7 @@ fn run(world: &World, number: usize, life: Life, journal: Journal, boot: String)
         boot,
         underlay: Vec::new(),
     };
-    const DEAD_HOST_GRACE: Duration = Duration::from_secs(7 * 86_400);
+    let clock = host.clock.clone();
     let given = Given {
         store,
         dataplane,
@@ -222,9 +304,9 @@ fn run(world: &World, number: usize, life: Life, journal: Journal, boot: String)
         underlay: host.address.subscribe(),
         ports: 51820..=51829,
         random: random(),
-        clock: Arc::new(|| Duration::from_secs(1_780_000_000)),
+        clock: Arc::new(move || clock.now()),
         problems: Problems::default(),
-        dead_host_grace: DEAD_HOST_GRACE,
+        dead_host_grace: world.grace,
     };
     let wired = given.wire(life.stop());
     let tasks: Vec<_> = wired.tasks.into_iter().map(|(_, task)| tokio::spawn(task)).collect();
@@ -237,15 +319,20 @@ fn run(world: &World, number: usize, life: Life, journal: Journal, boot: String)
                 wrong(format!("a task of the driver of host {number} panicked"));
             }
         }
-        come_back(number).await;
+        come_back(number, &dying).await;
     });
-    Running { life, api: wired.api, journal, view: wired.status.view, me }
+    let (view, orderer) = (wired.status.view, wired.status.orderer);
+    Running { life, api: wired.api, journal, view, orderer, me }
 }
 
 /// After a driver's death its service manager starts it again.
-async fn come_back(number: usize) {
+async fn come_back(number: usize, life: &Life) {
     let healing = world(|world| {
-        world.hosts[number].running = None;
+        let host = &mut world.hosts[number];
+        // The host may have booted meanwhile, and have another.
+        if host.running.as_ref().is_some_and(|running| running.life.is(life)) {
+            host.running = None;
+        }
         world.healing
     });
     let most = if healing || dice::happens(800) { 3000 } else { 90_000 };
@@ -257,4 +344,35 @@ async fn come_back(number: usize) {
 pub(crate) fn lose_disk(host: &mut Host) {
     host.former.extend(host.disk.host_id());
     host.disk = MemoryDisk::default();
+    (host.journal_lost, host.forgotten) = (None, 0);
+}
+
+/// The disk comes back with nothing but the host's key, and often the clock has lost its battery.
+pub(crate) fn lose_journal(world: &mut World, number: usize) {
+    let host = &mut world.hosts[number];
+    if dice::happens(600) {
+        host.clock.jump(true);
+    }
+    // Once more under a clock that went behind the first time's: what the store holds of the host must
+    // tell which numbers were used. Where that may go before it is read, nobody could know.
+    const AFTER: Duration = Duration::from_secs(60);
+    if let Some(lost) = host.journal_lost.filter(|lost| host.clock.now() < *lost + AFTER) {
+        let first = lost.as_secs() << 20;
+        let is_shown = host.disk.host_id().is_some_and(|id| world.witness.shows(id, first));
+        if is_shown && host.forgotten == 0 && world.grace >= LONG {
+            note(format!("host {number} forgets the numbers it used"));
+            host.forgotten = first;
+        } else {
+            host.clock.set(lost + AFTER);
+        }
+    }
+    host.journals += 1;
+    host.journal_lost = host.journal_lost.max(Some(host.clock.now()));
+    host.disk.lose_journal(host.clock.now());
+}
+
+/// The journal was lost once before the run: the host's numbers are of its clock.
+fn lost_before(host: &mut Host) {
+    host.journal_lost = Some(host.clock.now());
+    host.disk.lose_journal(host.clock.now());
 }

@@ -175,6 +175,12 @@ impl Host {
         endpoints.find(|(at, _)| **at == address).map(|(_, endpoint)| endpoint.host)
     }
 
+    /// The other hosts it knows.
+    pub(crate) fn hosts(&self) -> usize {
+        let view = self.running.as_ref().expect("it runs").view.borrow().clone();
+        view.hosts.keys().filter(|host| **host != self.id()).count()
+    }
+
     /// The other members it knows.
     pub(crate) fn members(&self) -> usize {
         let view = self.running.as_ref().expect("it runs").view.borrow().clone();

@@ -10,7 +10,7 @@ mod moves;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Row, Scale, milliseconds};
+use super::{Row, Rows, Scale, milliseconds};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
 use crate::stream::{Report, Stream};
@@ -41,7 +41,7 @@ const AFTER_LEAVE: &str = "nothing of old endpoints after the leave";
 /// # Errors
 ///
 /// Whatever the lab, a driver or an engine says.
-pub fn docker(scale: Scale) -> Result<Vec<Row>> {
+pub fn docker(scale: Scale, rows: &mut Rows) -> Result<()> {
     let swarm = Swarm::start("drill-docker", 3)?;
     swarm.network(OURS, &["--subnet", "10.84.0.0/24"])?;
     let overlay = ["-d", "overlay", "--attachable", "--subnet", "10.85.0.0/24", DOCKERS];
@@ -55,29 +55,24 @@ pub fn docker(scale: Scale) -> Result<Vec<Row>> {
     };
     drills.start_services()?;
     let full = scale == Scale::Full;
-    let mut rows = Vec::new();
-    let mut did = |row: Row| {
-        row.tell();
-        rows.push(row);
-    };
-    drills.address_moves(OldDriver::Tells)?.into_iter().for_each(&mut did);
-    drills.address_moves(OldDriver::EndsUntold)?.into_iter().for_each(&mut did);
+    rows.add(drills.address_moves(OldDriver::Tells)?);
+    rows.add(drills.address_moves(OldDriver::EndsUntold)?);
     if full {
-        drills.address_moves(OldDriver::IsDown)?.into_iter().for_each(&mut did);
+        rows.add(drills.address_moves(OldDriver::IsDown)?);
     }
-    did(drills.plugin_disabled()?);
+    rows.add(drills.plugin_disabled()?);
     if full {
         // While the first manager still leads.
-        did(drills.leader_lost()?);
+        rows.add(drills.leader_lost()?);
     }
-    did(drills.engine_ends("dockerd SIGKILL and start on a swarm node", "KILL", None)?);
+    rows.add(drills.engine_ends("dockerd SIGKILL and start on a swarm node", "KILL", None)?);
     if full {
         let drill = "dockerd stopped, started half a minute later";
-        did(drills.engine_ends(drill, "TERM", Some(Duration::from_secs(30)))?);
+        rows.add(drills.engine_ends(drill, "TERM", Some(Duration::from_secs(30)))?);
     }
-    did(drills.node_drained()?);
-    did(drills.node_leaves(full)?);
-    Ok(rows)
+    rows.add(drills.node_drained()?);
+    rows.add(drills.node_leaves(full)?);
+    Ok(())
 }
 
 struct Drills<'s> {

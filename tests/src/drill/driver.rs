@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::load::{Load, under_load};
 use super::objects::Objects;
-use super::{Row, Scale, milliseconds};
+use super::{Row, Rows, Scale, milliseconds};
 use crate::lab::checks::Container;
 use crate::lab::{Host, Inventory, Result, wait_for};
 use crate::stream::{Report, Stream};
@@ -24,7 +24,7 @@ const ENGINE_BACK: Duration = Duration::from_secs(3);
 /// # Errors
 ///
 /// Whatever the lab, a driver or an engine says.
-pub fn driver(scale: Scale) -> Result<Vec<Row>> {
+pub fn driver(scale: Scale, rows: &mut Rows) -> Result<()> {
     let swarm = Swarm::start("drill-driver", 2)?;
     swarm.network(NETWORK, &[])?;
     let run = |host, name| swarm.run(host, name, NETWORK, &[]);
@@ -53,7 +53,10 @@ pub fn driver(scale: Scale) -> Result<Vec<Row>> {
             })
         },
     ];
-    drills.into_iter().map(|drill| drill().inspect(Row::tell)).collect()
+    for drill in drills {
+        rows.add(drill()?);
+    }
+    Ok(())
 }
 
 /// Two containers on two hosts, which nothing of all this may touch.
@@ -216,11 +219,8 @@ impl Pair<'_> {
         let _ = eventually("nothing to be leaked", SOON, || {
             left.clear();
             for (host, idle) in self.swarm.lab.hosts().iter().zip(idle) {
-                let now = host.inventory().map(|now| now.changes_since(idle)).unwrap_or_default();
-                left.extend(now.into_iter().filter(|line| {
-                    // Docker clears the names of its own sandboxes once a minute.
-                    !line.contains("docker_gwbridge") && !line.contains("docker/")
-                }));
+                // Docker clears the names of its own sandboxes once a minute.
+                left.extend(host.changes_since(idle, &["docker_gwbridge", "docker/"]));
             }
             left.is_empty()
         });
@@ -270,6 +270,7 @@ fn undisturbed(row: Row, report: &Report) -> Row {
 
 fn of_load(row: Row, load: &Load) -> Row {
     row.at_most("docker commands failed", load.failed(), "", 0.0)
-        .info("of", load.started as f64, "containers")
+        .at_least("containers started", load.started(), "", load.enough())
+        .at_least("on each host", load.fewest(), "", 1.0)
         .info("slowest", load.slowest.as_secs_f64(), "s")
 }

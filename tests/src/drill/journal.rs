@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Row, Scale};
+use super::{Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
 use crate::stream::Stream;
@@ -32,7 +32,7 @@ const DAMAGES: [(&str, &str); 3] = [
 /// # Errors
 ///
 /// Whatever the lab, a driver or an engine says.
-pub fn journal(scale: Scale) -> Result<Vec<Row>> {
+pub fn journal(scale: Scale, rows: &mut Rows) -> Result<()> {
     let swarm = Swarm::start("drill-journal", 2)?;
     swarm.network(NETWORK, &["--subnet", "10.88.0.0/24"])?;
     let host = swarm.host(1);
@@ -48,16 +48,11 @@ pub fn journal(scale: Scale) -> Result<Vec<Row>> {
         swarm: &swarm,
     };
     eventually("the first ping", SOON, || drills.near.ping("far").is_ok())?;
-    let mut rows = Vec::new();
-    let mut did = |row: Row| {
-        row.tell();
-        rows.push(row);
-    };
-    did(drills.disk_full(scale)?);
-    did(drills.damaged(scale)?);
-    did(drills.damaged_without_etcd()?);
-    did(drills.damaged_without_mirror()?);
-    Ok(rows)
+    rows.add(drills.disk_full(scale)?);
+    rows.add(drills.damaged(scale)?);
+    rows.add(drills.damaged_without_etcd()?);
+    rows.add(drills.damaged_without_mirror()?);
+    Ok(())
 }
 
 struct Drills<'s> {

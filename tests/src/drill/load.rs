@@ -9,14 +9,34 @@ use crate::lab::{Host, Result};
 /// More than the shim lets a call wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A host that starts fewer containers than one in so long is hardly under load.
+const ONE_IN: Duration = Duration::from_secs(4);
+
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    pub(crate) started: u64,
+    /// Containers on each host.
+    started: Vec<u64>,
+    length: Duration,
     pub(crate) failures: Vec<String>,
     pub(crate) slowest: Duration,
 }
 
 impl Load {
+    pub(crate) fn started(&self) -> f64 {
+        self.started.iter().sum::<u64>() as f64
+    }
+
+    /// How many must have been started in all, or it was none to speak of.
+    pub(crate) fn enough(&self) -> f64 {
+        let each = self.length.as_secs() / ONE_IN.as_secs();
+        (each.max(1) * self.started.len() as u64) as f64
+    }
+
+    /// On the host that started fewest.
+    pub(crate) fn fewest(&self) -> f64 {
+        self.started.iter().min().map_or(0.0, |fewest| *fewest as f64)
+    }
+
     pub(crate) fn failed(&self) -> f64 {
         self.failures.len() as f64
     }
@@ -29,7 +49,7 @@ impl Load {
     }
 
     fn add(&mut self, other: Self) {
-        self.started += other.started;
+        self.started.extend(other.started);
         self.failures.extend(other.failures);
         self.slowest = self.slowest.max(other.slowest);
     }
@@ -45,9 +65,10 @@ pub(crate) fn under_load<T>(
     thread::scope(|scope| {
         let workers: Vec<_> =
             hosts.iter().map(|host| scope.spawn(|| run_until(host, network, &over))).collect();
+        let began = Instant::now();
         let done = work();
+        let mut load = Load { length: began.elapsed(), ..Load::default() };
         over.store(true, Ordering::Relaxed);
-        let mut load = Load::default();
         for worker in workers {
             load.add(worker.join().expect("a worker does not panic"));
         }
@@ -59,15 +80,32 @@ pub(crate) fn under_load<T>(
 }
 
 fn run_until(host: &Host, network: &str, over: &AtomicBool) -> Load {
-    let mut load = Load::default();
+    let (mut load, mut started) = (Load::default(), 0);
     while !over.load(Ordering::Relaxed) {
         let began = Instant::now();
         let run = ["run", "--rm", "--network", network, "bb", "true"];
         match host.docker_within(PATIENCE, &run) {
-            Ok(_) => load.started += 1,
+            Ok(_) => started += 1,
             Err(error) => load.failures.push(error.to_string()),
         }
         load.slowest = load.slowest.max(began.elapsed());
     }
+    load.started.push(started);
     load
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_is_enough_by_its_length_and_on_each_host() {
+        let mut load = Load { length: Duration::from_secs(18), ..Load::default() };
+        for started in [9, 0] {
+            load.add(Load { started: vec![started], ..Load::default() });
+        }
+        assert_eq!((load.started(), load.enough(), load.fewest()), (9.0, 8.0, 0.0));
+        load.length = Duration::from_secs(1);
+        assert_eq!(load.enough(), 2.0);
+    }
 }

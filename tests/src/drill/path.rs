@@ -7,10 +7,10 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use super::{Row, Scale};
+use super::{Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result};
-use crate::stream::{Gap, Report, Stream, epoch_ms};
+use crate::stream::{Flow, Gap, Report, Stream, epoch_ms};
 use crate::swarm::{SOON, Swarm, eventually};
 use probe::Probe;
 
@@ -19,6 +19,15 @@ const OURS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Traffic before and after each event.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// What begins so soon after an event is the event's.
+const AFTERMATH_MS: f64 = 1000.0;
+
+/// Shorter pauses are a busy machine's.
+const PAUSE_MS: f64 = 100.0;
+
+/// How much of its length an outage must be seen for, or it was none.
+const SEEN: f64 = 0.9;
 
 /// The same two hosts, with a pair of containers on our network and one on Docker's overlay.
 struct Pairs<'s> {
@@ -30,7 +39,7 @@ struct Pairs<'s> {
 /// # Errors
 ///
 /// Whatever the lab, a driver or an engine says.
-pub fn path(scale: Scale) -> Result<Vec<Row>> {
+pub fn path(scale: Scale, rows: &mut Rows) -> Result<()> {
     let swarm = Swarm::start("drill-path", 2)?;
     swarm.network("blue", &[])?;
     swarm.host(1).docker(&["network", "create", "-d", "overlay", "--attachable", "plain"])?;
@@ -43,15 +52,18 @@ pub fn path(scale: Scale) -> Result<Vec<Row>> {
     for [near, far] in [&pairs.ours, &pairs.docker] {
         eventually("the first ping", SOON, || near.ping(&far.name).is_ok())?;
     }
-    let mut rows = vec![
-        pairs.outage("cable out", Host::unplug, Host::plug)?,
-        pairs.outage("silent loss", Host::drop_silently, Host::undrop)?,
-        pairs.outage("host frozen", Host::freeze, Host::thaw)?,
-    ];
+    let silent = ("silent both ways", silence as Proof);
+    rows.add(pairs.outage("cable out", silent, Host::unplug, Host::plug)?);
+    rows.add(pairs.outage("silent loss", silent, Host::drop_silently, Host::undrop)?);
+    let still = ("its own end of the stream stood still", standstill as Proof);
+    rows.add(pairs.outage("host frozen", still, Host::freeze, Host::thaw)?);
     // Docker's overlay and the swarm do not survive this one, so it comes last.
-    rows.push(pairs.address_changes()?);
-    Ok(rows)
+    rows.add(pairs.address_changes()?);
+    Ok(())
 }
+
+/// For how many seconds a stream shows the outage that began then.
+type Proof = fn(&Report, SystemTime) -> f64;
 
 impl Pairs<'_> {
     fn far_host(&self) -> &Host {
@@ -61,6 +73,7 @@ impl Pairs<'_> {
     fn outage(
         &self,
         drill: &'static str,
+        (seen, proof): (&'static str, Proof),
         cut: impl Fn(&Host) -> Result<()>,
         mend: impl Fn(&Host) -> Result<()>,
     ) -> Result<Row> {
@@ -78,8 +91,9 @@ impl Pairs<'_> {
         cut(self.far_host())?;
         // The drill is an outage of this length; there is no state to wait for.
         thread::sleep(length);
-        mend(self.far_host())?;
+        // Before, since mending may wait until it is seen to be done.
         let back = SystemTime::now();
+        mend(self.far_host())?;
 
         probe.wait_since(back, OURS_WITHIN)?;
         let docker = beside.wait_since(back, docker_within);
@@ -87,6 +101,7 @@ impl Pairs<'_> {
         let report = stream.finish()?;
         Ok(Row::new(drill)
             .info("length", length.as_secs_f64(), "s")
+            .at_least(seen, proof(&report, began), "s", SEEN * length.as_secs_f64())
             .at_most("reachable after the return", returned(&report, back), "s", 1.0)
             .beside(docker.map_or(f64::INFINITY, |after| after.as_secs_f64()))
             .at_most("gaps apart from the outage", other_gaps(&report, began, back), "", 0.0)
@@ -112,8 +127,8 @@ impl Pairs<'_> {
 
         let stream = Stream::start(near, far)?;
         thread::sleep(QUIET);
-        change_address(self.far_host(), &first, &second)?;
         let changed = SystemTime::now();
+        change_address(self.far_host(), &first, &second)?;
         thread::sleep(QUIET + Duration::from_secs(5));
         let report = stream.finish()?;
         Ok(Row::new("underlay address changes")
@@ -147,21 +162,81 @@ pub(crate) fn address(container: &Container<'_>) -> Result<Ipv4Addr> {
     said.parse().map_err(none)
 }
 
+/// Seconds for which nothing came through from a cut on, in the direction where it was less.
+fn silence(report: &Report, cut: SystemTime) -> f64 {
+    let cut = epoch_ms(cut);
+    let of_cut = cut - PAUSE_MS..cut + AFTERMATH_MS;
+    let of = |flow: &Flow| {
+        let begun = flow.gaps.iter().filter(|gap| of_cut.contains(&gap.start_ms));
+        begun.map(|gap| gap.length_ms / 1e3).fold(0.0, f64::max)
+    };
+    of(&report.there).min(of(&report.back))
+}
+
+/// Seconds for which the far host's program did not run. What is sent to it meanwhile may arrive: a
+/// kernel that has WireGuard is not frozen with its host.
+fn standstill(report: &Report, _: SystemTime) -> f64 {
+    report.back.longest_stall_ms / 1e3
+}
+
 /// Seconds from a point in time to the end of the gap that it was in, in the slower direction.
 fn returned(report: &Report, at: SystemTime) -> f64 {
     let at = epoch_ms(at);
-    // A gap that the return itself begins is a part of it.
-    let begun = gaps(report).filter(|gap| gap.start_ms <= at + 100.0);
-    begun.map(|gap| (gap.end_ms() - at) / 1e3).fold(0.0, f64::max)
+    // A gap that the return itself begins is a part of it, and so is a pause that follows at once.
+    let is_of_it = |gap: &&Gap| {
+        gap.start_ms <= at + PAUSE_MS
+            || gap.start_ms < at + AFTERMATH_MS && gap.length_ms >= PAUSE_MS
+    };
+    gaps(report).filter(is_of_it).map(|gap| (gap.end_ms() - at) / 1e3).fold(0.0, f64::max)
 }
 
-/// Pauses of 100 ms and more that neither began in the outage nor a second after it.
+/// Pauses that began neither in the outage nor within a second after it.
 fn other_gaps(report: &Report, began: SystemTime, back: SystemTime) -> f64 {
-    let outage = epoch_ms(began) - 100.0..epoch_ms(back) + 1000.0;
-    let long = gaps(report).filter(|gap| gap.length_ms >= 100.0);
+    let outage = epoch_ms(began) - PAUSE_MS..epoch_ms(back) + AFTERMATH_MS;
+    let long = gaps(report).filter(|gap| gap.length_ms >= PAUSE_MS);
     long.filter(|gap| !outage.contains(&gap.start_ms)).count() as f64
 }
 
 fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
     [&report.there, &report.back].into_iter().flat_map(|flow| &flow.gaps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gaps there and back: seconds after the start, and for how long.
+    fn report(there: &[(f64, f64)], back: &[(f64, f64)]) -> Report {
+        let flow = |gaps: &[(f64, f64)]| {
+            let gap = |(start, length): &(f64, f64)| Gap {
+                start_ms: (100.0 + start) * 1e3,
+                length_ms: length * 1e3,
+            };
+            Flow { gaps: gaps.iter().map(gap).collect(), ..Flow::default() }
+        };
+        Report { there: flow(there), back: flow(back) }
+    }
+
+    fn at(seconds: f64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs_f64(100.0 + seconds)
+    }
+
+    #[test]
+    fn a_cut_that_cuts_nothing_or_one_direction_only_is_none() {
+        assert_eq!(silence(&report(&[], &[]), at(1.0)), 0.0);
+        assert_eq!(silence(&report(&[(1.0, 5.0)], &[]), at(1.0)), 0.0);
+        assert_eq!(silence(&report(&[(1.0, 5.0)], &[(3.0, 5.0)]), at(1.0)), 0.0);
+        assert_eq!(silence(&report(&[(1.0, 5.0)], &[(1.25, 4.75)]), at(1.0)), 4.75);
+    }
+
+    #[test]
+    fn a_long_pause_soon_after_the_return_is_a_part_of_it() {
+        let cut = (1.0, 5.0);
+        let since = |after: &[(f64, f64)]| returned(&report(&[cut], after), at(6.0));
+        assert_eq!(since(&[]), 0.0);
+        assert_eq!(since(&[(6.5, 3.0)]), 3.5);
+        assert_eq!(since(&[(6.5, 0.05)]), 0.0);
+        let late = report(&[cut], &[(7.5, 3.0)]);
+        assert_eq!((returned(&late, at(6.0)), other_gaps(&late, at(1.0), at(6.0))), (0.0, 1.0));
+    }
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Row, Scale};
+use super::{Row, Rows, Scale};
 use crate::lab::{LabError, Result};
 
 /// The simulation as it says itself how much it runs (`SIM_SEEDS`).
@@ -14,25 +14,38 @@ const SEEDS: [&str; 5] = ["cargo", "test", "--workspace", "--test", "simulation"
 
 const MUTATIONS: [&str; 1] = ["tests/mutations"];
 
+/// Fewer would prove less than the table says.
+const SEEDS_AT_LEAST: f64 = 2000.0;
+const BUGS_AT_LEAST: f64 = 10.0;
+
 /// # Errors
 ///
 /// When the program cannot be run to its end.
-pub fn seeds(scale: Scale) -> Result<Vec<Row>> {
+pub fn seeds(scale: Scale, rows: &mut Rows) -> Result<()> {
     if scale == Scale::Short {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let said = said_by(&SEEDS, |said| told_of_seeds(said).is_some_and(|(_, failed)| failed > 0))?;
     let (seeds, failed) = told_of_seeds(&said).ok_or_else(|| odd(&SEEDS, "told of no seed"))?;
-    let row = Row::new("simulation").info("seeds", seeds as f64, "");
-    Ok(vec![row.at_most("failed", failed as f64, "", 0.0)])
+    rows.add(of_seeds(seeds, failed));
+    Ok(())
+}
+
+fn of_seeds(seeds: usize, failed: usize) -> Row {
+    Row::new("simulation").at_least("seeds", seeds as f64, "", SEEDS_AT_LEAST).at_most(
+        "failed",
+        failed as f64,
+        "",
+        0.0,
+    )
 }
 
 /// # Errors
 ///
 /// As [`seeds`].
-pub fn mutations(scale: Scale) -> Result<Vec<Row>> {
+pub fn mutations(scale: Scale, rows: &mut Rows) -> Result<()> {
     if scale == Scale::Short {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let said = said_by(&MUTATIONS, |said| told_of_mutations(said).1 > 0)?;
     let (found, missed) = told_of_mutations(&said);
@@ -40,8 +53,9 @@ pub fn mutations(scale: Scale) -> Result<Vec<Row>> {
         return Err(odd(&MUTATIONS, "told of no bug"));
     }
     let row = Row::new("mutations: bugs put into the code for the simulation to find");
-    let row = row.info("bugs", (found + missed) as f64, "");
-    Ok(vec![row.at_most("not found", missed as f64, "", 0.0)])
+    let row = row.at_least("bugs", (found + missed) as f64, "", BUGS_AT_LEAST);
+    rows.add(row.at_most("not found", missed as f64, "", 0.0));
+    Ok(())
 }
 
 /// What a program of the checkout prints. It must succeed, or say why it does not.
@@ -100,6 +114,13 @@ planner-takes-foreign-routes          NOT FOUND      412
 claims-do-not-grow                       seed 7        0  host 0: 10.0.0.8 is claimed
 ";
         assert_eq!(told_of_mutations(said), (2, 1));
+    }
+
+    #[test]
+    fn a_run_of_fewer_seeds_than_the_table_says_is_missed() {
+        of_seeds(2000, 0).assert_held();
+        assert_eq!(of_seeds(1999, 0).missed(), ["simulation: seeds 1999, at least 2000"]);
+        assert_eq!(of_seeds(2000, 1).missed(), ["simulation: failed 1, at most 0"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::path::address;
-use super::{Row, Scale};
+use super::{Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, Inventory, LabError, Result};
 use crate::swarm::{SOON, Swarm, eventually, status};
@@ -27,13 +27,20 @@ const HOSTS: usize = 3;
 const SPARED: usize = HOSTS;
 
 /// How much memory may grow once everything has run for a while.
-const FLAT: f64 = 1.5;
+const FLAT: f64 = 1.2;
+
+/// A host that starts fewer containers than one in so many seconds hardly has any come and go.
+const ONE_IN: f64 = 6.0;
+
+/// Docker's own leftovers are its own business.
+const DOCKERS: [&str; 2] = ["docker_gwbridge", "docker/"];
 
 /// Docker clears what its own killed process left once a minute.
 const CLEARED_WITHIN: Duration = Duration::from_secs(90);
 
 struct Plan {
-    containers: usize,
+    /// Places for containers; about half of them are taken while containers come and go.
+    places: usize,
     length: Duration,
     drill_every: Duration,
     /// How long an outage or a pause takes.
@@ -42,21 +49,25 @@ struct Plan {
 
 impl Plan {
     fn of(scale: Scale) -> Self {
-        let (containers, length, drill_every, outage) =
+        let (places, length, drill_every, outage) =
             scale.pick((12, 45, 6, 2), (200, 20 * 60, 20, 8));
         Self {
-            containers,
+            places,
             length: Duration::from_secs(length),
             drill_every: Duration::from_secs(drill_every),
             outage: Duration::from_secs(outage),
         }
+    }
+
+    fn places_of_a_host(&self) -> usize {
+        self.places / HOSTS
     }
 }
 
 /// # Errors
 ///
 /// Whatever the lab, a driver or an engine says.
-pub fn soak(scale: Scale) -> Result<Vec<Row>> {
+pub fn soak(scale: Scale, rows: &mut Rows) -> Result<()> {
     let seed = seed();
     eprintln!("soak: seed {seed}; WGNET_SEED={seed} repeats its choices");
     let plan = Plan::of(scale);
@@ -69,27 +80,53 @@ pub fn soak(scale: Scale) -> Result<Vec<Row>> {
     let (churned, (trouble, early)) = thread::scope(|scope| {
         let workers: Vec<_> = (1..=HOSTS)
             .map(|number| {
-                let (swarm, over, share) = (&swarm, &over, plan.containers / HOSTS);
-                scope.spawn(move || churn(swarm, number, share, Chance::new(seed, number), over))
+                let (swarm, over, places) = (&swarm, &over, plan.places_of_a_host());
+                scope.spawn(move || churn(swarm, number, places, Chance::new(seed, number), over))
             })
             .collect();
         let trouble = drills(&swarm, &plan, seed);
         over.store(true, Ordering::Relaxed);
         let churned = workers.into_iter().map(|worker| worker.join().expect("it does not panic"));
-        Ok::<(Churned, _), LabError>((churned.sum(), trouble?))
+        let churned: Vec<Churned> = churned.collect();
+        Ok::<_, LabError>((churned, trouble?))
     })?;
     let settled = settle(&swarm)?;
+    // As many containers run as in the first quarter.
+    let late = Memory::of(swarm.host(SPARED))?;
+    churn::fill(&swarm, plan.places_of_a_host())?;
     let containers = churn::running(&swarm)?;
     let (first_missing, missing) = matrix(&containers)?;
-    let late = Memory::of(swarm.host(SPARED))?;
+    let of_all = |count: fn(&Churned) -> u64| churned.iter().map(count).sum::<u64>() as f64;
+    let fewest = churned.iter().map(|host| host.started).min().unwrap_or_default();
+    let seconds = plan.length.as_secs_f64();
     let row = Row::new("containers at random, drills at random")
-        .info("length", plan.length.as_secs_f64(), "s")
+        .info("length", seconds, "s")
         .info("seed", seed as f64, "")
         .info("drills", trouble.total() as f64, "")
-        .info("containers started", churned.started as f64, "")
-        .info("docker commands failed meanwhile", churned.failed as f64, "")
+        .info("places for containers", plan.places as f64, "")
+        .info("taken at a time", churned.iter().map(Churned::taken).sum(), "")
+        .at_least(
+            "containers started",
+            of_all(|host| host.started),
+            "",
+            (seconds / ONE_IN).floor() * HOSTS as f64,
+        )
+        .at_least("on each host", fewest as f64, "", 1.0)
+        // What a drill does to a host may cost each host the command that it is at: a killed engine
+        // refuses it, and so does one that waits for a manager it cannot reach.
+        .at_most(
+            "docker commands failed meanwhile",
+            of_all(|host| host.failed),
+            "",
+            (HOSTS as u64 * trouble.total()) as f64,
+        )
         .info("settled after", settled.as_secs_f64(), "s")
-        .info("containers at the end", containers.len() as f64, "")
+        .at_least(
+            "containers at the end",
+            containers.len() as f64,
+            "",
+            (HOSTS * plan.places_of_a_host()) as f64,
+        )
         .info("pairs silent at first", first_missing as f64, "")
         .at_most("pairs silent", missing as f64, "", 0.0)
         .info("driver's memory", late.driver, "MiB")
@@ -103,7 +140,8 @@ pub fn soak(scale: Scale) -> Result<Vec<Row>> {
         );
     eprintln!("soak: drills {trouble}");
     churn::remove_all(&swarm)?;
-    Ok(vec![before.compare(&swarm, &trouble, row)?])
+    rows.add(before.compare(&swarm, &trouble, row));
+    Ok(())
 }
 
 /// Something fails every few seconds, each kind once before any comes again. Also tells the memory
@@ -214,16 +252,12 @@ impl Before {
     }
 
     /// The rest of the row: what is left, and who restarted.
-    fn compare(&self, swarm: &Swarm, trouble: &Trouble, row: Row) -> Result<Row> {
+    fn compare(&self, swarm: &Swarm, trouble: &Trouble, row: Row) -> Row {
         let (mut left_over, mut restarts) = (0, 0);
         for (number, host) in (1..).zip(swarm.lab.hosts()) {
             let mut left = Vec::new();
             let _ = eventually("nothing to be left", CLEARED_WITHIN, || {
-                let now = host.inventory();
-                left = now.map_or_else(
-                    |error| vec![error.to_string()],
-                    |now| ours(now.changes_since(&self.inventories[number - 1])),
-                );
+                left = host.changes_since(&self.inventories[number - 1], &DOCKERS);
                 left.is_empty()
             });
             for line in &left {
@@ -239,24 +273,26 @@ impl Before {
         }
         let mut records = Vec::new();
         let _ = eventually("no endpoint to be left in etcd", SOON, || {
-            records = swarm.lab.etcd().records().unwrap_or_default();
-            records.retain(|key| key.contains("/endpoints/"));
+            records = match swarm.lab.etcd().records() {
+                Ok(keys) => keys.into_iter().filter(|key| key.contains("/endpoints/")).collect(),
+                // It shows nothing, least of all that nothing is left.
+                Err(error) => vec![error.to_string()],
+            };
             records.is_empty()
         });
         for key in &records {
             eprintln!("soak: left in etcd: {key}");
         }
-        Ok(row
-            .at_most("left over on the hosts", left_over as f64, "", 0.0)
+        row.at_most("left over on the hosts", left_over as f64, "", 0.0)
             .at_most("left over in etcd", records.len() as f64, "", 0.0)
-            .at_most("restarts of a driver by itself", restarts as f64, "", 0.0))
+            .at_most("restarts of a driver by itself", restarts as f64, "", 0.0)
     }
 }
 
 /// One container on each host, all reaching each other.
 fn lasting(swarm: &Swarm) -> Result<Vec<Container<'_>>> {
     let run = |number| {
-        let name = format!("{}{number}-lasting", churn::PREFIX);
+        let name = format!("{}h{number}-lasting", churn::PREFIX);
         swarm.run(number, &name, "blue", &["--restart", "always"])
     };
     let containers: Vec<Container<'_>> = (1..=HOSTS).map(run).collect::<Result<_>>()?;
@@ -266,12 +302,6 @@ fn lasting(swarm: &Swarm) -> Result<Vec<Container<'_>>> {
         }
     }
     Ok(containers)
-}
-
-/// Docker's own leftovers are its own business.
-fn ours(mut lines: Vec<String>) -> Vec<String> {
-    lines.retain(|line| !line.contains("docker_gwbridge") && !line.contains("docker/"));
-    lines
 }
 
 /// Resident memory in MiB.

@@ -3,43 +3,43 @@
 //! One lab with three members of etcd, so that any of them can be lost. Streams run between two hosts
 //! through everything; containers come, go and move; and the third host looks.
 
+mod records;
+mod reports;
 mod scene;
 mod trouble;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Row, Scale, turn};
-use crate::lab::{Result, wait_until};
+use super::{Row, Rows, Scale, turn};
+use crate::lab::{Result, wait_for};
 use crate::stream::Stream;
 use crate::swarm::SOON;
+use records::Records;
 use scene::Scene;
 
 /// # Errors
 ///
 /// Whatever the lab, a driver or an engine says.
-pub fn store(scale: Scale) -> Result<Vec<Row>> {
+pub fn store(scale: Scale, rows: &mut Rows) -> Result<()> {
     let swarm = scene::swarm()?;
     let mut scene = Scene::set(&swarm)?;
     let ancient = Backup::take(&scene, "ancient")?;
-    let mut rows = vec![away(&mut scene, scale)?, trouble::clusters_swapped(&mut scene)?];
+    rows.add(away(&mut scene, scale)?);
+    rows.add(trouble::clusters_swapped(&mut scene)?);
     let old = before_the_backup(&mut scene)?;
-    rows.extend([
-        one_member_lost(&mut scene)?,
-        leader_lost(&mut scene)?,
-        compacted(&mut scene)?,
-        trouble::full(&mut scene)?,
-        trouble::slow(&mut scene)?,
-    ]);
-    rows.iter().for_each(Row::tell);
+    rows.add(one_member_lost(&mut scene)?);
+    rows.add(leader_lost(&mut scene)?);
+    rows.add(compacted(&mut scene)?);
+    rows.add(trouble::full(&mut scene)?);
+    rows.add(trouble::slow(&mut scene)?);
     turn::others_for(scale.pick(Duration::ZERO, OLD).saturating_sub(old.taken.elapsed()))?;
-    rows.extend([
-        restored(&mut scene, &old)?,
-        wiped(&mut scene)?,
-        restored_from_before(&mut scene, &ancient)?,
-    ]);
-    Ok(rows)
+    rows.add(restored(&mut scene, &old)?);
+    rows.add(wiped(&mut scene)?);
+    rows.add(restored_from_before(&mut scene, &ancient)?);
+    Ok(())
 }
 
 /// How old a backup is when etcd is restored from it, at full length.
@@ -61,6 +61,18 @@ impl Backup {
         scene.etcd().restore(&self.file)?;
         scene.etcd().start()?;
         Ok(self.taken.elapsed().as_secs_f64())
+    }
+}
+
+/// What is to be there again, and had been noticed already, before etcd loses its history.
+struct Before {
+    records: Records,
+    noticed: BTreeMap<String, usize>,
+}
+
+impl Before {
+    fn take(scene: &Scene<'_>) -> Result<Self> {
+        Ok(Self { records: scene.settled_records()?, noticed: scene.noticed() })
     }
 }
 
@@ -98,12 +110,12 @@ fn away(scene: &mut Scene<'_>, scale: Scale) -> Result<Row> {
 }
 
 fn wiped(scene: &mut Scene<'_>) -> Result<Row> {
-    let records = scene.etcd().records()?;
+    let before = Before::take(scene)?;
     let stream = scene.stream()?;
     scene.etcd().kill()?;
     scene.etcd().wipe()?;
     scene.etcd().start()?;
-    let row = again(Row::new("etcd wiped"), scene, &records)?;
+    let row = again(Row::new("etcd wiped"), scene, &before)?;
     Ok(row.lost_nothing(&scene::finish(stream)?))
 }
 
@@ -119,7 +131,7 @@ fn restored(scene: &mut Scene<'_>, old: &Backup) -> Result<Row> {
     scene.moved("moved", 3)?;
     scene.run(1, "young", 33)?;
     scene.everywhere(Instant::now(), SOON)?;
-    let records = scene.etcd().records()?;
+    let before = Before::take(scene)?;
     let stream = scene.stream()?;
     let age = old.restore(scene)?;
     let drill = if age < OLD.as_secs_f64() {
@@ -128,36 +140,32 @@ fn restored(scene: &mut Scene<'_>, old: &Backup) -> Result<Row> {
         "etcd restored from an hour-old backup"
     };
     let row = Row::new(drill).info("age", age, "s");
-    let row = again(row, scene, &records)?;
+    let row = again(row, scene, &before)?;
     scene.reachable(&["moved", "young"])?;
     Ok(row.lost_nothing(&scene::finish(stream)?))
 }
 
 /// A backup of a history that the hosts have left since.
 fn restored_from_before(scene: &mut Scene<'_>, ancient: &Backup) -> Result<Row> {
-    let records = scene.etcd().records()?;
+    let before = Before::take(scene)?;
     let stream = scene.stream()?;
     let age = ancient.restore(scene)?;
     let row = Row::new("etcd restored from a backup of before it was wiped").info("age", age, "s");
-    let row = again(row, scene, &records)?;
+    let row = again(row, scene, &before)?;
     scene.reachable(&["moved", "young"])?;
     Ok(row.lost_nothing(&scene::finish(stream)?))
 }
 
 /// All hosts write their records into another history, and say that it is one.
-fn again(row: Row, scene: &Scene<'_>, records: &[String]) -> Result<Row> {
+fn again(row: Row, scene: &Scene<'_>, before: &Before) -> Result<Row> {
     let back = Instant::now();
-    let mut now = Vec::new();
-    let complete = wait_until("every record to be back", SOON, || {
-        now = scene.etcd().records().unwrap_or_default();
-        now == records
-    });
-    if let Err(error) = complete {
-        return Err(scene::odd(&format!("{error}: {records:?} became {now:?}")));
-    }
+    wait_for("every record to be back", SOON, || {
+        let now = scene.records().map_err(|error| error.to_string())?;
+        now.are_again(&before.records)
+    })?;
     let complete = back.elapsed().as_secs_f64();
     let everywhere = scene.everywhere(back, SOON)?;
-    let silent = scene.hosts_without("store-history", SOON)?;
+    let silent = scene.hosts_unaware(&before.noticed, SOON)?;
     Ok(row
         .at_most("records complete after", complete, "s", COMPLETE)
         .at_most("every host content after", everywhere, "s", COMPLETE)

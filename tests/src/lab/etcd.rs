@@ -5,6 +5,7 @@ mod member;
 mod slow;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -220,10 +221,13 @@ impl Etcd {
     /// The bytes of a key; `None` if there is no such key.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let listed = self.etcdctl(&["get", key, "--print-value-only", "--hex"])?;
-        let hex: String = listed.chars().filter(char::is_ascii_hexdigit).collect();
-        let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).ok();
-        let bytes: Vec<u8> = (0..hex.len() / 2).filter_map(|n| digit(2 * n)).collect();
+        let bytes = bytes_of(&listed);
         Ok((!bytes.is_empty()).then_some(bytes))
+    }
+
+    /// Every key with its bytes, as they were at one moment.
+    pub fn values(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        Ok(pairs(&self.etcdctl(&["get", "", "--prefix", "--hex"])?))
     }
 
     /// The paths of all keys, sorted.
@@ -232,7 +236,8 @@ impl Etcd {
         Ok(listed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 
-    /// The same without what hosts say of their own state, each at a pace of its own.
+    /// The same without what hosts say of their own state, each at a pace of its own. Paths alone: what
+    /// they hold may be another host's, or of a backup.
     pub fn records(&self) -> Result<Vec<String>> {
         Ok(self.keys()?.into_iter().filter(|key| !key.contains("/status/")).collect())
     }
@@ -282,5 +287,37 @@ impl Etcd {
             return Err(LabError::Machine(format!("etcd runs: stop it before {before}")));
         }
         Ok(())
+    }
+}
+
+/// What etcdctl writes as `\x2f\x77`.
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let hex: String = hex.chars().filter(char::is_ascii_hexdigit).collect();
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).ok();
+    (0..hex.len() / 2).filter_map(|n| byte(2 * n)).collect()
+}
+
+/// A line for each key, and one for its value.
+fn pairs(listed: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut lines = listed.lines().map(bytes_of);
+    let mut pairs = BTreeMap::new();
+    while let Some(key) = lines.next() {
+        let key = String::from_utf8_lossy(&key).into_owned();
+        pairs.insert(key, lines.next().unwrap_or_default());
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_etcdctl_lists_is_read_whatever_its_bytes_are() {
+        let listed = "\\x2f\\x61\n\\x78\\x0a\\x79\n\\x2f\\x62\n\n\\x2f\\x63";
+        let value = |bytes: &[u8]| bytes.to_vec();
+        let wanted = [("/a", value(b"x\ny")), ("/b", value(b"")), ("/c", value(b""))];
+        let wanted = wanted.map(|(key, value)| (key.to_owned(), value));
+        assert_eq!(pairs(listed), BTreeMap::from(wanted));
     }
 }

@@ -19,6 +19,17 @@ impl Inventory {
     }
 }
 
+/// Without changes that contain one of the words. An inventory that cannot be taken shows nothing, least of all
+/// that nothing changed: it is a change itself.
+fn changes(now: Result<Inventory>, earlier: &Inventory, not: &[&str]) -> Vec<String> {
+    let mut changes = match now {
+        Ok(now) => now.changes_since(earlier),
+        Err(error) => return vec![format!("the inventory cannot be taken: {error}")],
+    };
+    changes.retain(|line| !not.iter().any(|word| line.contains(word)));
+    changes
+}
+
 impl fmt::Display for Inventory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|line| writeln!(f, "{line}"))
@@ -26,6 +37,12 @@ impl fmt::Display for Inventory {
 }
 
 impl Host {
+    /// What is there more or less than in an earlier inventory, but for lines with one of these words; why that
+    /// cannot be told is a line, too.
+    pub fn changes_since(&self, earlier: &Inventory, not: &[&str]) -> Vec<String> {
+        changes(self.inventory(), earlier, not)
+    }
+
     /// Namespaces, links, routes, nft tables and UDP sockets in each, processes and files of ours.
     pub fn inventory(&self) -> Result<Inventory> {
         let mut lines = BTreeSet::new();
@@ -108,5 +125,23 @@ impl Host {
         });
         lines.extend(listening.map(|socket| format!("{label} udp {socket}")));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::LabError;
+
+    #[test]
+    fn an_inventory_that_cannot_be_taken_does_not_count_as_unchanged() {
+        let inventory =
+            |lines: &[&str]| Inventory(lines.iter().map(|line| (*line).to_owned()).collect());
+        let before = inventory(&["netns a", "netns docker/1"]);
+        assert_eq!(changes(Ok(before.clone()), &before, &[]), Vec::<String>::new());
+        let now = inventory(&["netns a", "netns docker/2", "netns wgnet-b"]);
+        assert_eq!(changes(Ok(now), &before, &["docker/"]), ["+ netns wgnet-b"]);
+        let failed = LabError::Machine("cannot enter docker/1".to_owned());
+        assert_eq!(changes(Err(failed), &before, &["docker/"]).len(), 1);
     }
 }

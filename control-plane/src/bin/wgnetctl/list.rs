@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Only this network: its key, its Docker id, or the beginning of either.
     #[arg(value_name = "NETWORK")]
     network: Option<String>,
-    /// Only this host: its name, its id, or the beginning of its id.
+    /// Only this host: its name, its id, or the beginning of its id (8 digits at least).
     #[arg(long, value_name = "NAME|ID")]
     host: Option<String>,
     /// Print JSON: an array; with --watch a line for each change.

@@ -103,8 +103,8 @@ enum Command {
     /// links, routes and rules. No key or secret is in it. Run it as root.
     #[command(after_long_help = EXAMPLES_BUNDLE)]
     Bundle(bundle::Options),
-    /// Shows listings of etcd that this host does not believe, because most members of a network
-    /// would go at once; believes them if told which.
+    /// Shows listings of etcd that this host does not believe, because most hosts, or most members of
+    /// a network, would go at once; believes them if told which.
     Release(orders::ReleaseOptions),
     /// Removes the records of a host that is gone for good, before the grace time is over. Refuses
     /// while the host is alive, and a host that nothing is known of.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use wgnet_control_plane::admin::{
-    ForgetHost, ForgetNetwork, Forgotten, ForgottenNetwork, HeldListing, Release,
+    ForgetHost, ForgetNetwork, Forgotten, ForgottenNetwork, HeldListing, Release, called,
 };
 use wgnet_proto::status::{DriverStatus, NetworkStatus};
 
@@ -14,7 +14,8 @@ use crate::driver::Driver;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReleaseOptions {
-    /// The network whose listing is to be believed, as shown; without it nothing is changed.
+    /// Whose listing is to be believed, as shown: a network's, or `hosts`; without it nothing is changed.
+    #[arg(value_name = "NETWORK|hosts")]
     network: Option<String>,
     /// Believe every held listing.
     #[arg(long, conflicts_with = "network")]
@@ -28,7 +29,8 @@ pub(crate) struct ReleaseOptions {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ForgetOptions {
-    /// The host's name, its id, or the beginning of the id, as `wgnetctl hosts` shows them.
+    /// The host's name, its id, or the beginning of its id (8 digits at least), as `wgnetctl hosts`
+    /// shows them.
     #[arg(value_name = "NAME|ID")]
     host: String,
     /// Print as JSON.
@@ -83,7 +85,7 @@ pub(crate) async fn release(options: &ReleaseOptions) -> anyhow::Result<()> {
         println!("Nothing was held.");
     }
     for held in &released {
-        println!("Believed {}: {}.", network(held), loss(held));
+        println!("Believed {}: {}.", called(&held.scope).0, loss(held));
     }
     if !released.is_empty() {
         println!(
@@ -102,22 +104,25 @@ fn show(held: &[HeldListing], json: bool) -> anyhow::Result<()> {
         println!("Nothing is held.");
     }
     for held in held {
-        println!("{}  {}; believed by itself in {} s", network(held), loss(held), held.believed_in);
+        let (name, in_s) = (called(&held.scope).0, held.believed_in);
+        println!("{name}  {}; believed by itself in {in_s} s", loss(held));
     }
-    if !held.is_empty() {
-        println!(
-            "\nTo cut these members off now: wgnetctl release NETWORK, or wgnetctl release --all"
-        );
+    if let Some(first) = held.first() {
+        println!("\n{}", to_release(first));
     }
     Ok(())
 }
 
-fn network(held: &HeldListing) -> &str {
-    held.scope.strip_prefix("networks/").unwrap_or(&held.scope)
+fn to_release(held: &HeldListing) -> String {
+    let (name, those) = called(&held.scope);
+    format!(
+        "To cut these {those} off now: wgnetctl release {name}, or for all: wgnetctl release --all"
+    )
 }
 
 fn loss(held: &HeldListing) -> String {
-    format!("{} of {} members go ({})", held.vanishing, held.of, held.hosts.join(", "))
+    let HeldListing { vanishing, of, hosts, .. } = held;
+    format!("{vanishing} of {of} {} go ({})", called(&held.scope).1, hosts.join(", "))
 }
 
 pub(crate) async fn forget(options: &ForgetOptions) -> anyhow::Result<()> {
@@ -197,15 +202,17 @@ mod tests {
 
     #[test]
     fn a_held_listing_is_shown_with_what_would_go() {
-        let held = HeldListing {
-            scope: "networks/n-blue".to_owned(),
+        let held = |scope: &str| HeldListing {
+            scope: scope.to_owned(),
             vanishing: 2,
             of: 3,
             hosts: vec!["h2".to_owned(), "h3".to_owned()],
             believed_in: 40,
         };
-        assert_eq!(network(&held), "n-blue");
-        assert_eq!(loss(&held), "2 of 3 members go (h2, h3)");
+        assert_eq!(loss(&held("networks/n-blue")), "2 of 3 members go (h2, h3)");
+        assert!(to_release(&held("networks/n-blue")).contains("wgnetctl release n-blue,"));
+        assert_eq!(loss(&held("hosts/")), "2 of 3 hosts go (h2, h3)");
+        assert!(to_release(&held("hosts/")).contains("wgnetctl release hosts,"));
     }
 
     #[test]

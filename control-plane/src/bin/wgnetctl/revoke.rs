@@ -11,12 +11,13 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use wgnet_control_plane::fleet::Fleet;
 use wgnet_control_plane::fleet::rows::{Filter, HostState};
+use wgnet_control_plane::meant::{By, meant};
 use wgnet_control_plane::store::{Op, Store as _, Txn};
-use wgnet_proto::record::TombstoneRecord;
+use wgnet_control_plane::tombstone;
 use wgnet_proto::secret::Epoch;
 use wgnet_proto::status::DriverStatus;
 use wgnet_proto::text::{clipped, printable};
-use wgnet_proto::{ClusterId, ClusterSecrets, HostId, HostKey, Path, Record, Refused, Sealer};
+use wgnet_proto::{ClusterId, ClusterSecrets, HostId, HostKey, Path, Refused};
 
 use crate::driver::Driver;
 use crate::settings::ClusterArgs;
@@ -52,9 +53,6 @@ is sealed with), next_step.";
 
 /// How long this host's driver is waited for, which knows which host this is.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// The beginning of an id that is enough, as lists show it.
-const SHORTEST_ID: usize = 8;
 
 /// A tombstone's reason, before the host's name. When the host's own record is gone the name is known
 /// from here.
@@ -198,22 +196,15 @@ fn known(fleet: &Fleet) -> Vec<Known> {
 
 /// The one host that is meant, and whether it was its id that was given.
 fn find<'k>(known: &'k [Known], wanted: &str) -> Result<(&'k Known, bool), String> {
-    let those = |is_meant: &dyn Fn(&Known) -> bool| -> Vec<&'k Known> {
-        known.iter().filter(|host| is_meant(host)).collect()
-    };
-    let is_revoked = |host: &Known| host.state == HostState::Revoked;
-    let id = |host: &Known| host.id.to_string();
-    let ways = [
-        (those(&|host| id(host) == wanted), true),
-        // A name may be another host's by now.
-        (those(&|host| host.name == wanted && !is_revoked(host)), false),
-        (those(&|host| host.name == wanted), false),
-        (those(&|host| wanted.len() >= SHORTEST_ID && id(host).starts_with(wanted)), true),
-    ];
-    let (found, is_by_id) =
-        ways.into_iter().find(|(found, _)| !found.is_empty()).unwrap_or_default();
+    let found = meant(known, wanted, |host| host.id, |host| host.name == wanted);
+    let (by, mut found) = found.unwrap_or((By::Name, Vec::new()));
+    let is_revoked = |host: &&Known| host.state == HostState::Revoked;
+    if by == By::Name && !found.iter().all(is_revoked) {
+        // Of a revoked host the name is another's by now.
+        found.retain(|host| !is_revoked(host));
+    }
     match found.as_slice() {
-        [host] => Ok((host, is_by_id)),
+        [host] => Ok((host, by != By::Name)),
         [] => Err(format!(
             "there is no host {}; there are: {}",
             clipped(wanted, 80),
@@ -284,10 +275,8 @@ fn sealed(
 ) -> anyhow::Result<Op> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).context("the kernel gives no random bytes")?;
-    let (path, record) = (Path::Tombstone(host), Record::Tombstone(TombstoneRecord { reason }));
-    record.check(&path).context("no other host would believe this tombstone")?;
-    let sealer = Sealer::new(HostKey::from_random(random), secrets, cluster);
-    Ok(Op::Put { key: path.to_string(), value: sealer.seal_record(&path, 1, &record) })
+    let op = tombstone::sealed(cluster, secrets, HostKey::from_random(random), host, reason);
+    op.context("no other host would believe this tombstone")
 }
 
 /// Asks whoever sits at the terminal.
@@ -328,7 +317,8 @@ fn is_confirmed(
 
 #[cfg(test)]
 mod tests {
-    use wgnet_proto::Opener;
+    use wgnet_proto::record::TombstoneRecord;
+    use wgnet_proto::{Opener, Record};
 
     use super::*;
 

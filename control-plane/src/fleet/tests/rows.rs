@@ -68,6 +68,7 @@ fn filters_leave_what_is_asked_for() {
     assert_eq!(fleet.networks_named("n-re"), [network("red")]);
     assert_eq!(fleet.hosts_named("h2"), [id(2)]);
     assert_eq!(fleet.hosts_named(&id(2).to_string()[..8]), [id(2)]);
+    assert_eq!(fleet.hosts_named(&id(2).to_string()[..7]), []);
     assert_eq!(fleet.hosts_named(""), []);
 }
 

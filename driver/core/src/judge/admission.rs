@@ -7,7 +7,7 @@ use wgnet_proto::record::NetworkRecord;
 use wgnet_proto::{HostId, NetworkKey, Opened, Path, Record, Refused, seal};
 
 use super::place::{Held, Valid};
-use super::{InForce, Judge, Refusal, Verdict, is_leased, keys_of, scope};
+use super::{InForce, Judge, Refusal, Verdict, keys_of, scope};
 
 /// Why an entry does not count.
 pub(super) struct NotAdmitted {
@@ -151,8 +151,6 @@ impl Judge {
         }
         let grave = self.graves.get(path).and_then(|graves| graves.get(&opened.writer));
         match grave {
-            // A lease that is made again may carry the same bytes.
-            Some(grave) if is_leased(path) && opened.seq >= *grave => Ok(()),
             Some(grave) if opened.seq <= *grave => Err(Refused::RolledBack),
             _ => Ok(()),
         }

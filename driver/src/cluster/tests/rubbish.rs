@@ -1,5 +1,6 @@
 //! Rubbish where the record of the cluster was.
 
+use wgnet_control_plane::store::{Change, Watch as _, WatchEvent};
 use wgnet_core::Verdict;
 
 use super::*;
@@ -34,6 +35,33 @@ async fn rubbish_in_the_place_of_the_cluster_cuts_nothing_and_is_replaced() {
     assert_eq!(after, before, "nothing was taken back meanwhile");
     assert_eq!(rig.members(), 3);
     assert!(!rig.has("cluster-unreadable"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_record_of_the_cluster_cuts_nothing_and_is_founded_again() {
+    let rig = Rig::start().await;
+    let founded = rig.founded(None).await;
+    let now = rig.store.revision().await.unwrap();
+    let mut watch = rig.store.watch("networks/", now + 1).await.unwrap();
+    rig.delete(&Path::Cluster).await;
+    rig.until("the record of the cluster", |rig| {
+        Box::pin(async { rig.revision_of(Path::Cluster).await.is_some() })
+    })
+    .await;
+    sleep(A_LITTLE).await;
+    assert_eq!(rig.founded(None).await.cluster, founded.cluster);
+    assert_eq!(rig.members(), 3);
+    rig.put_rubbish(&Path::Member(network(), HostId([0xab; 16]))).await;
+    // Up to the rubbish, all that happened.
+    let mut is_over = false;
+    while !is_over {
+        let event = watch.next().await.unwrap();
+        let WatchEvent::Changes { changes, .. } = event else { panic!("{event:?}") };
+        for change in changes {
+            let Change::Put(entry) = change else { panic!("taken back: {}", change.key()) };
+            is_over |= entry.value == b"rubbish";
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

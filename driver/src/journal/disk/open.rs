@@ -6,14 +6,13 @@ use std::mem::ManuallyDrop;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::rc::Rc;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use super::super::{Random, identity};
+use super::super::{Random, identity, seq};
 use super::mirror::Mirrored;
 use super::*;
+use crate::clock;
 
 /// How far the store's own repair says it is when it goes back to the commit before the last one.
 const WENT_BACK: std::ops::Range<f64> = 0.2..0.5;
@@ -90,7 +89,8 @@ impl Disk {
             _ => (loaded.state.clone(), Vec::new()),
         };
         if loaded.origin != Origin::New {
-            state.reserved_seq = state.reserved_seq.max(seq_of_now());
+            let unused = seq::above_all(clock::of_host()());
+            state.reserved_seq = state.reserved_seq.max(unused);
         }
         let before = loaded.state.clone();
         self.transact(Durability::Immediate, |transaction| {
@@ -127,13 +127,6 @@ impl Disk {
         let database = create(path, &key)?;
         Ok((database, Loaded { key, state: State::default(), origin }))
     }
-}
-
-/// Above every number that was used before, though nobody remembers them: no host seals a million
-/// records a second. Where the clock is wrong, what the store holds of this host still counts.
-fn seq_of_now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() << 20)
 }
 
 /// Opens the file and reads every page of it; whether its last commit had to be given up.

@@ -1,49 +1,33 @@
 //! Every target with its seeds, with the corpus that the fuzzers found, and with hostile inputs made of both.
+//!
+//! An input that fails is kept, and the command is told that replays it: with `WGNET_FUZZ_INPUT=FILE` a target is tried
+//! with that alone.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+#[path = "fuzz_replay/attempt.rs"]
+mod attempt;
 
-use proptest::prelude::*;
-use wgnet_fuzz::corpus::{self, Kind};
-use wgnet_fuzz::mutation::{Change, mutate};
+use std::path::Path;
+
+use attempt::{attempt, try_all};
 use wgnet_fuzz::{TARGETS, named};
 
-/// For one input, on a machine that is busy: far above what any takes.
-const WITHIN: Duration = Duration::from_secs(10);
-
-fn changes() -> impl Strategy<Value = Vec<Change>> {
-    let change = any::<(u8, u16, u16, u16)>().prop_map(|(kind, a, b, c)| Change { kind, a, b, c });
-    prop::collection::vec(change, 1..5)
+/// Where the project is, from which commands are typed.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(3)
+        .expect("it is tests/fuzz/targets there")
 }
 
 fn run(name: &str) {
     let target = named(name);
-    let timed = |input: &[u8]| {
-        let start = Instant::now();
-        (target.run)(input);
-        assert!(start.elapsed() < WITHIN, "{:?} for {} bytes", start.elapsed(), input.len());
+    let tried = match std::env::var_os("WGNET_FUZZ_INPUT") {
+        Some(file) => attempt(target, &std::fs::read(file).expect("the input can be read")),
+        None => try_all(target, &root().join("target/fuzz/artifacts").join(name)),
     };
-    let seeds = (target.seeds)();
-    assert!(!seeds.is_empty());
-    let inputs =
-        [seeds, corpus::read(name, Kind::Reaching), corpus::read(name, Kind::Cured)].concat();
-    for input in &inputs {
-        timed(input);
-    }
-    let config = ProptestConfig {
-        cases: target.cases,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    proptest!(config, |(which in any::<prop::sample::Index>(), changes in changes())| {
-        let mut input = inputs[which.index(inputs.len())].clone();
-        for change in changes {
-            input = mutate(&input, &inputs, change);
-        }
-        timed(&input);
-    });
+    tried.unwrap_or_else(|why| panic!("{name}: {why}"));
 }
 
 macro_rules! targets {

@@ -3,17 +3,19 @@
 //! The client sends an echo request every 10 ms all the time, so that its neighbour entry is warm.
 //! Docker takes the old container down before it gives the address away, and that it has none for as
 //! long is Docker's own: the gap that is ours begins with the new container's first instruction. The
-//! whole silence is shown beside it, and both again for Docker's overlay.
+//! whole silence is shown beside it, and both again for Docker's overlay. A stream runs between the
+//! client's host and the new one meanwhile.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
 use super::leftovers::known;
-use super::{DOCKERS, Drills, OURS, reached_soon};
+use super::{DOCKERS, Drills, OURS, between_others, reached_soon};
 use crate::drill::path::probe::Probe;
 use crate::drill::{Row, milliseconds};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
+use crate::stream::Stream;
 use crate::swarm::{SOON, eventually, status};
 
 const MOVED: &str = "mover";
@@ -40,7 +42,7 @@ struct Gap {
 }
 
 impl Drills<'_> {
-    pub(super) fn address_moves(&self, old_driver: OldDriver) -> Result<Vec<Row>> {
+    pub(super) fn address_moves(&self, old_driver: OldDriver) -> Result<Row> {
         let drill = match old_driver {
             OldDriver::Tells => "address moves to another host",
             OldDriver::EndsUntold => {
@@ -48,16 +50,20 @@ impl Drills<'_> {
             }
             OldDriver::IsDown => "address moves to another host, the old host's driver down",
         };
+        let stream = Stream::start(&self.near, &self.far)?;
         let ours = self.one_move(&self.near, OURS, Ipv4Addr::new(10, 84, 0, 200), old_driver)?;
+        let report = stream.finish()?;
         let row =
             Row::new(drill).at_most("gap after the new container runs", ours.ours, "ms", 100.0);
-        let whole = |row: Row, gap: &Gap| row.info("whole silence", gap.whole, "ms");
-        if old_driver != OldDriver::Tells {
-            return Ok(vec![whole(row, &ours)]);
-        }
-        let address = Ipv4Addr::new(10, 85, 0, 200);
-        let dockers = self.one_move(&self.plain, DOCKERS, address, old_driver)?;
-        Ok(vec![whole(row.beside(dockers.ours), &ours).beside(dockers.whole)])
+        let whole = |row: Row| row.info("whole silence", ours.whole, "ms");
+        let row = if old_driver == OldDriver::Tells {
+            let address = Ipv4Addr::new(10, 85, 0, 200);
+            let dockers = self.one_move(&self.plain, DOCKERS, address, old_driver)?;
+            whole(row.beside(dockers.ours)).beside(dockers.whole)
+        } else {
+            whole(row)
+        };
+        Ok(between_others(row, &report))
     }
 
     fn one_move(

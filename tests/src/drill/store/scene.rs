@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use wgnet_proto::ClusterSecrets;
+
+use super::records::Records;
+use super::reports;
 use crate::lab::checks::Container;
-use crate::lab::{Etcd, Host, LabError, LabOptions, Result, wait_for};
+use crate::lab::{Etcd, Host, LabError, LabOptions, Result, SECRET, wait_for};
 use crate::stream::{Report, Stream};
 use crate::swarm::{SOON, Swarm, eventually, only_network, status};
 
@@ -132,12 +136,61 @@ impl<'s> Scene<'s> {
         let reports = |host: &Host| {
             status(host).is_ok_and(|status| status.problems.iter().any(|it| it.code == code))
         };
-        let mut without = 0;
-        let _ = eventually(&format!("reports of {code}"), within, || {
-            without = self.on(&[1, 2, 3], reports).into_iter().filter(|reports| !reports).count();
-            without == 0
+        self.hosts_that_do_not(&format!("report {code}"), reports, within)
+    }
+
+    fn hosts_that_do_not(
+        &self,
+        what: &str,
+        does: impl Fn(&Host) -> bool + Sync,
+        within: Duration,
+    ) -> Result<f64> {
+        let mut others = 0;
+        let _ = eventually(&format!("hosts to {what}"), within, || {
+            others = self.on(&[1, 2, 3], &does).into_iter().filter(|does| !does).count();
+            others == 0
         });
-        Ok(without as f64)
+        Ok(others as f64)
+    }
+
+    /// What etcd holds once no host has anything left to write.
+    pub(super) fn settled_records(&self) -> Result<Records> {
+        eventually("everything to be published", SOON, || {
+            let is_done = |host: &Host| {
+                let store = status(host).map(|status| status.store);
+                store.is_ok_and(|store| store.connected && store.unpublished == 0)
+            };
+            self.on(&[1, 2, 3], is_done).into_iter().all(|is_done| is_done)
+        })?;
+        self.records()
+    }
+
+    pub(super) fn records(&self) -> Result<Records> {
+        let secrets = ClusterSecrets::load(&self.host(1).path(SECRET)).expect("the lab made it");
+        Records::read(self.etcd(), &secrets)
+    }
+
+    /// How often each host noticed that etcd is of another history.
+    pub(super) fn noticed(&self) -> BTreeMap<String, usize> {
+        let hosts = self.swarm.lab.hosts().iter();
+        hosts.map(|host| (host.name().to_owned(), reports::noticed(&host.driver_log()))).collect()
+    }
+
+    /// How many hosts do not come to report another history than those noticed before.
+    pub(super) fn hosts_unaware(
+        &self,
+        noticed: &BTreeMap<String, usize>,
+        within: Duration,
+    ) -> Result<f64> {
+        let reports = |host: &Host| {
+            let problems = status(host).map(|status| status.problems).unwrap_or_default();
+            let log = host.driver_log();
+            problems.iter().any(|problem| {
+                problem.code == "store-history"
+                    && reports::are_of_now(&log, noticed[host.name()], &problem.cause)
+            })
+        };
+        self.hosts_that_do_not("report another history", reports, within)
     }
 
     /// Until no host reports a problem any more.

@@ -11,7 +11,7 @@ use crate::drill::Row;
 use crate::lab::{Host, Result, SECRET};
 use crate::swarm::{SOON, eventually, status};
 
-const PREFIX: &str = "/wgnet/v1";
+pub(super) const PREFIX: &str = "/wgnet/v1";
 
 /// Each answer of a slow etcd comes so late.
 const LATE: Duration = Duration::from_secs(2);
