@@ -85,6 +85,25 @@ impl Swarm {
     }
 }
 
+/// Hosts with drivers that serve plain engines by their legacy socket, without plugin and swarm.
+///
+/// # Errors
+///
+/// Whatever the lab, a driver or an engine says.
+pub fn plain_engines(name: &str, hosts: u8, engine_flags: &[&str]) -> Result<Lab> {
+    let lab = Lab::start(LabOptions {
+        name: name.into(),
+        hosts,
+        engine_flags: engine_flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        ..LabOptions::default()
+    })?;
+    lab.make_secret()?;
+    let config = lab.driver_config() + "legacy_socket = true\n";
+    lab.on_all_hosts(|host| host.driver_start(&config))?;
+    lab.load_images()?;
+    Ok(lab)
+}
+
 /// What a host's driver says of itself.
 ///
 /// # Errors

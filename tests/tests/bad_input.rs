@@ -205,12 +205,14 @@ fn a_taken_port_is_left_to_its_owner_and_said() -> Result<()> {
     host.driver_start(&config(&lab))?;
     assert_eq!(create(host, &json!({ "port": "51900" }))?, "");
     problem(host, "port-taken", &["51900"])?;
-    let network = &status(host)?.networks[0];
-    assert_ne!(network.slots[0].port, 51900);
-    assert!(
-        !host.sh(&format!("ss -Huan sport = :{}", network.slots[0].port))?.trim().is_empty()
-            || !network.in_sync
-    );
+    Dockerless { host }.run("a1", NETWORK, "10.90.0.11/24")?;
+    let port = status(host)?.networks[0].slots[0].port;
+    assert_ne!(port, 51900);
+    let sockets = |port: u16| host.sh(&format!("ss -Huan sport = :{port}"));
+    eventually("another port to be open", SOON, || {
+        sockets(port).is_ok_and(|text| text.contains(&format!(":{port} ")))
+    })?;
+    assert_eq!(sockets(51900)?.lines().count(), 1, "the port's owner has it: {}", sockets(51900)?);
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use wgnet_tests::lab::checks::Container;
-use wgnet_tests::lab::{Captured, Result};
-use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network};
+use wgnet_tests::lab::{Captured, Host, Lab, Result};
+use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, plain_engines};
 
 /// What every packet of the traffic is full of.
 const FILLING: u8 = 0x57;
@@ -144,15 +144,56 @@ fn a_second_network_is_no_way_out_either() -> Result<()> {
     talk_to(&on_bridge, "10.73.0.12")?;
     talk_to(&on_closed, "10.74.0.12")?;
 
-    // Nothing but the second network leads anywhere, and nobody repairs it.
+    the_second_network_is_no_way_out(&swarm.lab, host)
+}
+
+/// Engines without a swarm, which alone have IPv6.
+#[test]
+fn ipv6_leaves_encrypted_and_a_second_network_is_no_way_out() -> Result<()> {
+    let lab = plain_engines("e2e-leaks6", 2, &[])?;
+    let host = lab.host(1);
+    for (number, host) in (1..).zip(lab.hosts()) {
+        let range = format!("10.73.0.{}/26", 64 * number);
+        let v4 = ["--subnet", "10.73.0.0/24", "--gateway", "10.73.0.1", "--ip-range", &range];
+        let v6 = ["--ipv6", "--subnet", "fd00:73::/64"];
+        let create = ["network", "create", "-d", "wgnet", "-o", "id=blue"];
+        host.docker(&[&create[..], &v4, &v6, &["blue"]].concat())?;
+        let address = format!("fd00:73::1{number}");
+        let run = ["run", "-d", "--name", host.name(), "--network", "blue", "--ip6", &address];
+        host.docker(&[&run[..], &["perf", "sleep", "1000000"]].concat())?;
+    }
+    let near = Container { host, name: host.name().to_owned() };
+    eventually("the first ping", SOON, || near.ping("fd00:73::12").is_ok())?;
+
+    // The second network's gateway, and the host's route: a way out for whatever would reach it.
+    let second = ["network", "create", "--ipv6", "--subnet", "fd00:91::/64"];
+    host.docker(&[&second[..], &["--gateway", "fd00:91::1", "second"]].concat())?;
+    host.docker(&["network", "connect", "second", &near.name])?;
+    let pid = host.docker(&["inspect", "-f", "{{.State.Pid}}", &near.name])?;
+    host.sh(&format!("nsenter -t {pid} -n ip -6 route replace default via fd00:91::1"))?;
+    host.sh("sysctl -qw net.ipv6.conf.all.forwarding=1")?;
+    host.sh(&format!("ip -6 route replace fd00:73::/64 via {}", lab.host(2).address_v6()))?;
+
+    let port = only_network(lab.host(2))?.slots[0].port;
+    talk_to(&near, "fd00:73::12")?;
+    let capture = lab.capture()?;
+    near.exec(&["ping", "-c5", "-i0.1", "-W1", "fd00:73::12"])?;
+    let captured = capture.stop()?;
+    assert!(captured.encrypted_frames(port, TEXT_SIZE)? > 0, "the capture saw nothing");
+    assert_eq!(readable(&captured)?, 0);
+    the_second_network_is_no_way_out(&lab, host)
+}
+
+/// Nothing but the second network leads anywhere any more, nobody repairs it, and the guard is all there is.
+fn the_second_network_is_no_way_out(lab: &Lab, host: &Host) -> Result<()> {
     host.driver_stop()?;
-    let capture = swarm.lab.capture()?;
+    let capture = lab.capture()?;
     let every_veth = "for n in $(ls /run/netns | grep ^wgnet-); do ip -n $n -o link | sed -n 's/.*\\(wgv[0-9a-f]*\\)@.*/\\1/p' | xargs -r -n1 ip -n $n link del; done";
     host.sh(every_veth)?;
     thread::sleep(UNDER_DAMAGE);
     assert_eq!(readable(&capture.stop()?)?, 0, "through a second network");
 
-    let capture = swarm.lab.capture()?;
+    let capture = lab.capture()?;
     let tables = host.sh("nft list tables")?;
     for guard in tables.lines().filter(|table| table.contains("wgnet")) {
         host.sh(&format!("nft delete {guard}"))?;

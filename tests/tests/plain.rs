@@ -6,26 +6,12 @@
 use std::time::Duration;
 
 use wgnet_tests::lab::checks::Container;
-use wgnet_tests::lab::{Host, Inventory, Lab, LabError, LabOptions, Result};
+use wgnet_tests::lab::{Host, Inventory, Lab, LabError, Result};
 use wgnet_tests::stream::Stream;
-use wgnet_tests::swarm::{SOON, eventually, only_network, status};
+use wgnet_tests::swarm::{SOON, eventually, only_network, plain_engines, status};
 
 /// Docker waits for old containers before it starts them anew.
 const AFTER_A_CRASH: Duration = Duration::from_secs(60);
-
-fn lab(name: &str, hosts: u8, engine_flags: &[&str]) -> Result<Lab> {
-    let lab = Lab::start(LabOptions {
-        name: name.into(),
-        hosts,
-        engine_flags: engine_flags.iter().map(|flag| (*flag).to_owned()).collect(),
-        ..LabOptions::default()
-    })?;
-    lab.make_secret()?;
-    let config = lab.driver_config() + "legacy_socket = true\n";
-    lab.on_all_hosts(|host| host.driver_start(&config))?;
-    lab.load_images()?;
-    Ok(lab)
-}
 
 /// As the README says: the same subnets everywhere, ranges of its own on each engine.
 fn create(host: &Host, number: usize, more: &[&str]) -> Result<()> {
@@ -90,7 +76,7 @@ fn refused(host: &Host, args: &[&str]) -> Result<String> {
 
 #[test]
 fn a_network_of_plain_engines_outlives_engines_drivers_and_hosts() -> Result<()> {
-    let lab = lab("e2e-plain", 3, &[])?;
+    let lab = plain_engines("e2e-plain", 3, &[])?;
     let before: Vec<_> = lab.hosts().iter().map(|host| host.inventory()).collect::<Result<_>>()?;
     let records_before = lab.etcd().records()?;
     // Options are each engine's own matter.
@@ -188,7 +174,7 @@ fn nothing_remains(lab: &Lab, before: &[Inventory], records_before: &[String]) -
 
 #[test]
 fn live_restore_keeps_traffic_and_what_docker_forgot_alone_can_be_made_anew() -> Result<()> {
-    let lab = lab("e2e-plain2", 2, &["--live-restore"])?;
+    let lab = plain_engines("e2e-plain2", 2, &["--live-restore"])?;
     for number in 1..=2 {
         create(lab.host(number), number, &[])?;
     }
@@ -244,7 +230,7 @@ fn other_subnets_do_not_become_one_network(lab: &Lab) -> Result<()> {
 /// knows none of that name.
 #[test]
 fn a_plugin_beside_the_legacy_socket_is_told_of_before_containers_cannot_start() -> Result<()> {
-    let lab = lab("e2e-plain3", 1, &[])?;
+    let lab = plain_engines("e2e-plain3", 1, &[])?;
     let host = lab.host(1);
     create(host, 1, &[])?;
     run(host, "before", &[])?;

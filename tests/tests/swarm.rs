@@ -3,11 +3,14 @@
 
 // tests/run: long
 
+#[path = "swarm/inside.rs"]
+mod inside;
+
 use std::collections::BTreeSet;
 
 use wgnet_tests::lab::Result;
 use wgnet_tests::lab::checks::{self, Container};
-use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, status};
+use wgnet_tests::swarm::{SOON, Swarm, eventually};
 
 const KNOWN_TEXT: &str = "a sentence that nobody between the hosts may read";
 
@@ -43,7 +46,7 @@ fn a_swarm_of_three_hosts_shares_a_network_that_nobody_between_them_can_read() -
     names_answer(&everyone, &boxes[0]);
     transfers_arrive(&boxes)?;
     only_wireguard_leaves(&swarm, &boxes)?;
-    everything_clear_is_inside(&swarm, &boxes)?;
+    inside::everything_clear_is_inside(&swarm, &everyone)?;
     an_unknown_address_fails_at_once(&boxes[0])?;
 
     for container in &boxes {
@@ -124,72 +127,6 @@ fn only_wireguard_leaves(swarm: &Swarm, boxes: &[Container<'_>]) -> Result<()> {
         "wgnet is not"
     );
     plain.iter().try_for_each(|container| swarm.remove(container))
-}
-
-/// One namespace for the network on each host; in it lo, WireGuard, veths and nothing that leads out.
-fn everything_clear_is_inside(swarm: &Swarm, boxes: &[Container<'_>]) -> Result<()> {
-    for (host, container) in swarm.lab.hosts().iter().zip(boxes) {
-        let network = only_network(host)?;
-        let pins = host.sh("ls /run/netns")?;
-        assert_eq!(
-            pins.split_whitespace().collect::<Vec<_>>(),
-            [network.namespace.as_str()],
-            "{}",
-            host.name()
-        );
-
-        let inside =
-            |command: &str| host.sh(&format!("ip netns exec {} {command}", network.namespace));
-        let links = inside("ip -o link")?;
-        for link in links.lines() {
-            let name = link
-                .split_whitespace()
-                .nth(1)
-                .unwrap_or_default()
-                .trim_end_matches(':')
-                .split('@')
-                .next()
-                .unwrap_or_default();
-            let fallback_and_down = [
-                "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0",
-                "ip6gre0",
-            ]
-            .contains(&name)
-                && link.contains("state DOWN");
-            assert!(
-                name == "lo" || name == "wg0" || name.starts_with("wgv") || fallback_and_down,
-                "{}: {link}",
-                host.name()
-            );
-        }
-        assert!(links.contains("wg0") && links.contains("wgv"));
-        let routes = inside("ip -4 route")?;
-        assert!(!routes.contains("default"), "{}: {routes}", host.name());
-        for route in routes.lines().filter(|route| !route.starts_with("unreachable")) {
-            assert!(route.contains("dev wg"), "{}: {route}", host.name());
-        }
-        assert!(routes.contains("unreachable"));
-        assert_eq!(inside("ss -Huan")?.trim(), "", "no socket is in the namespace");
-
-        let port = network.slots[0].port;
-        let sockets = host.sh(&format!("ss -Huan sport = :{port}"))?;
-        assert!(!sockets.trim().is_empty(), "the UDP socket is in the host's namespace: {sockets}");
-        let guard = host.sh("for table in $(nft list tables | sed -n 's/^table inet \\(wgnet-guard-.*\\)/\\1/p'); do nft list table inet $table; done")?;
-        let drops = |line: &str| line.contains("iifkind \"bridge\"") && line.contains("drop");
-        assert!(guard.lines().any(drops), "{}: no guard in {guard}", host.name());
-
-        // The gateway is the namespace's; the host itself does not forward to it.
-        assert!(
-            container.exec(&["ip", "route"])?.contains("/25 via "),
-            "the halves of the subnet go by the gateway"
-        );
-    }
-    let members = status(swarm.host(1))?;
-    let network = &members.networks[0];
-    assert_eq!(network.members.len(), 2);
-    assert!(network.members.iter().all(|member| member.handshake_age.is_some()), "{network:?}");
-    assert!(network.in_sync && members.problems.is_empty(), "{members:?}");
-    Ok(())
 }
 
 fn an_unknown_address_fails_at_once(asker: &Container<'_>) -> Result<()> {
