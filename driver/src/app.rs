@@ -14,6 +14,7 @@ use wgnet_engine::Spawn;
 use wgnet_proto::ClusterSecrets;
 use wgnet_proto::status::Problem;
 
+use crate::alone::Alone;
 use crate::api::{self, Api, Scope};
 use crate::cluster::HostFacts;
 use crate::config::{BackendSetting, Config};
@@ -52,6 +53,8 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     info!(version = env!("CARGO_PKG_VERSION"), name = config.name, "wgnet-driver starts");
     socket::make_private(&config.run_dir)
         .with_context(|| format!("cannot make {}", config.run_dir.display()))?;
+    // Before any socket: another driver's would be taken from it.
+    let _alone = Alone::on_this_host(&config.run_dir).await?;
     let (metrics, problems) = (Metrics::default(), Problems::default());
     let listeners = Listeners::open(&config, &problems, &cancel)?;
     let (reason, reasons) = watch::channel(None);
@@ -92,17 +95,21 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
 ///
 /// A sentence.
 pub fn store(config: &Config) -> Result<EtcdStore, String> {
-    let read = |path: &Path| {
-        files::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    let read = |key: &str, path: &Path| {
+        files::read(path).map_err(|error| {
+            format!("cannot read {}: {error}; put the PEM file there, or name another with `{key}` in the driver's settings", path.display())
+        })
     };
     let tls = match &config.etcd_tls {
         None => None,
         Some(tls) => {
             let client = match &tls.client {
-                Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+                Some((certificate, key)) => {
+                    Some((read("etcd_cert", certificate)?, read("etcd_key", key)?))
+                }
                 None => None,
             };
-            Some(EtcdTls { ca: Some(read(&tls.ca)?), client, domain: None })
+            Some(EtcdTls { ca: Some(read("etcd_ca", &tls.ca)?), client, domain: None })
         }
     };
     let options =

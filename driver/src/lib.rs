@@ -1,6 +1,7 @@
 //! The per-host driver: answers Docker, keeps the journal, follows etcd and reconciles the kernel.
 
 pub mod admin;
+mod alone;
 pub mod api;
 pub mod app;
 pub mod applied;

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use wgnet_proto::status::Problem;
 
 use crate::problems::Problems;
-use crate::socket::{self, Socket};
+use crate::socket::{self, FileId, Socket};
 
 const SHIM_SOCKET: &str = "wgnet.sock";
 /// Where Docker looks for the driver itself, on plain engines.
@@ -45,13 +45,14 @@ pub async fn meet(
     cancel: CancellationToken,
 ) {
     let mut inotify = None;
-    let mut shims: BTreeMap<PathBuf, (Identity, CancellationToken)> = BTreeMap::new();
+    let mut shims = BTreeMap::new();
     loop {
         if inotify.is_none() {
             inotify = watch(&directory)
                 .inspect_err(|error| debug!(%error, "Cannot watch the plugins directory yet"))
                 .ok();
         }
+        forget_lost(&directory, &mut shims).await;
         for listener in look(&directory, &mut shims, inotify.as_ref(), &cancel) {
             if bound.send(listener).await.is_err() {
                 return;
@@ -67,29 +68,48 @@ pub async fn meet(
             alive = changed(inotify.as_ref()) => if !alive { inotify = None },
         }
     }
-    for (_, gone) in shims.into_values() {
-        gone.cancel();
+    for served in shims.into_values() {
+        served.gone.cancel();
     }
 }
 
 /// What makes one incarnation of a socket differ from the next: the directory's and the shim's inode.
 type Identity = (u64, u64, i64);
 
+/// A shim whose driver's socket is ours.
+struct Served {
+    identity: Identity,
+    file: Option<FileId>,
+    gone: CancellationToken,
+}
+
+/// By directory.
+type Shims = BTreeMap<PathBuf, Served>;
+
+/// Lets go of shims that ended, and of sockets to which the file in the directory does not lead.
+async fn forget_lost(directory: &Path, shims: &mut Shims) {
+    let found = shim_directories(directory);
+    let mut lost = Vec::new();
+    for (path, served) in &*shims {
+        let is_the_same = found.get(path) == Some(&served.identity);
+        if !is_the_same || !socket::is_served(&path.join(DRIVER_SOCKET), served.file).await {
+            info!(directory = %path.display(), "The shim's directory is gone or new, or the driver's socket in it");
+            served.gone.cancel();
+            lost.push(path.clone());
+        }
+    }
+    for path in lost {
+        shims.remove(&path);
+    }
+}
+
 fn look(
     directory: &Path,
-    shims: &mut BTreeMap<PathBuf, (Identity, CancellationToken)>,
+    shims: &mut Shims,
     inotify: Option<&AsyncFd<Watch>>,
     cancel: &CancellationToken,
 ) -> Vec<Bound> {
     let found = shim_directories(directory);
-    shims.retain(|path, (identity, gone)| {
-        let stays = found.get(path) == Some(identity) && path.join(DRIVER_SOCKET).exists();
-        if !stays {
-            info!(directory = %path.display(), "The shim's directory is gone or new");
-            gone.cancel();
-        }
-        stays
-    });
     let mut listeners = Vec::new();
     for (path, identity) in found {
         if let Some(inotify) = inotify {
@@ -103,11 +123,13 @@ fn look(
         if shims.contains_key(&path) || !path.join(SHIM_SOCKET).exists() {
             continue;
         }
-        match socket::listen(&path.join(DRIVER_SOCKET)) {
+        let socket = path.join(DRIVER_SOCKET);
+        match socket::listen(&socket) {
             Ok(listener) => {
                 info!(directory = %path.display(), "Serving the shim");
                 let gone = cancel.child_token();
-                shims.insert(path, (identity, gone.clone()));
+                let file = socket::file_id(&socket);
+                shims.insert(path, Served { identity, file, gone: gone.clone() });
                 listeners.push(Bound { socket: listener.into(), gone });
             }
             Err(error) => {
@@ -202,6 +224,25 @@ mod tests {
             }
         };
         tokio::time::timeout(LOOK_EVERY * 4, change).await.expect("it is seen");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_leads_nowhere_in_the_place_of_the_socket_is_bound_again() {
+        let plugins = tempfile::tempdir_in("/tmp").unwrap();
+        let plugin = plugins.path().join("ab".repeat(32));
+        fs::create_dir(&plugin).unwrap();
+        let _shim = socket::listen(&plugin.join(SHIM_SOCKET)).unwrap();
+        let (bound, mut shims) = mpsc::channel(16);
+        let cancel = CancellationToken::new();
+        let meeting = tokio::spawn(meet(plugins.path().to_owned(), bound, None, cancel.clone()));
+        let first = shims.recv().await.expect("the shim is served");
+        // As a driver leaves it that took the place and was killed.
+        drop(socket::listen(&plugin.join(DRIVER_SOCKET)).unwrap());
+        let again = tokio::time::timeout(LOOK_EVERY * 4, shims.recv()).await.expect("it is seen");
+        assert!(again.is_some() && first.gone.is_cancelled());
+        assert!(tokio::net::UnixStream::connect(plugin.join(DRIVER_SOCKET)).await.is_ok());
+        cancel.cancel();
+        meeting.await.unwrap();
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ struct Place {
 }
 
 /// Device and inode.
-type FileId = (u64, u64);
+pub(crate) type FileId = (u64, u64);
 
 impl From<UnixListener> for Socket {
     fn from(listener: UnixListener) -> Self {
@@ -79,21 +79,8 @@ impl Socket {
 impl Place {
     /// The listener in place of one that is not found any more.
     async fn look(&mut self) -> Option<UnixListener> {
-        if self.file.is_some() && file_id(&self.path) == self.file {
+        if is_served(&self.path, self.file).await {
             return None;
-        }
-        match UnixStream::connect(&self.path).await {
-            // Nothing is there, or nobody listens.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                ) => {}
-            // Two drivers would take it from each other for ever.
-            _ => {
-                debug!(path = %self.path.display(), "Another process listens on this socket");
-                return None;
-            }
         }
         match listen_in_private(&self.path) {
             Ok(listener) => {
@@ -113,7 +100,30 @@ impl Place {
     }
 }
 
-fn file_id(path: &Path) -> Option<FileId> {
+/// Whether the file leads to its listener still, or to another process: two drivers would take the place from each
+/// other for ever.
+pub(crate) async fn is_served(path: &Path, file: Option<FileId>) -> bool {
+    if file.is_some() && file_id(path) == file {
+        return true;
+    }
+    match UnixStream::connect(path).await {
+        // Nothing is there, or nobody listens.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            false
+        }
+        _ => {
+            debug!(path = %path.display(), "Another process listens on this socket");
+            true
+        }
+    }
+}
+
+pub(crate) fn file_id(path: &Path) -> Option<FileId> {
     let found = fs::symlink_metadata(path).ok()?;
     Some((found.dev(), found.ino()))
 }

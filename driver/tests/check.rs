@@ -9,9 +9,13 @@ use std::process::Command;
 
 /// What a check says, with everything it could touch below `directory`.
 fn check(directory: &Path) -> String {
+    check_with(directory, &["--etcd", "http://127.0.0.1:1"])
+}
+
+fn check_with(directory: &Path, etcd: &[&str]) -> String {
     let mut command = Command::new("unshare");
     command.args(["--net", env!("CARGO_BIN_EXE_wgnet-driver"), "--check", "--insecure"]);
-    command.args(["--backend", "userspace", "--etcd", "http://127.0.0.1:1", "--metrics", "off"]);
+    command.args(["--backend", "userspace", "--metrics", "off"]).args(etcd);
     for (flag, name) in [("--engine", "engine"), ("--run-dir", "run"), ("--state-dir", "state")] {
         command.arg(flag).arg(directory.join(name));
     }
@@ -42,4 +46,16 @@ fn a_check_starts_no_engine_and_leaves_nothing() {
     let told = check(here);
     assert!(told.contains("ok    WireGuard"), "{told}");
     assert_eq!(names(here), ["engine"]);
+}
+
+#[test]
+fn a_certificate_that_cannot_be_read_is_named_with_its_setting() {
+    let directory = tempfile::Builder::new().prefix("wgnett-").tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    let ca = ca.to_str().unwrap();
+    let told = check_with(directory.path(), &["--etcd", "https://127.0.0.1:1", "--etcd-ca", ca]);
+    let sentence = told.lines().find(|line| line.starts_with("FAIL  etcd")).unwrap_or_default();
+    for part in [ca, "`etcd_ca`", "put the PEM file there"] {
+        assert!(sentence.contains(part), "{told}");
+    }
 }

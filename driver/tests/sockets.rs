@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,6 +18,10 @@ struct Driver(Child);
 
 impl Driver {
     fn start(directory: &Path) -> Self {
+        Self(Self::command(directory).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn command(directory: &Path) -> Command {
         let mut command = Command::new("unshare");
         command.args(["--net", env!("CARGO_BIN_EXE_wgnet-driver"), "--legacy-socket"]);
         command.args(["--etcd", "http://127.0.0.1:1", "--metrics", "off"]);
@@ -30,7 +34,7 @@ impl Driver {
         ] {
             command.arg(flag).arg(directory.join(name));
         }
-        Self(command.stderr(Stdio::null()).spawn().unwrap())
+        command
     }
 }
 
@@ -84,4 +88,22 @@ fn operators_and_docker_reach_a_driver_whose_directories_were_removed() {
             assert_eq!([mode(socket), mode(socket.parent().unwrap())], [0o600, 0o700]);
         }
     }
+}
+
+#[test]
+fn a_second_driver_ends_and_takes_nothing_from_the_first() {
+    let directory = tempfile::Builder::new().prefix("wgnett-").tempdir().unwrap();
+    let here = directory.path();
+    let (admin, legacy) = (here.join("run/admin.sock"), here.join("docker/plugins/wgnet.sock"));
+    let _first = Driver::start(here);
+    answer(&legacy, "POST /NetworkDriver.Join");
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let before = [inode(&admin), inode(&legacy)];
+    let second = Driver::command(here).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(said.contains("another wgnet-driver runs") && said.contains("--check"), "{said}");
+    assert_eq!([inode(&admin), inode(&legacy)], before);
+    let told = answer(&legacy, "POST /NetworkDriver.Join");
+    assert!(told.contains("wgnet-driver cannot work yet"), "{told}");
 }
