@@ -272,6 +272,14 @@ impl Judge {
         Some(InStore { mod_revision, writer, refused, accepted })
     }
 
+    /// Since which revision the store holds what it does at a path.
+    pub fn revision_in_store(&self, path: &Path) -> Option<i64> {
+        match self.places.get(path)?.held {
+            Held::Value { mod_revision, .. } => Some(mod_revision),
+            Held::Unknown | Held::Absent => None,
+        }
+    }
+
     /// Where the store holds something that this host wrote, valid or not.
     pub fn own_in_store(&self) -> &BTreeSet<Path> {
         &self.own_in_store

@@ -170,8 +170,8 @@ impl<S: Store> Task<S> {
             // Whatever stands there, valid or not: somebody holds the lease. A revoked host is out
             // whether it lives or not.
             alive: !view.revoked.contains(&host)
-                && self.judge.in_store(&Path::Alive(host)).is_some(),
-            mark: self.judge.in_store(&Path::Host(host)).map_or(0, |held| held.mod_revision),
+                && self.judge.revision_in_store(&Path::Alive(host)).is_some(),
+            mark: self.judge.revision_in_store(&Path::Host(host)).unwrap_or(0),
         };
         let others = hosts.into_iter().filter(|host| *host != self.inputs.facts.me);
         others.map(|host| (host, presence(host))).collect()
@@ -187,7 +187,7 @@ impl<S: Store> Task<S> {
     fn stored_hosts(&self) -> BTreeSet<HostId> {
         let view = self.judge.view();
         let known = view.hosts.keys().chain(&view.revoked).copied();
-        let stored = |host: &HostId| self.judge.in_store(&Path::Host(*host)).is_some();
+        let stored = |host: &HostId| self.judge.revision_in_store(&Path::Host(*host)).is_some();
         known.filter(|host| *host != self.inputs.facts.me && stored(host)).collect()
     }
 
@@ -326,7 +326,7 @@ impl<S: Store> Task<S> {
     /// came back. `None` where that cannot be said.
     fn conditions(&self, leftover: &Leftover) -> Option<Vec<Condition>> {
         let unchanged = |path: Path| {
-            let mod_revision = self.judge.in_store(&path)?.mod_revision;
+            let mod_revision = self.judge.revision_in_store(&path)?;
             Some(Condition::Unchanged { key: path.to_string(), mod_revision })
         };
         let absent = |path: Path| Condition::Absent(path.to_string());

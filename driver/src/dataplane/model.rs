@@ -21,7 +21,8 @@ pub struct Model {
 
 #[derive(Default)]
 struct Host {
-    kernels: BTreeMap<Namespace, Seen<Observed>>,
+    /// Shared with whoever looks.
+    kernels: BTreeMap<Namespace, Arc<Seen<Observed>>>,
     /// Namespaces that are only called as ours are: without our mark.
     strange: BTreeSet<Namespace>,
     containers: BTreeSet<PathBuf>,
@@ -34,13 +35,13 @@ struct Host {
 impl Model {
     /// Does to a network what somebody does by hand, or makes it unreadable.
     pub fn tamper(&self, namespace: &Namespace, change: impl FnOnce(&mut Seen<Observed>)) {
-        change(self.host().kernels.entry(namespace.clone()).or_insert(Seen::Absent));
+        change(self.host().kernel_mut(namespace));
         self.changes.report(namespace);
     }
 
     /// What the kernel, or somebody, does that nobody is told of.
     pub fn quietly(&self, namespace: &Namespace, change: impl FnOnce(&mut Observed)) {
-        if let Some(Seen::Present(kernel)) = self.host().kernels.get_mut(namespace) {
+        if let Some(kernel) = self.host().present_mut(namespace) {
             change(kernel);
         }
     }
@@ -74,17 +75,15 @@ impl Model {
         interface: ContainerInterface,
     ) {
         let mut host = self.host();
-        let Some(Seen::Present(kernel)) = host.kernels.get_mut(namespace) else {
-            panic!("no namespace {namespace}")
-        };
+        let Some(kernel) = host.present_mut(namespace) else { panic!("no namespace {namespace}") };
         let veth = kernel.veths.get_mut(name).expect("the veth was made");
         veth.container = ContainerEnd::InContainer(Seen::Present(interface));
         host.ends.insert((namespace.clone(), name.clone()), sandbox.to_owned());
     }
 
     /// What a network looks like, containers included.
-    pub fn look(&self, namespace: &Namespace) -> Seen<Observed> {
-        self.host().kernels.get(namespace).cloned().unwrap_or(Seen::Absent)
+    pub fn look(&self, namespace: &Namespace) -> Arc<Seen<Observed>> {
+        self.host().kernels.get(namespace).cloned().unwrap_or_else(absent)
     }
 
     /// The container that has the other end of a veth.
@@ -96,7 +95,7 @@ impl Model {
     pub fn make_strange(&self, namespace: &Namespace, kernel: Observed) {
         let mut host = self.host();
         host.strange.insert(namespace.clone());
-        host.kernels.insert(namespace.clone(), Seen::Present(kernel));
+        host.kernels.insert(namespace.clone(), Arc::new(Seen::Present(kernel)));
     }
 
     /// Sweeps with the steps of a data plane that stands before this one.
@@ -139,9 +138,8 @@ impl Model {
     pub fn move_out(&self, namespace: &Namespace, name: &IfName) {
         let mut host = self.host();
         host.ends.remove(&(namespace.clone(), name.clone()));
-        if let Some(Seen::Present(kernel)) = host.kernels.get_mut(namespace)
-            && let Some(veth) = kernel.veths.get_mut(name)
-        {
+        let kernel = host.present_mut(namespace);
+        if let Some(veth) = kernel.and_then(|kernel| kernel.veths.get_mut(name)) {
             veth.container = ContainerEnd::InHost;
         }
     }
@@ -166,12 +164,27 @@ enum Mark {
     InUse,
 }
 
+fn absent() -> Arc<Seen<Observed>> {
+    Arc::new(Seen::Absent)
+}
+
 impl Host {
+    fn kernel_mut(&mut self, namespace: &Namespace) -> &mut Seen<Observed> {
+        Arc::make_mut(self.kernels.entry(namespace.clone()).or_insert_with(absent))
+    }
+
+    fn present_mut(&mut self, namespace: &Namespace) -> Option<&mut Observed> {
+        match Arc::make_mut(self.kernels.get_mut(namespace)?) {
+            Seen::Present(kernel) => Some(kernel),
+            Seen::Absent | Seen::Unknown => None,
+        }
+    }
+
     fn mark(&self, namespace: &Namespace) -> Mark {
         if self.strange.contains(namespace) {
             return Mark::Strange;
         }
-        let Some(Seen::Present(kernel)) = self.kernels.get(namespace) else {
+        let Some(Seen::Present(kernel)) = self.kernels.get(namespace).map(Arc::as_ref) else {
             return Mark::Ours;
         };
         let mut ends = kernel.veths.values().map(|veth| &veth.container);
@@ -180,7 +193,7 @@ impl Host {
     }
 
     fn port_is_free(&self, port: u16, except: Option<(&Namespace, &IfName)>) -> bool {
-        let holders = self.kernels.iter().filter_map(|(namespace, seen)| match seen {
+        let holders = self.kernels.iter().filter_map(|(namespace, seen)| match &**seen {
             Seen::Present(kernel) => {
                 Some(kernel.wireguards.iter().map(move |(name, w)| (namespace, name, w.port)))
             }
@@ -192,11 +205,10 @@ impl Host {
     }
 
     fn remove_veth(&mut self, namespace: &Namespace, name: IfName) {
-        let Some(kernel) = self.kernels.get_mut(namespace) else {
-            return;
-        };
-        // There is nothing a removal is refused for.
-        let _ = model::apply(kernel, &Step::RemoveVeth { name });
+        if self.kernels.contains_key(namespace) {
+            // There is nothing a removal is refused for.
+            let _ = model::apply(self.kernel_mut(namespace), &Step::RemoveVeth { name });
+        }
     }
 
     fn check(&self, namespace: &Namespace, step: &Step) -> Result<(), (ErrorKind, String)> {
@@ -221,8 +233,8 @@ impl Host {
 
     fn apply(&mut self, namespace: &Namespace, step: &Step) -> Result<(), (ErrorKind, String)> {
         self.check(namespace, step)?;
-        let kernel = self.kernels.entry(namespace.clone()).or_insert(Seen::Absent);
-        model::apply(kernel, step).map_err(|error| (kind_of(&error), error.to_string()))?;
+        model::apply(self.kernel_mut(namespace), step)
+            .map_err(|error| (kind_of(&error), error.to_string()))?;
         if let Step::RestoreVeth { name, veth, .. } = step
             && let Some(sandbox) = &veth.sandbox
         {
@@ -241,7 +253,7 @@ impl Dataplane for Model {
 
     async fn namespaces(&self) -> Result<BTreeSet<Namespace>, DataplaneError> {
         let host = self.host();
-        let there = host.kernels.iter().filter(|(_, seen)| **seen != Seen::Absent);
+        let there = host.kernels.iter().filter(|(_, seen)| ***seen != Seen::Absent);
         Ok(there.map(|(namespace, _)| namespace.clone()).collect())
     }
 
@@ -254,7 +266,8 @@ impl Dataplane for Model {
 
     async fn observe(&self, namespace: &Namespace, joined: &Joined) -> Seen<Observed> {
         let host = self.host();
-        let mut seen = host.kernels.get(namespace).cloned().unwrap_or(Seen::Absent);
+        let kernel = host.kernels.get(namespace);
+        let mut seen = kernel.map_or(Seen::Absent, |seen| Seen::clone(seen));
         if let Seen::Present(kernel) = &mut seen {
             for (name, veth) in &mut kernel.veths {
                 let ContainerEnd::InContainer(interface) = &mut veth.container else {

@@ -26,7 +26,7 @@ pub struct MemoryDisk(Arc<Mutex<Content>>);
 #[derive(Default)]
 struct Content {
     key: Option<HostKey>,
-    state: State,
+    state: Arc<State>,
     records: BTreeMap<String, Vec<u8>>,
     synced: BTreeMap<String, Vec<u8>>,
     full: bool,
@@ -68,12 +68,12 @@ impl MemoryDisk {
         let mut content = self.content();
         let state = State { reserved_seq: seq::above_all(clock), ..State::default() };
         let (key, full) = (content.key.take(), content.full);
-        *content = Content { key, state, full, ..Content::default() };
+        *content = Content { key, state: Arc::new(state), full, ..Content::default() };
     }
 
     /// What is durable.
-    pub fn state(&self) -> State {
-        self.content().state.clone()
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.content().state)
     }
 
     /// Who was made with this disk, if anybody was.
@@ -148,7 +148,7 @@ impl Storage for MemoryStorage {
 
     fn write(&mut self, _: &State, new: &State) -> Result<(), JournalError> {
         let written = self.disk.content().write(|content| {
-            content.state = new.clone();
+            content.state = Arc::new(new.clone());
             content.synced = content.records.clone();
         });
         self.closed |= written.is_err();

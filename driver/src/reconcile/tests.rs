@@ -147,7 +147,7 @@ impl Rig {
     }
 
     fn has_namespace(&self) -> bool {
-        matches!(self.plane.model.look(&Namespace::of(&id())), Seen::Present(_))
+        matches!(*self.plane.model.look(&Namespace::of(&id())), Seen::Present(_))
     }
 
     fn is_told(&self, code: &str) -> bool {

@@ -249,7 +249,7 @@ pub(crate) fn journal_told(
     host: usize,
     told: &State,
     disk: &State,
-    before: Option<&(Arc<State>, State)>,
+    before: Option<&(Arc<State>, Arc<State>)>,
 ) {
     let says = |other: &State| {
         told.networks == other.networks

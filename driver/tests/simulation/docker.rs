@@ -325,7 +325,7 @@ fn still_wanted(host: usize, endpoint: &Endpoint) -> bool {
 fn move_in(host: usize, network: &Network, endpoint: &Endpoint) -> bool {
     let plane = world(|world| world.hosts[host].plane.clone());
     let (namespace, veth) = (network.namespace(), endpoint.veth());
-    let Seen::Present(kernel) = plane.look(&namespace) else {
+    let Seen::Present(kernel) = &*plane.look(&namespace) else {
         wrong(format!("host {host}: Join was answered and {namespace} is not there"));
         return false;
     };

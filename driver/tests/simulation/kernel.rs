@@ -31,7 +31,7 @@ pub(crate) fn shake_hands() {
             let address = host.address.borrow().addresses[0];
             for network in &world.networks {
                 let namespace = network.namespace();
-                let Seen::Present(kernel) = host.plane.look(&namespace) else {
+                let Seen::Present(kernel) = &*host.plane.look(&namespace) else {
                     continue;
                 };
                 for (link, wireguard) in kernel.wireguards.iter().filter(|(_, w)| w.up) {

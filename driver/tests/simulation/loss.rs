@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use wgnet_core::{Namespace, NetworkView, Observed, RouteTarget, Seen};
+use wgnet_core::{ClusterView, Namespace, NetworkView, Observed, RouteTarget, Seen};
 use wgnet_driver::journal::State;
 use wgnet_proto::record::{EndpointRecord, MemberRecord};
 use wgnet_proto::{HostId, NetworkKey};
@@ -17,7 +17,7 @@ use super::kernel::shake_hands;
 use super::schedule::{History, clean_store};
 use super::seams::{Weather, set_weather};
 use super::trace::{note, wrong};
-use super::world::{World, world};
+use super::world::{Host, World, world};
 
 /// Until when every living host's records must be in the new history, on lines that are well.
 pub(crate) const SPEAKS_WITHIN: Duration = Duration::from_secs(10);
@@ -110,7 +110,7 @@ fn weather(calm: bool) -> Weather {
 
 fn observers(world: &World) -> BTreeMap<usize, Observer> {
     let running = world.hosts.iter().filter_map(|host| Some((host, host.running.as_ref()?)));
-    let observer = |(host, running): (&super::world::Host, &super::world::Running)| {
+    let observer = |(host, running): (&Host, &super::world::Running)| {
         let view = running.view.borrow();
         let known = world.networks.iter().filter_map(|network| {
             let (key, namespace) = (network.key(), network.namespace());
@@ -131,8 +131,9 @@ fn observers(world: &World) -> BTreeMap<usize, Observer> {
 async fn watch(observers: &BTreeMap<usize, Observer>, within: Duration) {
     let begun = Instant::now();
     let mut looks = 0u32;
+    let mut last = Vec::new();
     while begun.elapsed() < within {
-        if let Some(lost) = world(|world| look(world, observers)) {
+        if let Some(lost) = world(|world| look_again(world, observers, &mut last)) {
             let after = begun.elapsed().as_secs_f64();
             return wrong(format!("{after:.2} s after the store was lost, {lost}"));
         }
@@ -144,13 +145,63 @@ async fn watch(observers: &BTreeMap<usize, Observer>, within: Duration) {
     }
 }
 
+/// All that a host has to do with what [`look`] finds. What is shared is kept, so that what is at the same
+/// place is the same.
+struct Sight {
+    me: Option<HostId>,
+    is_up: bool,
+    life: Option<u32>,
+    state: Arc<State>,
+    view: Option<Arc<ClusterView>>,
+    kernels: Vec<Arc<Seen<Observed>>>,
+}
+
+impl Sight {
+    fn of(host: &Host, observers: &BTreeMap<usize, Observer>) -> Self {
+        let running = host.running.as_ref();
+        let known = observers.get(&host.number).into_iter().flat_map(|it| it.known.values());
+        Self {
+            me: host.disk.host_id(),
+            is_up: host.has_power && !host.is_gone,
+            life: running.map(|_| host.lives),
+            state: host.disk.state(),
+            view: running.map(|running| running.view.borrow().clone()),
+            kernels: known.map(|known| host.plane.look(&known.namespace)).collect(),
+        }
+    }
+}
+
+impl PartialEq for Sight {
+    fn eq(&self, other: &Self) -> bool {
+        (self.me, self.is_up, self.life) == (other.me, other.is_up, other.life)
+            && Arc::ptr_eq(&self.state, &other.state)
+            && self.view.as_ref().map(Arc::as_ptr) == other.view.as_ref().map(Arc::as_ptr)
+            && self.kernels.iter().map(Arc::as_ptr).eq(other.kernels.iter().map(Arc::as_ptr))
+    }
+}
+
+/// Looks unless everything is as it was at the last look, which found nothing. Who was ever outclaimed
+/// stays so, hence what the witness learns meanwhile only excuses.
+fn look_again(
+    world: &World,
+    observers: &BTreeMap<usize, Observer>,
+    last: &mut Vec<Sight>,
+) -> Option<String> {
+    let now: Vec<_> = world.hosts.iter().map(|host| Sight::of(host, observers)).collect();
+    if now == *last {
+        return None;
+    }
+    *last = now;
+    look(world, observers)
+}
+
 /// What some host has lost of another that still has it.
 fn look(world: &World, observers: &BTreeMap<usize, Observer>) -> Option<String> {
     let states: BTreeMap<HostId, Arc<State>> = world
         .hosts
         .iter()
         .filter(|host| host.has_power && !host.is_gone)
-        .filter_map(|host| Some((host.disk.host_id()?, Arc::new(host.disk.state()))))
+        .filter_map(|host| Some((host.disk.host_id()?, host.disk.state())))
         .collect();
     for (number, observer) in observers {
         let host = &world.hosts[*number];

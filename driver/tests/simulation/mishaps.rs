@@ -18,7 +18,7 @@ pub(crate) fn tamper(host: usize) {
     let there: Vec<_> = networks
         .iter()
         .map(Network::namespace)
-        .filter(|namespace| matches!(plane.look(namespace), Seen::Present(_)))
+        .filter(|namespace| matches!(*plane.look(namespace), Seen::Present(_)))
         .collect();
     let Some(namespace) = dice::pick(&there) else {
         return;

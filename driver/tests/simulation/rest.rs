@@ -438,7 +438,7 @@ impl Picture {
     ) {
         let address = IpAddr::V4(endpoint.address);
         let namespace = network.namespace();
-        let Seen::Present(there) = home.plane.look(&namespace) else {
+        let Seen::Present(there) = &*home.plane.look(&namespace) else {
             return found.push(format!("host {} has no namespace {namespace}", home.number));
         };
         let mut lost = |why: &str| {
@@ -457,11 +457,11 @@ impl Picture {
         }
         let others = self.hosts.iter().filter(|other| other.number != home.number);
         for other in others.filter(|other| other.state.live(&network.id).is_some()) {
-            let Seen::Present(here) = other.plane.look(&namespace) else {
+            let Seen::Present(here) = &*other.plane.look(&namespace) else {
                 lost(&format!("host {} has no namespace", other.number));
                 continue;
             };
-            if let Err(why) = way(address, (&here, other), (&there, home)) {
+            if let Err(why) = way(address, (here, other), (there, home)) {
                 lost(&format!("from host {}: {why}", other.number));
             }
         }

@@ -246,7 +246,7 @@ impl Dataplane for SimPlane {
         }
         let before = self.inner.look(namespace);
         let done = self.inner.apply(namespace, step).await;
-        if before == Seen::Absent && *step == Step::CreateNamespace {
+        if *before == Seen::Absent && *step == Step::CreateNamespace {
             self.inner.quietly(namespace, somebody_elses);
         }
         self.witness.stepped(self.host, namespace, step, &before, &self.inner.look(namespace));
@@ -297,7 +297,7 @@ fn somebody_elses(kernel: &mut Observed) {
 /// How a disk is reached in one life of a host.
 pub(crate) fn gate(host: usize, disk: &MemoryDisk, life: &Life) -> Gate {
     let (disk, life) = (disk.clone(), life.clone());
-    let before = Arc::new(Mutex::new(None::<(Arc<State>, State)>));
+    let before = Arc::new(Mutex::new(None::<(Arc<State>, Arc<State>)>));
     Arc::new(move || {
         let (disk, life, before) = (disk.clone(), life.clone(), Arc::clone(&before));
         Box::pin(async move {

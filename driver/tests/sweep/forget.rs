@@ -47,7 +47,7 @@ async fn members(store: &MemoryStore) -> usize {
 }
 
 fn stands(host: &Host, network: &DockerNetworkId) -> bool {
-    matches!(host.plane.look(&Namespace::of(network)), Seen::Present(_))
+    matches!(*host.plane.look(&Namespace::of(network)), Seen::Present(_))
 }
 
 #[tokio::test(start_paused = true)]

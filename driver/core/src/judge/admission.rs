@@ -164,7 +164,8 @@ impl Judge {
             }
         }
         let Opened { writer, seq, epoch, .. } = opened;
-        let decoded = (writer == self.own).then(|| Box::new(record.clone()));
+        let is_few = writer == self.own || matches!(path, Path::Cluster | Path::Network(_));
+        let decoded = is_few.then(|| Box::new(record.clone()));
         let place = self.place_mut(path);
         let was_stray = place.is_stray();
         place.keep(Valid { writer, seq, epoch, sealed: sealed.into(), decoded });

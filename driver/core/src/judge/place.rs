@@ -11,7 +11,7 @@ pub(super) struct Valid {
     pub(super) seq: u64,
     pub(super) epoch: Epoch,
     pub(super) sealed: Box<[u8]>,
-    /// This host's own: they are few, and compared with what is wanted at every turn.
+    /// This host's own, the cluster's and networks': they are few, and asked for at every turn.
     pub(super) decoded: Option<Box<Record>>,
 }
 

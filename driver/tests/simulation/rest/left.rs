@@ -21,7 +21,7 @@ impl Picture {
             let keys = self.witness.keys_of(*out);
             for host in &self.hosts {
                 for network in &self.networks {
-                    let Seen::Present(kernel) = host.plane.look(&network.namespace()) else {
+                    let Seen::Present(kernel) = &*host.plane.look(&network.namespace()) else {
                         continue;
                     };
                     let mut peers = kernel.wireguards.values().flat_map(|it| it.peers.keys());
