@@ -71,6 +71,9 @@ fn writable(directory: &Path) -> Result<(), String> {
         let Some(parent) = exists.parent() else { break };
         exists = parent;
     }
+    if !exists.is_dir() {
+        return Err(format!("{} is no directory; name another with `state_dir`", exists.display()));
+    }
     access(exists, AccessFlags::W_OK).map_err(|error| {
         format!(
             "{} cannot be written: {error}; name another with `state_dir`, or make it writable",

@@ -83,6 +83,8 @@ pub struct ClusterStatus {
     pub refused: BTreeMap<String, u64>,
     /// Of what stands in the store, or stood there lately.
     pub refusals: Vec<Refusal>,
+    /// How many more of those there are, by reason.
+    pub untold: BTreeMap<Refused, usize>,
     pub held: Vec<HeldListing>,
     /// Endpoints that are still to be published.
     pub unpublished: BTreeMap<NetworkKey, Unpublished>,

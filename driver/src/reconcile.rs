@@ -234,7 +234,7 @@ async fn sweep<D: Dataplane>(context: &Context<D>, working: BTreeSet<Namespace>)
         context.problems.set(Problem {
             code: UNCLAIMED.to_owned(),
             object: format!("namespace {namespace}"),
-            cause: "containers are in a network that this host's journal does not know; their traffic goes on as it was and follows no change".to_owned(),
+            cause: "containers are in a network that this host's journal does not know: they reach each other, but once etcd is reached no other host knows them any more".to_owned(),
             next_step: "stop all of those containers, and the namespace goes with the last of them; then start them again, on a plain engine after docker network rm and creating the network again".to_owned(),
         });
     }

@@ -227,7 +227,17 @@ fn refusals(cluster: &ClusterStatus) -> Vec<Problem> {
         }
     };
     let refused = cluster.refusals.iter().filter(|refusal| !is_consequence(refusal)).map(problem);
-    cluster.has_wrong_secret.then(wrong_secret).into_iter().chain(refused).collect()
+    let more = |(reason, count): (&Refused, &usize)| {
+        Problem {
+        code: format!("refused-{}", reason.code()),
+        object: "etcd".to_owned(),
+        cause: format!("{count} more records were ignored: {reason}"),
+        next_step: "find out who wrote them: etcd's access log; wgnetctl bundle lists all that stand (refused.json)".to_owned(),
+    }
+    };
+    let is_told = |reason: &Refused| cluster.has_wrong_secret && *reason == Refused::WrongSecret;
+    let untold = cluster.untold.iter().filter(|(reason, _)| !is_told(reason)).map(more);
+    cluster.has_wrong_secret.then(wrong_secret).into_iter().chain(refused).chain(untold).collect()
 }
 
 fn wrong_secret() -> Problem {
@@ -247,6 +257,25 @@ pub fn families(underlay: &Underlay) -> Families {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refused_records_that_are_not_told_are_counted() {
+        let untold = [(Refused::Malformed, 7), (Refused::WrongSecret, 9)].into();
+        let mut cluster = ClusterStatus { untold, ..ClusterStatus::default() };
+        let told = super::refusals(&cluster);
+        let codes: Vec<&str> = told.iter().map(|problem| problem.code.as_str()).collect();
+        assert_eq!(codes, ["refused-malformed", "refused-wrong-secret"]);
+        assert!(
+            told[0].object == "etcd" && told[0].cause.starts_with("7 more records"),
+            "{told:?}"
+        );
+        cluster.has_wrong_secret = true;
+        assert_eq!(
+            super::refusals(&cluster).len(),
+            2,
+            "wrong-secret, and what does not follow from it"
+        );
+    }
 
     fn codes(has_wrong_secret: bool) -> Vec<String> {
         let refusal = |path: &str, reason| wgnet_core::Refusal {

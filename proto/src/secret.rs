@@ -154,7 +154,13 @@ impl ClusterSecrets {
         match lines.next() {
             Some((_, HEADER)) => {}
             Some((number, _)) => return Err((number, "\"wgnet-cluster-secret v1\"")),
-            None => return Err((1, "\"wgnet-cluster-secret v1\", but the file is empty")),
+            None if text.is_empty() => {
+                return Err((1, "\"wgnet-cluster-secret v1\", but the file is empty"));
+            }
+            None => {
+                let what = "\"wgnet-cluster-secret v1\", but the file has only comments and spaces";
+                return Err((1, what));
+            }
         }
         let mut epochs: Vec<Secret> = Vec::new();
         for (number, line) in lines {

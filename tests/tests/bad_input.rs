@@ -179,7 +179,7 @@ fn a_bad_option_is_named_with_the_known_ones_and_shows_in_the_status() -> Result
         &create(host, &json!({ "speed": "fast" }))?,
         &["speed", "mtu", "port", "keepalive", "gwbridge", "id"],
     );
-    problem(host, "bad-option", &["speed"])?;
+    problem(host, "bad-option", &["speed", "remove the network and create it"])?;
     says(host, &create(host, &json!({ "mtu": "12" }))?, &["mtu", "12"]);
     assert_eq!(
         create(
@@ -204,7 +204,7 @@ fn a_taken_port_is_left_to_its_owner_and_said() -> Result<()> {
     })?;
     host.driver_start(&config(&lab))?;
     assert_eq!(create(host, &json!({ "port": "51900" }))?, "");
-    problem(host, "port-taken", &["51900"])?;
+    problem(host, "port-taken", &["UDP port 51900 is taken", "ss -lunp sport = :51900"])?;
     Dockerless { host }.run("a1", NETWORK, "10.90.0.11/24")?;
     let port = status(host)?.networks[0].slots[0].port;
     assert_ne!(port, 51900);
@@ -252,7 +252,7 @@ fn a_full_disk_loses_nothing_and_is_named() -> Result<()> {
             break;
         }
     }
-    says(host, &error, &["/var/lib/wgnet", "space"]);
+    says(host, &error, &["/var/lib/wgnet", "free some space on its disk"]);
     host.sh("rm /var/lib/wgnet/filler")?;
     eventually("work to go on", SOON, || driver.run("ab", NETWORK, "10.90.0.250/24").is_ok())
 }

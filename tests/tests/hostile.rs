@@ -50,8 +50,9 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
     let moved = attack.endpoint("10.72.0.12");
     let record = attack.endpoint_record(outsider.writer(), "10.72.0.12", 1 << 40);
     let sealed = outsider.seal_record(&moved, 2, &record);
-    attack.put_and_is_named(&moved, &sealed, "wrong-secret")?;
-    unmoved("without the secret")?;
+    attack.put_while_its_owner_sleeps(2, &moved, &sealed, "wrong-secret", || {
+        unmoved("another host's endpoint, without the secret")
+    })?;
     let (path, record) = attack.host_elsewhere(2)?;
     let sealed = outsider.seal_record(&path, 3, &record);
     attack.put_while_its_owner_sleeps(2, &path, &sealed, "wrong-secret", || {
@@ -67,8 +68,9 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
     })?;
     let record = attack.endpoint_record(attack.hosts[1], "10.72.0.12", 1 << 40);
     let sealed = insider.seal_record(&moved, 4, &record);
-    attack.put_and_is_named(&moved, &sealed, "wrong-writer")?;
-    unmoved("under another host's name")?;
+    attack.put_while_its_owner_sleeps(2, &moved, &sealed, "wrong-writer", || {
+        unmoved("another host's endpoint")
+    })?;
     let (path, record) = attack.host_elsewhere(2)?;
     let sealed = insider.seal_record(&path, 5, &record);
     attack.put_while_its_owner_sleeps(2, &path, &sealed, "wrong-writer", || {

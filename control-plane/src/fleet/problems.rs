@@ -160,7 +160,7 @@ impl Fleet {
                 HostState::Gone => add(
                     Severity::Error,
                     "host-gone",
-                    format!("no driver there has reached etcd for 45 s; it has {} endpoints", row.endpoints),
+                    format!("no driver there has reached etcd for 45 s; endpoints there: {}", row.endpoints),
                     "see whether the host runs and reaches etcd (systemctl status wgnet-driver, there); if it is gone for good: wgnetctl forget-host",
                 ),
                 HostState::Unrecorded => add(

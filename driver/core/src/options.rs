@@ -22,10 +22,14 @@ pub enum OptionError {
     Unknown { key: String },
     #[error("network option {key}={value:?} is not valid: want {wanted}; known options: {Known}")]
     Bad { key: String, value: String, wanted: String },
+    #[error(
+        "network options mtu={ours} and {DOCKER_MTU}={dockers} mean the same and differ; give one of them"
+    )]
+    TwoMtus { ours: u16, dockers: u16 },
 }
 
 /// Parses the options as they came. Keys of Docker's own (`com.docker.…`) pass unread, but for its
-/// `com.docker.network.driver.mtu`, which `mtu` overrides. `ipv6`: the network has an IPv6 subnet.
+/// `com.docker.network.driver.mtu`, which is another name of `mtu`. `ipv6`: the network has an IPv6 subnet.
 ///
 /// # Errors
 ///
@@ -60,6 +64,11 @@ pub fn parse(raw: &BTreeMap<String, String>, ipv6: bool) -> Result<NetworkOption
             _ if key.starts_with("com.docker.") => {}
             _ => return Err(OptionError::Unknown { key: clip(key) }),
         }
+    }
+    if let (Some(ours), Some(dockers)) = (options.mtu, docker_mtu)
+        && ours != dockers
+    {
+        return Err(OptionError::TwoMtus { ours, dockers });
     }
     options.mtu = options.mtu.or(docker_mtu);
     Ok(options)
@@ -175,10 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn dockers_own_mtu_option_counts_unless_ours_is_given() {
+    fn dockers_own_mtu_option_is_another_name_of_ours_and_may_not_differ_from_it() {
         let docker = ("com.docker.network.driver.mtu", "1300");
         assert_eq!(parsed(&[docker]).unwrap().mtu, Some(1300));
-        assert_eq!(parsed(&[docker, ("mtu", "1380")]).unwrap().mtu, Some(1380));
+        assert_eq!(parsed(&[docker, ("mtu", "1300")]).unwrap().mtu, Some(1300));
+        let text = parsed(&[docker, ("mtu", "1380")]).unwrap_err().to_string();
+        for part in ["mtu=1380", "com.docker.network.driver.mtu=1300", "give one"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

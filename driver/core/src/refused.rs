@@ -2,7 +2,9 @@
 //! that stood there. Whoever owns a key writes its record again within milliseconds; who attacked it
 //! is to be named all the same.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+use wgnet_proto::Refused;
 
 use crate::judge::Refusal;
 
@@ -62,6 +64,19 @@ impl RefusedRecords {
         }
         told.into_iter().map(|told| &told.refusal)
     }
+
+    /// How many more there are than are told, by reason; of more than 1024 in all those that are known.
+    pub fn untold(&self, now: u64) -> BTreeMap<Refused, usize> {
+        let mut untold = BTreeMap::new();
+        for told in self.all.iter().filter(|told| !told.is_over(now)) {
+            *untold.entry(told.refusal.reason).or_default() += 1;
+        }
+        for refusal in self.told(now) {
+            untold.entry(refusal.reason).and_modify(|count| *count -= 1);
+        }
+        untold.retain(|_, count| *count > 0);
+        untold
+    }
 }
 
 impl Told {
@@ -72,8 +87,6 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
-    use wgnet_proto::Refused;
-
     use super::*;
 
     fn refusal(path: &str, reason: Refused) -> Refusal {
@@ -128,6 +141,22 @@ mod tests {
         records.stands(3, &refusal("c", Refused::Malformed));
         let told = paths(&records, 4);
         assert_eq!((told.len(), told[0], told[MOST_TOLD - 1]), (MOST_TOLD, "a1", "c"));
+    }
+
+    #[test]
+    fn what_is_not_told_is_counted_by_reason() {
+        let mut records = RefusedRecords::default();
+        for number in 0..MOST_TOLD {
+            records.stands(1, &refusal(&format!("a{number}"), Refused::Malformed));
+        }
+        assert_eq!(records.untold(1), BTreeMap::new());
+        for number in 0..MOST_TOLD + 3 {
+            records.stands(1, &refusal(&format!("b{number}"), Refused::RolledBack));
+        }
+        let untold = [(Refused::Malformed, MOST_TOLD), (Refused::RolledBack, 3)];
+        assert_eq!(records.untold(1), untold.into());
+        records.gone(2, |key| key.starts_with('a'));
+        assert_eq!(records.untold(2 + TOLD_FOR), [(Refused::RolledBack, 3)].into());
     }
 
     #[test]

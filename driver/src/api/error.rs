@@ -33,6 +33,10 @@ pub enum CallError {
     Subnet { network: DockerNetworkId, text: String },
     #[error("network {} has no subnet; create it with --subnet or with Docker's default IPAM driver", .0.short())]
     NoSubnet(DockerNetworkId),
+    #[error("network {}: subnet {subnet} {why}; create it with another --subnet, as in --subnet {}", network.short(), example(subnet))]
+    UnusableSubnet { network: DockerNetworkId, subnet: IpNet, why: String },
+    #[error("network {}: its gateway {gateway} is not in its subnet {subnet}; create it with a --gateway of that subnet, or with another --subnet", network.short())]
+    GatewayOutside { network: DockerNetworkId, gateway: IpAddr, subnet: IpNet },
     #[error("network {}: subnet {subnet} holds {address}, the address of host {host}, which containers and hosts could not reach any more; create it with another --subnet", network.short())]
     HoldsHost { network: DockerNetworkId, subnet: IpNet, address: IpAddr, host: String },
     #[error("network {}: option id={id:?} names network {} of this host already, which has containers; remove them, or take another id", network.short(), other.short())]
@@ -85,6 +89,8 @@ impl CallError {
             Self::Option { .. }
                 | Self::IdInSwarm(_)
                 | Self::Ipv6InSwarm(_)
+                | Self::UnusableSubnet { .. }
+                | Self::GatewayOutside { .. }
                 | Self::HoldsHost { .. }
         )
     }
@@ -96,5 +102,13 @@ impl CallError {
             Self::UnknownCall { .. } => 404,
             _ => 200,
         }
+    }
+}
+
+/// A subnet that works, of the same family.
+fn example(subnet: &IpNet) -> &'static str {
+    match subnet {
+        IpNet::V4(_) => "10.90.0.0/24",
+        IpNet::V6(_) => "fd00:90::/64",
     }
 }

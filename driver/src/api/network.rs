@@ -98,19 +98,13 @@ pub(super) async fn create(
     delivery: &Delivery,
 ) -> Result<wire::Empty, CallError> {
     let context = &api.context;
-    let id = request.network.parse().ok();
-    let new = NewNetwork::parse(request);
-    if let Some(id) = &id {
-        note_options(context, id, new.as_ref().err());
-    }
-    let definition = new?.into_definition((context.underlay_mtu)());
-    let id = definition.docker_id.clone();
-    let made = make(api, definition, delivery).await;
-    if let Err(error) = &made
-        && error.is_of_options()
-    {
-        note_options(context, &id, Some(error));
-    }
+    let id: DockerNetworkId = request.network.parse()?;
+    let made = match NewNetwork::parse(request) {
+        Ok(new) => make(api, new.into_definition((context.underlay_mtu)()), delivery).await,
+        Err(error) => Err(error),
+    };
+    // Once all of it is judged: a swarm asks again every few seconds, and what is still so stays told.
+    note_options(context, &id, made.as_ref().err());
     let (made, revision) = made?;
     if made == Made::Same || id.is_swarm() {
         // A swarm's user would see an error from here 20 s late and without its text; one from

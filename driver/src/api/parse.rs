@@ -1,6 +1,7 @@
 //! From dockerd's JSON to the types everything else trusts.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -113,15 +114,51 @@ fn subnet(network: &DockerNetworkId, data: &wire::IpamData) -> Result<Option<Sub
         network: network.clone(),
         text: text.chars().take(80).collect(),
     };
-    let pool: IpNet = data.pool.parse().map_err(|_| bad(&data.pool))?;
-    let gateway = match data.gateway.as_str() {
+    let pool = data.pool.parse::<IpNet>().map_err(|_| bad(&data.pool))?.trunc();
+    if let Some(why) = unusable(&pool) {
+        return Err(CallError::UnusableSubnet { network: network.clone(), subnet: pool, why });
+    }
+    let gateway: Option<IpAddr> = match data.gateway.as_str() {
         "" => None,
         text => {
             let address = text.split('/').next().unwrap_or(text);
             Some(address.parse().map_err(|_| bad(text))?)
         }
     };
-    Ok(Some(Subnet { pool: pool.trunc(), gateway }))
+    if let Some(gateway) = gateway.filter(|gateway| !pool.contains(gateway)) {
+        return Err(CallError::GatewayOutside { network: network.clone(), gateway, subnet: pool });
+    }
+    Ok(Some(Subnet { pool, gateway }))
+}
+
+/// What no container can have an address of, or no router passes on.
+const RESERVED: [(&str, &str); 9] = [
+    ("0.0.0.0/8", "this network"),
+    ("127.0.0.0/8", "loopback"),
+    ("169.254.0.0/16", "link-local, which no router passes on"),
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved"),
+    ("::/127", "loopback"),
+    ("::ffff:0:0/96", "IPv4 written as IPv6"),
+    ("fe80::/10", "link-local, which no router passes on"),
+    ("ff00::/8", "multicast"),
+];
+
+/// The largest subnet that may stand in a network's record.
+const SHORTEST_PREFIX: u8 = 8;
+
+/// Why no network can have this subnet, as a clause.
+fn unusable(pool: &IpNet) -> Option<String> {
+    let blocks =
+        RESERVED.map(|(block, what)| (block.parse::<IpNet>().expect("it is a subnet"), what));
+    if let Some((block, what)) = blocks.iter().find(|(block, _)| block.contains(pool)) {
+        return Some(format!("is within {block} ({what})"));
+    }
+    if pool.prefix_len() < SHORTEST_PREFIX {
+        return Some(format!("is larger than a /{SHORTEST_PREFIX}"));
+    }
+    let (block, what) = blocks.iter().find(|(block, _)| pool.contains(block))?;
+    Some(format!("holds {block} ({what})"))
 }
 
 /// CreateEndpoint's arguments.
@@ -175,5 +212,85 @@ impl NewJoin {
             return Err(CallError::NoSandbox(of.endpoint));
         }
         Ok(Self { of, sandbox: request.sandbox.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(pool: &str, gateway: &str) -> Option<String> {
+        let network = "a".repeat(64).parse().unwrap();
+        let data = serde_json::json!({"AddressSpace": "", "Pool": pool, "Gateway": gateway});
+        let data = serde_json::from_value(data).unwrap();
+        subnets(&network, &[data]).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_subnet_that_no_network_can_have_is_refused_with_the_reason_and_one_that_works() {
+        for (pool, why) in [
+            ("0.0.0.0/8", "within 0.0.0.0/8 (this network)"),
+            ("0.1.0.0/16", "within 0.0.0.0/8"),
+            ("127.0.0.0/8", "loopback"),
+            ("127.9.0.0/24", "loopback"),
+            ("169.254.7.0/24", "link-local"),
+            ("169.0.0.0/8", "holds 169.254.0.0/16"),
+            ("224.0.0.0/24", "multicast"),
+            ("239.1.2.0/24", "multicast"),
+            ("240.0.0.0/8", "reserved"),
+            ("255.255.255.0/24", "reserved"),
+            ("0.0.0.0/0", "larger than a /8"),
+            ("64.0.0.0/7", "larger than a /8"),
+            ("::1/128", "loopback"),
+            ("::/64", "holds ::/127"),
+            ("::ffff:10.0.0.0/104", "IPv4 written as IPv6"),
+            ("fe80::/64", "link-local"),
+            ("ff02::/64", "multicast"),
+            ("::/0", "larger than a /8"),
+        ] {
+            let text = refusal(pool, "").unwrap_or_default();
+            assert!(text.contains(why) && text.contains("another --subnet"), "{pool}: {text:?}");
+            let works = if pool.contains(':') { "fd00:90::/64" } else { "10.90.0.0/24" };
+            assert!(text.contains(works) && refusal(works, "").is_none(), "{pool}: {text}");
+        }
+    }
+
+    #[test]
+    fn every_other_subnet_is_taken() {
+        for pool in [
+            "10.0.0.0/8",
+            "10.90.0.0/30",
+            "100.64.0.0/10",
+            "172.16.0.0/12",
+            "192.168.1.0/24",
+            "169.253.0.0/16",
+            "198.18.0.0/15",
+            "203.0.113.0/24",
+            "223.255.255.0/24",
+            "fd00::/8",
+            "fec0::/10",
+            "2001:db8::/32",
+            "64:ff9b:1::/48",
+        ] {
+            assert_eq!(refusal(pool, ""), None, "{pool}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_is_of_its_subnet() {
+        assert_eq!(refusal("10.90.0.0/24", "10.90.0.1/24"), None);
+        assert_eq!(refusal("fd00:90::/64", "fd00:90::1/64"), None);
+        for (pool, gateway) in [
+            ("10.90.0.0/24", "10.91.0.1/24"),
+            ("10.90.0.0/24", "fd00:90::1"),
+            ("fd00:90::/64", "fd00:91::1/64"),
+        ] {
+            let text = refusal(pool, gateway).unwrap_or_default();
+            let address = gateway.split('/').next().unwrap();
+            assert!(
+                [pool, address, "--gateway", "--subnet"].iter().all(|part| text.contains(part)),
+                "{text:?}"
+            );
+        }
     }
 }

@@ -41,6 +41,7 @@ impl<S: Store> Task<S> {
             store,
             refused,
             refusals,
+            untold: self.refused.untold(self.now()),
             held: self.held(),
             unpublished: publishing.endpoints.clone(),
             lease,

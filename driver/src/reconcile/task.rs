@@ -438,7 +438,7 @@ impl<D: Dataplane> NetworkTask<D> {
             self.context.problems.set(Problem {
                 code: "port-taken".to_owned(),
                 object: super::object(&self.network),
-                cause: format!("UDP port {} of {object} belongs to another program; {picked} is used instead", slot.port),
+                cause: format!("UDP port {} of {object} is taken on this host; {picked} is used instead", slot.port),
                 next_step: format!("nothing, or free it (ss -lunp sport = :{}) if the firewall allows only that port", slot.port),
             });
         }

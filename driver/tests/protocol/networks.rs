@@ -355,6 +355,28 @@ async fn a_plain_engine_means_a_removal_and_a_swarm_may_create_the_network_again
     assert!(state.lingers_until[&id(SWARM_NETWORK)] > now + FREED_LINGER * 2);
 }
 
+/// Swarm's user reads no answer of CreateNetwork.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subnet_that_no_network_can_have_is_refused_and_a_problem_in_a_swarm() {
+    let dir = TempDir::new().unwrap();
+    let driver = Driver::start(dir.path());
+    for (pool, gateway, part) in
+        [("127.0.0.0/16", "127.0.0.1/16", "loopback"), ("10.0.9.0/24", "10.0.8.1/24", "10.0.8.1")]
+    {
+        let data = json!([{"AddressSpace": "", "Pool": pool, "Gateway": gateway}]);
+        for network in [SWARM_NETWORK.to_owned(), plain_network(1)] {
+            let asked = json!({"NetworkID": network, "IPv4Data": data});
+            driver.call("CreateNetwork", &asked).await.fails_with(part);
+        }
+        let asked = json!({"NetworkID": SWARM_NETWORK, "Options": {}, "IPv4Data": data});
+        assert_eq!(driver.call("AllocateNetwork", &asked).await.succeeds()["Options"], json!({}));
+        let told = driver.problems.list();
+        assert_eq!((told.len(), told[0].code.as_str()), (1, "bad-option"));
+        assert!(told[0].cause.contains(part), "{told:?}");
+    }
+    assert!(driver.state().networks.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subnet_that_holds_a_hosts_address_is_refused_by_name() {
     let dir = TempDir::new().unwrap();
@@ -376,6 +398,9 @@ async fn a_subnet_that_holds_a_hosts_address_is_refused_by_name() {
     }
     assert!(driver.problems.list()[0].cause.contains("10.0.9.12"));
     assert!(driver.state().networks.is_empty());
+    let told = driver.problems.watch();
+    driver.call("CreateNetwork", &create).await.fails_with("10.0.9.12");
+    assert!(!told.has_changed().unwrap(), "it is the same problem as before");
 
     driver.view.send_replace(Arc::default());
     driver.call("CreateNetwork", &create).await.succeeds();

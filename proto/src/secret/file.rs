@@ -45,7 +45,10 @@ pub enum SecretError {
         "cluster secret {0} exists already and was left as it is; use it, or name another file"
     )]
     Exists(String),
-    #[error("cluster secret {path} cannot be written")]
+    #[error(
+        "cluster secret {path} cannot be written; name a file in a directory where you can make one, \
+         as in /etc/wgnet/secret"
+    )]
     Unwritable {
         path: String,
         #[source]

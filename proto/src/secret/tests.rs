@@ -83,6 +83,23 @@ fn a_written_secret_loads_again_and_only_its_owner_can_read_it() {
 }
 
 #[test]
+fn where_no_secret_can_be_made_another_file_is_to_be_named() {
+    let error = ClusterSecrets::generate([1; 32]).write_new(Path::new("/proc/foo")).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("/proc/foo cannot be written; name a file"), "{text}");
+}
+
+#[test]
+fn only_a_file_without_a_byte_is_called_empty() {
+    for (text, what) in [("", "is empty"), ("\n \n", "only comments"), ("#ab", "only comments")] {
+        let (_directory, path) = file(text);
+        assert!(refusal(&path).contains(what), "{text:?}: {}", refusal(&path));
+    }
+    let (_directory, path) = file("abc");
+    assert!(!refusal(&path).contains("empty"), "{}", refusal(&path));
+}
+
+#[test]
 fn an_existing_secret_is_never_overwritten() {
     let (_directory, path) = file("precious");
     let error = ClusterSecrets::generate([1; 32]).write_new(&path).unwrap_err().to_string();

@@ -132,8 +132,7 @@ pub fn readable_frames(
     let capture = lab.capture()?;
     fetch(from, to, "known")?;
     let captured = capture.stop()?;
-    let arrived =
-        to.exec(&["sh", "-c", "cmp /tmp/received /tmp/received && wc -c < /tmp/received"])?;
+    let arrived = to.exec(&["sh", "-c", "wc -c < /tmp/received"])?;
     if arrived.trim() != "1000000" {
         return Err(LabError::Machine(format!(
             "only {arrived} of 1000000 bytes of the known text arrived in {}",

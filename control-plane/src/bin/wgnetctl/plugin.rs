@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,11 +13,22 @@ use bollard::query_parameters::{
     ListNetworksOptionsBuilder, RemovePluginOptionsBuilder,
 };
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::Command;
+use tokio::time::timeout;
 
 const CONFIG: &str = include_str!("../../../../deploy/plugin/config.json");
 
 /// Where packages put it.
 const INSTALLED_SHIM: &str = "/usr/lib/wgnet/wgnet-shim";
+
+const NAME_IT: &str = "name the wgnet-shim of wgnet's package with --shim";
+
+/// What it says of itself before its version.
+const SHIM: &str = "wgnet-shim ";
+
+/// Far above what it needs to say so.
+const SAYS_WITHIN: Duration = Duration::from_secs(5);
 
 /// In the plugin's environment: tells what it was built from. The shim does not read it.
 const DIGEST: &str = "WGNET_CONTENT";
@@ -56,10 +68,11 @@ pub(crate) async fn install(options: &Options) -> anyhow::Result<()> {
     })?;
     if !is_static(&shim) {
         bail!(
-            "the shim {} is not a static program; the plugin's root file system has nothing but it",
+            "the shim {} is not a static program; the plugin's root file system has nothing but it; {NAME_IT}",
             shim_path.display()
         );
     }
+    check_name(&shim_path).await?;
     let socket = options.docker.to_string_lossy();
     let docker =
         Docker::connect_with_unix(&socket, PATIENCE.as_secs(), bollard::API_DEFAULT_VERSION)
@@ -93,6 +106,35 @@ pub(crate) async fn install(options: &Options) -> anyhow::Result<()> {
     println!(
         "A swarm node takes up to 20 s to tell its managers; then: docker network create -d {reference} --attachable NAME"
     );
+    Ok(())
+}
+
+/// Asks the program which one it is: Docker would enable any that stays up, and every call would fail.
+async fn check_name(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let asked = async {
+        let mut program = Command::new(path.canonicalize()?)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut said = Vec::new();
+        if let Some(output) = program.stdout.take() {
+            // What it has said by then counts.
+            let _ = timeout(SAYS_WITHIN, output.take(64).read_to_end(&mut said)).await;
+        }
+        std::io::Result::Ok(said)
+    };
+    let said = asked.await.with_context(|| {
+        format!("cannot run {shown} to see that it is wgnet-shim; make it executable (chmod +x {shown}), or {NAME_IT}")
+    })?;
+    if !said.starts_with(SHIM.as_bytes()) {
+        let said = String::from_utf8_lossy(&said);
+        let said = said.lines().next().unwrap_or_default();
+        bail!("{shown} is not wgnet-shim: asked with --version, it says {said:?}; {NAME_IT}");
+    }
     Ok(())
 }
 
@@ -229,6 +271,16 @@ mod tests {
         assert_eq!(config["network"]["type"], "none");
         assert_eq!(config["linux"]["capabilities"], serde_json::json!([]));
         assert_eq!(config["env"][0]["value"], "sha256:x");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_the_shim_or_cannot_run_is_refused_with_what_to_name() {
+        let refusal = async |path: &Path| format!("{:#}", check_name(path).await.unwrap_err());
+        let told = refusal(Path::new("/bin/echo")).await;
+        assert!(told.contains("/bin/echo is not wgnet-shim") && told.contains("--shim"), "{told}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let told = refusal(file.path()).await;
+        assert!(told.contains("chmod +x") && told.contains("--shim"), "{told}");
     }
 
     #[test]

@@ -171,15 +171,20 @@ impl Cluster {
     }
 
     pub(crate) fn etcd_options(&self) -> anyhow::Result<EtcdOptions> {
-        let pem = |path: &PathBuf| {
-            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+        let pem = |key: &str, path: &PathBuf| {
+            std::fs::read(path).with_context(|| {
+                format!(
+                    "cannot read {}, which `{key}` names; put the PEM file there, or name another",
+                    path.display()
+                )
+            })
         };
         let tls = match (&self.ca, &self.client) {
             (None, None) => None,
             (ca, client) => Some(EtcdTls {
-                ca: ca.as_ref().map(pem).transpose()?,
+                ca: ca.as_ref().map(|ca| pem("etcd_ca", ca)).transpose()?,
                 client: match client {
-                    Some((cert, key)) => Some((pem(cert)?, pem(key)?)),
+                    Some((cert, key)) => Some((pem("etcd_cert", cert)?, pem("etcd_key", key)?)),
                     None => None,
                 },
                 domain: None,

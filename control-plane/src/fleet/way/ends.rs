@@ -165,6 +165,7 @@ fn one_network(
 ) {
     let networks = |ends: &mut dyn Iterator<Item = &NetworkKey>| {
         let mut keys: Vec<&str> = ends.map(NetworkKey::as_str).collect();
+        keys.sort_unstable();
         keys.dedup();
         keys.join(", ")
     };

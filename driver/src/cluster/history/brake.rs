@@ -10,6 +10,7 @@ use wgnet_core::brake::{Held, holds};
 use wgnet_proto::{HostId, Path};
 
 use super::History;
+use crate::cluster::wanted::is_freed;
 
 /// How long a listing without most of the hosts or members is not believed.
 pub(in crate::cluster) const BRAKE: Duration = Duration::from_secs(60);
@@ -53,12 +54,14 @@ impl History {
     }
 
     /// The hosts, or the members of the network, that were known before what is gone now. Of those that
-    /// were revoked or given up it is no surprise.
+    /// were revoked or given up it is no surprise; nor of a network that its own record says is freed,
+    /// which stands as long as any member does.
     fn those_to_stay(&self, gone: &[Path], view: &ClusterView) -> BTreeSet<HostId> {
         let are_hosts = gone.iter().any(|path| matches!(path, Path::Host(_)));
         let hosts = view.hosts.keys().filter(|_| are_hosts);
-        let network =
-            gone.iter().find_map(|path| path.network()).and_then(|key| view.networks.get(key));
+        let key = gone.iter().find_map(|path| path.network());
+        let key = key.filter(|key| !is_freed(view, key));
+        let network = key.and_then(|key| view.networks.get(key));
         let members = network.into_iter().flat_map(|network| network.members.keys());
         let is_to_go = |host: &HostId| view.revoked.contains(host) || self.given_up.contains(host);
         hosts.chain(members).filter(|host| !is_to_go(host)).copied().collect()
@@ -99,7 +102,10 @@ fn host_of(path: &Path) -> Option<HostId> {
 
 #[cfg(test)]
 mod tests {
-    use wgnet_proto::{Incarnation, Record};
+    use std::collections::BTreeMap;
+
+    use wgnet_proto::record::{MemberRecord, NetworkRecord};
+    use wgnet_proto::{Incarnation, NetworkKey, Record};
 
     use super::*;
     use crate::cluster::{HostFacts, wanted};
@@ -148,6 +154,27 @@ mod tests {
         assert_eq!(history.brake(SCOPE, &most, &view), held);
         history.release(SCOPE);
         assert_eq!(history.brake(SCOPE, &most, &view), None);
+    }
+
+    #[tokio::test]
+    async fn the_members_of_a_network_that_is_freed_may_go_at_once_and_of_no_other() {
+        let key: NetworkKey = "s-0123456789abcdefghijklmno".parse().unwrap();
+        let scope = format!("networks/{key}");
+        let mut history = History::new(None, 0, 0);
+        let gone: Vec<Path> =
+            (2..=5).map(|number| Path::Member(key.clone(), host(number))).collect();
+        let mut view = ClusterView::default();
+        let network = view.networks.entry(key.clone()).or_default();
+        network.members.extend((1..=5).map(|number| (host(number), MemberRecord::default())));
+        let held = Some(Held { vanishing: 4, of: 5 });
+        assert_eq!(history.brake(&scope, &gone, &view), held);
+        let mut is_freed = |freed| {
+            let record = NetworkRecord { subnets: vec![], options: BTreeMap::new(), freed };
+            view.networks.get_mut(&key).unwrap().record = Some(record);
+            history.brake(&scope, &gone, &view)
+        };
+        assert_eq!(is_freed(false), held);
+        assert_eq!(is_freed(true), None);
     }
 
     #[tokio::test]
