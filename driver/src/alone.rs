@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep};
+use tracing::info;
 
 const LOCK: &str = "driver.lock";
 
-/// How long another one has to end: it may just have been told to.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long another one has to end: it may just have been told to, and then ends its calls and its tasks.
+const PATIENCE: Duration = Duration::from_secs(12);
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Held while it lives. The kernel lets go of the lock (flock(2)) when the process ends, however it does.
@@ -27,6 +28,9 @@ impl Alone {
         let file =
             File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let until = Instant::now() + PATIENCE;
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            info!(lock = %path.display(), "Another wgnet-driver runs; waiting for its end");
+        }
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _lock: file }),

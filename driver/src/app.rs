@@ -54,7 +54,10 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
     socket::make_private(&config.run_dir)
         .with_context(|| format!("cannot make {}", config.run_dir.display()))?;
     // Before any socket: another driver's would be taken from it.
-    let _alone = Alone::on_this_host(&config.run_dir).await?;
+    let _alone = tokio::select! {
+        alone = Alone::on_this_host(&config.run_dir) => alone?,
+        () = cancel.cancelled() => return Ok(()),
+    };
     let (metrics, problems) = (Metrics::default(), Problems::default());
     let listeners = Listeners::open(&config, &problems, &cancel)?;
     let (reason, reasons) = watch::channel(None);

@@ -227,13 +227,13 @@ fn refusals(cluster: &ClusterStatus) -> Vec<Problem> {
         }
     };
     let refused = cluster.refusals.iter().filter(|refusal| !is_consequence(refusal)).map(problem);
-    let more = |(reason, count): (&Refused, &usize)| {
-        Problem {
+    let more = |(reason, count): (&Refused, &usize)| Problem {
         code: format!("refused-{}", reason.code()),
         object: "etcd".to_owned(),
         cause: format!("{count} more records were ignored: {reason}"),
-        next_step: "find out who wrote them: etcd's access log; wgnetctl bundle lists all that stand (refused.json)".to_owned(),
-    }
+        next_step:
+            "find out who wrote them: etcd's access log; wgnetctl bundle lists all that stand"
+                .to_owned(),
     };
     let is_told = |reason: &Refused| cluster.has_wrong_secret && *reason == Refused::WrongSecret;
     let untold = cluster.untold.iter().filter(|(reason, _)| !is_told(reason)).map(more);

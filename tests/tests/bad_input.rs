@@ -179,7 +179,7 @@ fn a_bad_option_is_named_with_the_known_ones_and_shows_in_the_status() -> Result
         &create(host, &json!({ "speed": "fast" }))?,
         &["speed", "mtu", "port", "keepalive", "gwbridge", "id"],
     );
-    problem(host, "bad-option", &["speed", "remove the network and create it"])?;
+    problem(host, "bad-option", &["speed", "remove the network and create it with other options"])?;
     says(host, &create(host, &json!({ "mtu": "12" }))?, &["mtu", "12"]);
     assert_eq!(
         create(

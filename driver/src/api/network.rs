@@ -68,7 +68,8 @@ fn bad_option(network: &DockerNetworkId, error: &CallError) -> Problem {
         code: BAD_OPTION.to_owned(),
         cause: cause.unwrap_or(&sentence).to_owned(),
         object,
-        next_step: "remove the network and create it with other options".to_owned(),
+        next_step: "remove the network and create it with other options or another subnet"
+            .to_owned(),
     }
 }
 

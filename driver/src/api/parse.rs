@@ -97,12 +97,10 @@ pub(super) fn subnets(
     network: &DockerNetworkId,
     data: &[wire::IpamData],
 ) -> Result<Vec<Subnet>, CallError> {
-    let subnets = data.iter().filter_map(|data| subnet(network, data).transpose());
-    let subnets = subnets.collect::<Result<Vec<_>, _>>()?;
-    if network.is_swarm() && subnets.iter().any(|subnet| matches!(subnet.pool, IpNet::V6(_))) {
+    if network.is_swarm() && data.iter().any(|data| data.pool.contains(':')) {
         return Err(CallError::Ipv6InSwarm(network.clone()));
     }
-    Ok(subnets)
+    data.iter().filter_map(|data| subnet(network, data).transpose()).collect()
 }
 
 /// A pool with its gateway; a pool may come without one, and an entry without a pool says nothing.
@@ -131,7 +129,7 @@ fn subnet(network: &DockerNetworkId, data: &wire::IpamData) -> Result<Option<Sub
     Ok(Some(Subnet { pool, gateway }))
 }
 
-/// What no container can have an address of, or no router passes on.
+/// Set aside by RFC 6890: most of it is no host's address, or is passed on by no router.
 const RESERVED: [(&str, &str); 9] = [
     ("0.0.0.0/8", "this network"),
     ("127.0.0.0/8", "loopback"),

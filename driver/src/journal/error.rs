@@ -46,7 +46,7 @@ impl JournalError {
             Self::Newer { .. } => "install that version again",
             Self::Damaged { .. } => "check the disk and its file system",
             Self::Unknown { .. } => {
-                "running containers go on and are left alone until then; restart the host, or move the file away, which cuts the containers on wgnet networks here off from other hosts until all of them are stopped and then started again; on a plain engine, which does not tell of its networks twice, remove those networks, too, and create them again"
+                "running containers go on and are left alone; restart the host, or move the file away, stop all containers on wgnet networks here and start them again, as no other host reaches them until then; on a plain engine, which does not tell of its networks twice, remove those networks, too, and create them again"
             }
             Self::Aborted { .. } => "see wgnet-driver's log",
             Self::File { source, .. } => match io_kind(source.as_ref()) {
