@@ -153,7 +153,8 @@ fn nothing_remains(
         let clean = eventually("nothing to be left", SOON, || {
             // Docker keeps its bridge of all swarm networks, namespaces, links and sockets of its own
             // overlays; ours have other names.
-            let dockers = ["docker_gwbridge", "docker/", "172.1", ":4789", "host link veth"];
+            let dockers =
+                ["docker_gwbridge", "docker/", "172.1", ":4789", "host link veth", "host link vx-"];
             left = host.changes_since(before, &dockers);
             left.is_empty()
         });
