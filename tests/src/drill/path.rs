@@ -26,6 +26,10 @@ const AFTERMATH_MS: f64 = 1000.0;
 /// Shorter pauses are a busy machine's.
 const PAUSE_MS: f64 = 100.0;
 
+/// Apart from an outage nothing is to be lost, and nothing late by so much. What is late by less and
+/// arrives all the same may be the machine's.
+const LONG_PAUSE_MS: f64 = 1000.0;
+
 /// How much of its length an outage must be seen for, or it was none.
 const SEEN: f64 = 0.9;
 
@@ -99,12 +103,14 @@ impl Pairs<'_> {
         let docker = beside.wait_since(back, docker_within);
         thread::sleep(QUIET);
         let report = stream.finish()?;
+        let apart = Apart::of(&report, began, back);
         Ok(Row::new(drill)
             .info("length", length.as_secs_f64(), "s")
             .at_least(seen, proof(&report, began), "s", SEEN * length.as_secs_f64())
             .at_most("reachable after the return", returned(&report, back), "s", 1.0)
             .beside(docker.map_or(f64::INFINITY, |after| after.as_secs_f64()))
-            .at_most("gaps apart from the outage", other_gaps(&report, began, back), "", 0.0)
+            .at_most("lost apart from the outage", apart.lost, "packets", 0.0)
+            .at_most("longest gap apart from it", apart.longest_ms, "ms", LONG_PAUSE_MS)
             .at_most("duplicated", report.duplicated() as f64, "packets", 0.0))
     }
 
@@ -190,11 +196,26 @@ fn returned(report: &Report, at: SystemTime) -> f64 {
     gaps(report).filter(is_of_it).map(|gap| (gap.end_ms() - at) / 1e3).fold(0.0, f64::max)
 }
 
-/// Pauses that began neither in the outage nor within a second after it.
-fn other_gaps(report: &Report, began: SystemTime, back: SystemTime) -> f64 {
-    let outage = epoch_ms(began) - PAUSE_MS..epoch_ms(back) + AFTERMATH_MS;
-    let long = gaps(report).filter(|gap| gap.length_ms >= PAUSE_MS);
-    long.filter(|gap| !outage.contains(&gap.start_ms)).count() as f64
+/// What a stream shows neither in the outage nor within a second after it.
+#[derive(Debug, PartialEq)]
+struct Apart {
+    lost: f64,
+    longest_ms: f64,
+}
+
+impl Apart {
+    fn of(report: &Report, began: SystemTime, back: SystemTime) -> Self {
+        let outage = epoch_ms(began) - PAUSE_MS..epoch_ms(back) + AFTERMATH_MS;
+        let losses = [&report.there, &report.back].into_iter().flat_map(|flow| &flow.losses);
+        let in_outage = losses.filter(|loss| outage.contains(&loss.before_ms));
+        let of_outage: u64 = in_outage.map(|loss| loss.packets).sum();
+        let others = gaps(report).filter(|gap| !outage.contains(&gap.start_ms));
+        Self {
+            // Losses are told up to a number; all of them are counted.
+            lost: (report.lost() - of_outage) as f64,
+            longest_ms: others.map(|gap| gap.length_ms).fold(0.0, f64::max),
+        }
+    }
 }
 
 fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
@@ -204,6 +225,7 @@ fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::Loss;
 
     /// Gaps there and back: seconds after the start, and for how long.
     fn report(there: &[(f64, f64)], back: &[(f64, f64)]) -> Report {
@@ -237,6 +259,24 @@ mod tests {
         assert_eq!(since(&[(6.5, 3.0)]), 3.5);
         assert_eq!(since(&[(6.5, 0.05)]), 0.0);
         let late = report(&[cut], &[(7.5, 3.0)]);
-        assert_eq!((returned(&late, at(6.0)), other_gaps(&late, at(1.0), at(6.0))), (0.0, 1.0));
+        assert_eq!(returned(&late, at(6.0)), 0.0);
+        assert_eq!(Apart::of(&late, at(1.0), at(6.0)), Apart { lost: 0.0, longest_ms: 3000.0 });
+    }
+
+    #[test]
+    fn what_is_lost_before_an_outage_or_long_after_it_is_not_the_outages() {
+        let lost = |losses: &[(f64, u64)]| {
+            let mut report = report(&[(1.0, 5.0)], &[]);
+            report.there.lost = losses.iter().map(|loss| loss.1).sum();
+            let loss = |&(before, packets): &(f64, u64)| Loss {
+                first: 0,
+                packets,
+                before_ms: (100.0 + before) * 1e3,
+            };
+            report.there.losses = losses.iter().map(loss).collect();
+            Apart::of(&report, at(1.0), at(6.0)).lost
+        };
+        assert_eq!(lost(&[(6.25, 5000)]), 0.0);
+        assert_eq!(lost(&[(0.5, 1), (6.25, 5000), (7.5, 2)]), 3.0);
     }
 }
