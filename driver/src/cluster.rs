@@ -35,7 +35,7 @@ use wgnet_control_plane::admin::HeldListing;
 use wgnet_control_plane::follower::{Followed, Follower, FollowerOptions, Scopes};
 use wgnet_control_plane::publisher::{Picture, Publisher, Unpublished, WantedRecords};
 use wgnet_control_plane::session::{LEASE_TTL, Session};
-use wgnet_control_plane::store::{Change, Entry, LeaseId, Revision, Store, covers};
+use wgnet_control_plane::store::{Change, Condition, Entry, LeaseId, Revision, Store, covers};
 use wgnet_core::refused::RefusedRecords;
 use wgnet_core::{ClusterView, Judge, Refusal};
 use wgnet_proto::status::StoreStatus;
@@ -90,6 +90,8 @@ pub struct ClusterStatus {
     pub unpublished: BTreeMap<NetworkKey, Unpublished>,
     /// Of this host, while there is one.
     pub lease: Option<LeaseId>,
+    /// What stands in the store only if it is this cluster's; `None` while nothing is seen to.
+    pub proof: Option<Condition>,
     /// Counts histories of the store.
     pub history: u64,
     /// Nothing that others wrote opens with this host's secret.

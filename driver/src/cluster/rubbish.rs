@@ -121,6 +121,14 @@ impl<S: Store> Task<S> {
         }
     }
 
+    /// What is to be required of the store by whoever writes there without a look at what stands:
+    /// another cluster's, put in place of ours, has none of it, even before anybody noticed.
+    pub(super) fn proof(&self) -> Option<Condition> {
+        let is_ours = self.cluster_in_store()?.accepted.is_some()
+            || self.whose_rubbish() == Some(Whose::Ours);
+        self.own_record_there().filter(|_| is_ours)
+    }
+
     /// A genuine record of this host that was seen in this history of the store.
     fn own_record_there(&self) -> Option<Condition> {
         let me = self.inputs.facts.me;

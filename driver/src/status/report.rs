@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use wgnet_control_plane::store::{LeaseId, Op, Store, Txn};
+use wgnet_control_plane::store::{Committed, Condition, LeaseId, Op, Store, Txn};
 use wgnet_core::ClusterView;
 use wgnet_proto::record::{Record, StatusRecord};
 use wgnet_proto::seal::Opener;
@@ -143,14 +143,14 @@ impl<S: Store, L: Source> Report<S, L> {
         pace: Pace,
         now: Duration,
     ) -> Duration {
-        let (Some(lease), Some(id)) = (cluster.lease, self.journal.state().cluster) else {
+        // Whatever etcd answers, a status is written only to this cluster's.
+        let known = (cluster.lease, self.journal.state().cluster, &cluster.proof);
+        let (Some(lease), Some(id), Some(proof), true) =
+            (known.0, known.1, known.2, cluster.store.connected)
+        else {
             memory.able = None;
             return LOOK_EVERY;
         };
-        if !cluster.store.connected {
-            memory.able = None;
-            return LOOK_EVERY;
-        }
         let this = Written { gist: gist(&record), lease, history: cluster.history };
         let has_news = memory.written.as_ref() != Some(&this);
         let due = memory.due(pace, has_news, now);
@@ -160,7 +160,7 @@ impl<S: Store, L: Source> Report<S, L> {
         memory.is_above = memory.is_above || self.raise_above(id).await;
         // What failed is tried again at this host's next moment.
         memory.tried = now;
-        if memory.is_above && self.write(id, lease, record).await {
+        if memory.is_above && self.write(id, lease, proof, record).await {
             memory.written = Some(this);
             memory.news = None;
         }
@@ -216,7 +216,13 @@ impl<S: Store, L: Source> Report<S, L> {
         }
     }
 
-    async fn write(&self, cluster: ClusterId, lease: LeaseId, record: StatusRecord) -> bool {
+    async fn write(
+        &self,
+        cluster: ClusterId,
+        lease: LeaseId,
+        proof: &Condition,
+        record: StatusRecord,
+    ) -> bool {
         let path = Path::Status(self.journal.host_id());
         let record = Record::Status(Box::new(record));
         if let Err(error) = record.check(&path) {
@@ -229,8 +235,12 @@ impl<S: Store, L: Source> Report<S, L> {
         let sealer = Sealer::new(self.journal.host_key().clone(), self.secrets.clone(), cluster);
         let value = sealer.seal_record(&path, seq, &record);
         let put = Op::PutLeased { key: path.to_string(), value, lease };
-        match self.store.commit(Txn { conditions: Vec::new(), ops: vec![put] }).await {
-            Ok(_) => true,
+        match self.store.commit(Txn { conditions: vec![proof.clone()], ops: vec![put] }).await {
+            Ok(Committed::Done { .. }) => true,
+            Ok(Committed::Refused { .. }) => {
+                debug!("The status is not written: this host's own record is not as it was");
+                false
+            }
             Err(error) => {
                 debug!(error = crate::chain(&error), "Cannot write the status");
                 false

@@ -55,6 +55,7 @@ impl Rig {
         journal.top_up_seqs().await.unwrap();
         let store = MemoryStore::new();
         let lease = store.grant(Duration::from_secs(3600)).await.unwrap();
+        let own = put_own(&store, journal.host_id()).await;
         let status = DriverStatus {
             host_id: journal.host_id(),
             name: "me".to_owned(),
@@ -72,6 +73,7 @@ impl Rig {
         let (cluster, clusters) = watch::channel(ClusterStatus {
             store: connected,
             lease: Some(lease),
+            proof: Some(own),
             ..ClusterStatus::default()
         });
         let (view, views) = watch::channel(Arc::default());
@@ -126,6 +128,33 @@ impl Rig {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+}
+
+/// This host's own record; what shows that it stands there.
+async fn put_own(store: &MemoryStore, me: wgnet_proto::HostId) -> Condition {
+    let key = Path::Host(me).to_string();
+    let put = Op::Put { key: key.clone(), value: b"own".to_vec() };
+    let put = store.commit(Txn { conditions: Vec::new(), ops: vec![put] }).await.unwrap();
+    let Committed::Done { revision } = put else { panic!("{put:?}") };
+    Condition::Unchanged { key, mod_revision: revision }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_clusters_store_is_not_written_to_not_even_before_it_is_noticed() {
+    let rig = Rig::start().await;
+    rig.until(|_| true).await;
+    let me = rig.journal.host_id();
+    let ops = [Path::Host(me), rig.path()].map(|path| Op::Delete { key: path.to_string() });
+    rig.store.commit(Txn { conditions: Vec::new(), ops: ops.to_vec() }).await.unwrap();
+    rig.cluster.send_modify(|status| status.history += 1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.written().await, None, "nobody noticed");
+    rig.cluster.send_modify(|status| status.proof = None);
+    let own = put_own(&rig.store, me).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.written().await, None, "nothing shows whose it is");
+    rig.cluster.send_modify(|status| status.proof = Some(own));
+    assert!(rig.until(|_| true).await <= Duration::from_secs(3));
 }
 
 #[tokio::test(start_paused = true)]
