@@ -1,7 +1,8 @@
 //! The seams of one driver's life with faults in them: its line to the store, its kernel, its disk.
 
 use std::cell::Cell;
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -174,6 +175,27 @@ pub(crate) struct SimPlane {
     pub(crate) life: Life,
     pub(crate) host: usize,
     pub(crate) witness: Arc<Witness>,
+    pub(crate) known: Known,
+}
+
+/// The kernels of which a driver knows all: nobody else changed them since it looked, and no step of
+/// its own failed there.
+#[derive(Clone, Default)]
+pub(crate) struct Known(Arc<Mutex<BTreeMap<Namespace, Arc<Seen<Observed>>>>>);
+
+impl Known {
+    fn learn(&self, namespace: &Namespace, kernel: Option<Arc<Seen<Observed>>>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match kernel {
+            Some(kernel) => known.insert(namespace.clone(), kernel),
+            None => known.remove(namespace),
+        };
+    }
+
+    fn is(&self, namespace: &Namespace, kernel: &Arc<Seen<Observed>>) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(namespace).is_some_and(|known| Arc::ptr_eq(known, kernel) || known == kernel)
+    }
 }
 
 impl SimPlane {
@@ -222,6 +244,7 @@ impl Dataplane for SimPlane {
         self.life.seam("look").await;
         tokio::task::yield_now().await;
         let seen = self.inner.observe(namespace, joined).await;
+        self.known.learn(namespace, Some(self.inner.look(namespace)));
         self.life.seam("look").await;
         if dice::happens(WEATHER.get().look_fails) { Seen::Unknown } else { seen }
     }
@@ -242,10 +265,20 @@ impl Dataplane for SimPlane {
         }
         let weather = WEATHER.get();
         if dice::happens(weather.step_fails) {
+            self.known.learn(namespace, None);
             return Err(Self::failed(namespace));
         }
         let before = self.inner.look(namespace);
+        let is_known = self.known.is(namespace, &before);
         let done = self.inner.apply(namespace, step).await;
+        if let Err(refused) = &done
+            && is_known
+            && needs_its_link(step)
+        {
+            wrong(format!("host {} {namespace}: {step:?} was planned: {refused:?}", self.host));
+        }
+        let after = self.inner.look(namespace);
+        self.known.learn(namespace, Some(Arc::clone(&after)).filter(|_| is_known && done.is_ok()));
         if *before == Seen::Absent && *step == Step::CreateNamespace {
             self.inner.quietly(namespace, somebody_elses);
         }
@@ -265,6 +298,20 @@ impl Dataplane for SimPlane {
         self.life.seam("probe port").await;
         self.inner.port_is_free(port).await
     }
+}
+
+/// Whether a step is refused only for want of its link or peer: a plan has made those before.
+fn needs_its_link(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::SetRoute { .. }
+            | Step::RaiseWireguard { .. }
+            | Step::AddPeer { .. }
+            | Step::UpdatePeer { .. }
+            | Step::AddAllowed { .. }
+            | Step::RemoveAllowed { .. }
+            | Step::FixVeth { .. }
+    )
 }
 
 /// What is called as the driver's namespaces are, and is not one.

@@ -24,7 +24,7 @@ use super::checks::Witness;
 use super::dice;
 use super::docker::Engine;
 use super::life::Life;
-use super::seams::{SimPlane, SimStore, gate, make_strange};
+use super::seams::{Known, SimPlane, SimStore, gate, make_strange};
 use super::trace::{note, since_begin, wrong};
 
 thread_local! {
@@ -283,8 +283,13 @@ fn run(world: &World, number: usize, life: Life, journal: Journal, boot: String)
     let host = &world.hosts[number];
     let witness = Arc::clone(&world.witness);
     let store = SimStore { inner: host.line.clone(), life: life.clone(), host: number };
-    let dataplane =
-        SimPlane { inner: host.plane.clone(), life: life.clone(), host: number, witness };
+    let dataplane = SimPlane {
+        inner: host.plane.clone(),
+        life: life.clone(),
+        host: number,
+        witness,
+        known: Known::default(),
+    };
     let me = journal.host_id();
     let facts = HostFacts {
         me,
