@@ -90,6 +90,11 @@ impl Report {
         self.flows().map(|flow| flow.reordered).sum()
     }
 
+    /// Packets sent in a second, in the direction where it was less.
+    pub fn per_second(&self) -> f64 {
+        self.flows().map(|flow| flow.per_second).fold(f64::INFINITY, f64::min)
+    }
+
     pub fn longest_gap(&self) -> Duration {
         longest(self.flows().map(|flow| flow.longest_gap_ms))
     }

@@ -10,7 +10,7 @@ mod moves;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Row, Rows, Scale, milliseconds};
+use super::{PACE, Row, Rows, Scale, milliseconds};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
 use crate::stream::{Report, Stream};
@@ -312,6 +312,7 @@ fn between_others(row: Row, report: &Report) -> Row {
     }
     row.at_most("lost between other hosts", report.lost() as f64, "packets", 0.0)
         .info("of", report.sent() as f64, "packets")
+        .at_least("sent a second each way", report.per_second(), "packets", PACE)
         .info("longest gap there", milliseconds(report.longest_gap()), "ms")
 }
 

@@ -1,15 +1,15 @@
 //! Power: one host off and on again, with etcd and without; the whole cluster off and on again.
 
 use std::net::Ipv4Addr;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::begin::{BEGINS, began};
 use super::path::{address, probe::Probe};
 use super::{Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
-use crate::swarm::{SOON, Swarm, eventually};
+use crate::swarm::{SOON, Swarm};
 
 /// A dockerd that starts after a power cut waits for what was there before.
 const BOOT: Duration = Duration::from_secs(180);
@@ -63,48 +63,65 @@ impl<'s> Pair<'s> {
     fn start(swarm: &'s Swarm, network: &str, net: [u8; 3]) -> Result<Self> {
         let target = Ipv4Addr::new(net[0], net[1], net[2], 200);
         let near = swarm.run(1, &format!("near-{network}"), network, &[])?;
+        let (host, name) = (swarm.host(2), format!("far-{network}"));
+        let run = ["run", "-d", "--name", &name, "--network", network];
         let lasting = ["--restart", "always", "--ip", &target.to_string()];
-        let far = swarm.run(2, &format!("far-{network}"), network, &lasting)?;
+        host.docker(&[&run[..], &lasting, &BEGINS].concat())?;
+        let far = Container { host, name };
         let probe = Probe::start(&near, target)?;
         probe.wait_since(SystemTime::now(), SOON)?;
         Ok(Self { far, probe })
     }
 
-    /// Seconds from the start of the container after the boot until it was reachable, and from the
-    /// boot.
-    fn back_after(&self, booted: SystemTime, within: Duration) -> Result<(f64, f64)> {
+    fn back_after(&self, booted: SystemTime, within: Duration) -> Result<Back> {
         let mut look = Instant::now() + LOOK_EVERY;
+        let mut by_hand = 0;
         let (reached, _) = wait_for("an answer after the boot", within, || {
             if Instant::now() >= look {
                 look = Instant::now() + LOOK_EVERY;
-                self.start_if_given_up().map_err(|error| error.to_string())?;
+                let given_up = self.start_if_given_up().map_err(|error| error.to_string())?;
+                by_hand += u32::from(given_up);
             }
             self.probe.first_since(booted).ok_or_else(String::new)
         })?;
         let (started, _) = wait_for("the container's start", SOON, || {
-            let started = self.started().map_err(|error| error.to_string())?;
+            let started =
+                began(self.far.host, &self.far.name).map_err(|error| error.to_string())?;
             if started > booted { Ok(started) } else { Err("not started again".to_owned()) }
         })?;
+        // Its interface is there before its first program: then it was reachable as soon as it ran.
         let after = reached.duration_since(started).unwrap_or_default();
         let whole = reached.duration_since(booted).unwrap_or_default();
-        Ok((after.as_secs_f64(), whole.as_secs_f64()))
+        Ok(Back {
+            after: after.as_secs_f64(),
+            whole: whole.as_secs_f64(),
+            by_hand: f64::from(by_hand),
+        })
     }
 
     /// A booting engine waits 20 s for the swarm to give a container its address, and does not try
-    /// again if it was not free by then.
-    fn start_if_given_up(&self) -> Result<()> {
+    /// again if it was not free by then. Whether a hand had to start the container.
+    fn start_if_given_up(&self) -> Result<bool> {
         let Container { host, name } = &self.far;
-        if host.docker(&["inspect", "-f", "{{.State.Running}}", name])? == "false" {
+        let given_up = host.docker(&["inspect", "-f", "{{.State.Running}}", name])? == "false";
+        if given_up {
             // If the address is still not free, it is tried again.
             let _ = host.try_docker(&["start", name])?;
         }
-        Ok(())
+        Ok(given_up)
     }
+}
 
-    fn started(&self) -> Result<SystemTime> {
-        let Container { host, name } = &self.far;
-        parse_time(&host.docker(&["inspect", "-f", "{{.State.StartedAt}}", name])?)
-    }
+/// How a container was reached after the boot: seconds from its start, and from the boot.
+struct Back {
+    after: f64,
+    whole: f64,
+    /// How often a hand started it, since its engine had given it up.
+    by_hand: f64,
+}
+
+impl Back {
+    const NEVER: Self = Self { after: f64::INFINITY, whole: f64::INFINITY, by_hand: 0.0 };
 }
 
 fn one_host(swarm: &Swarm, drill: &'static str, with_etcd: bool) -> Result<Row> {
@@ -119,9 +136,8 @@ fn one_host(swarm: &Swarm, drill: &'static str, with_etcd: bool) -> Result<Row> 
     let booted = SystemTime::now();
     host.driver_resume()?;
     host.engine_start()?;
-    let (after, whole) = ours.back_after(booted, BOOT)?;
-    let beside = docker.back_after(booted, DOCKER_TOO);
-    let (docker_after, docker_whole) = beside.unwrap_or((f64::INFINITY, f64::INFINITY));
+    let back = ours.back_after(booted, BOOT)?;
+    let beside = docker.back_after(booted, DOCKER_TOO).unwrap_or(Back::NEVER);
     if !with_etcd {
         etcd.start()?;
     }
@@ -130,10 +146,11 @@ fn one_host(swarm: &Swarm, drill: &'static str, with_etcd: bool) -> Result<Row> 
         swarm.host(number).docker(&[&["rm", "-f"][..], &names].concat())?;
     }
     Ok(Row::new(drill)
-        .at_most("reachable after its container's start", after, "s", 1.0)
-        .beside(docker_after)
-        .info("reachable after the boot", whole, "s")
-        .beside(docker_whole))
+        .at_most("reachable after its container's start", back.after, "s", 1.0)
+        .beside(beside.after)
+        .info("reachable after the boot", back.whole, "s")
+        .beside(beside.whole)
+        .info("started by hand, given up by Docker", back.by_hand, "times"))
 }
 
 /// The services on our network.
@@ -147,7 +164,8 @@ fn whole_cluster(swarm: &Swarm) -> Result<Row> {
         manager.docker(&[&EVERY_TASK[..], &rest].concat())?;
     }
     for services in [&OURS[..], &["plain-web"]] {
-        eventually("every name to answer", SOON, || answer(swarm, services, By::Name).is_ok())?;
+        // A host was without power a moment ago: Docker's gossip takes its time.
+        wait_for("every name to answer", NAMED_WITHIN, || answer(swarm, services, By::Name))?;
     }
 
     swarm.lab.on_all_hosts(Host::power_off)?;
@@ -246,16 +264,4 @@ fn ping_all(from: &Container<'_>, targets: &str) -> Result<()> {
         "for t in {targets}; do timeout 3 ping -q -c1 -W1 $t >/dev/null || {{ echo no $t; exit 1; }}; done"
     );
     from.exec(&["sh", "-c", &script]).map(drop)
-}
-
-/// Docker's times have nanoseconds and a zone; `date` reads them.
-fn parse_time(text: &str) -> Result<SystemTime> {
-    let asked = Command::new("date").args(["+%s.%N", "-d", text]).output();
-    let said = asked.map_err(LabError::io("run", "date"))?.stdout;
-    let seconds = String::from_utf8_lossy(&said).trim().parse::<f64>().ok();
-    let seconds = seconds.filter(|seconds| *seconds > 0.0);
-    let since = seconds.map(Duration::from_secs_f64).ok_or_else(|| {
-        LabError::Machine(format!("\"{text}\" is no time at which a container started"))
-    })?;
-    Ok(SystemTime::UNIX_EPOCH + since)
 }

@@ -1,6 +1,7 @@
 //! Everything of a host that a network could leave behind, as sorted lines to compare before and after.
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde_json::Value;
 
@@ -65,7 +66,10 @@ impl Host {
         let processes = self.exec(&["ps", "-e", "-o", "comm="])?;
         let ours =
             processes.lines().filter(|name| name.starts_with("wgnet-") && *name != "wgnet-lab");
-        lines.extend(ours.map(|name| format!("process {name}")));
+        let mut processes = BTreeMap::<_, u32>::new();
+        ours.for_each(|name| *processes.entry(name).or_default() += 1);
+        // A second one of the same name is a line of its own.
+        lines.extend(processes.iter().map(|(name, times)| format!("process {name}: {times}")));
         Ok(Inventory(lines))
     }
 

@@ -46,6 +46,8 @@ pub struct Flow {
     pub losses: Vec<Loss>,
     /// For how long the sender itself stood still at most; no gap by itself.
     pub longest_stall_ms: f64,
+    /// Packets that were sent in a second: what is hardly sent loses nothing.
+    pub per_second: f64,
 }
 
 /// What the sender says at its end.
@@ -118,6 +120,7 @@ impl Tally {
             losses: self.losses(),
             gaps: self.gaps,
             longest_stall_ms: sent.longest_stall_ms,
+            per_second: sent.packets as f64 * 1e3 / (sent.ended_ms - sent.began_ms),
         }
     }
 
@@ -183,6 +186,7 @@ mod tests {
         let flow = tally(0..1000).close(sent(1000));
         assert_eq!((flow.lost, flow.duplicated, flow.reordered), (0, 0, 0));
         assert!(flow.gaps.is_empty() && flow.losses.is_empty() && flow.longest_gap_ms <= 1.0);
+        assert_eq!(flow.per_second, 1000.0);
     }
 
     #[test]

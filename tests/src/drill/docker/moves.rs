@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime};
 
 use super::leftovers::known;
 use super::{DOCKERS, Drills, OURS, between_others, reached_soon};
+use crate::drill::begin::{BEGINS, began};
 use crate::drill::path::probe::Probe;
 use crate::drill::{Row, milliseconds};
 use crate::lab::checks::Container;
-use crate::lab::{Host, LabError, Result, wait_for};
+use crate::lab::{LabError, Result};
 use crate::stream::Stream;
 use crate::swarm::{SOON, eventually, status};
 
@@ -117,22 +118,4 @@ impl Drills<'_> {
             whole: milliseconds(silence.unwrap_or(whole)),
         })
     }
-}
-
-/// Says first of all when it began, in the kernel's count.
-const BEGINS: [&str; 4] = ["perf", "sh", "-c", "cat /proc/uptime; exec sleep 1000000"];
-
-/// When the container's first program ran.
-fn began(host: &Host, name: &str) -> Result<SystemTime> {
-    let (said, _) = wait_for("the time of the container's start", SOON, || {
-        let logged = host.docker(&["logs", name]).map_err(|error| error.to_string())?;
-        seconds(&logged).ok_or(logged)
-    })?;
-    let now = host.read("/proc/uptime")?;
-    let since = seconds(&now).map_or(0.0, |now| (now - said).max(0.0));
-    Ok(SystemTime::now() - Duration::from_secs_f64(since))
-}
-
-fn seconds(uptime: &str) -> Option<f64> {
-    uptime.split_whitespace().next()?.parse().ok()
 }
