@@ -90,7 +90,7 @@ pub struct ClusterStatus {
     pub unpublished: BTreeMap<NetworkKey, Unpublished>,
     /// Of this host, while there is one.
     pub lease: Option<LeaseId>,
-    /// What stands in the store only if it is this cluster's; `None` while nothing is seen to.
+    /// See [`Task::own_store_proof`]; `None` until a record of this host is seen there.
     pub proof: Option<Condition>,
     /// Counts histories of the store.
     pub history: u64,

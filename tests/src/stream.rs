@@ -92,7 +92,9 @@ impl Report {
 
     /// Packets sent in a second, in the direction where it was less.
     pub fn per_second(&self) -> f64 {
-        self.flows().map(|flow| flow.per_second).fold(f64::INFINITY, f64::min)
+        // One that is no number stays none.
+        let slower = |one: f64, other: f64| if other >= one { one } else { other };
+        self.flows().map(|flow| flow.per_second).fold(f64::INFINITY, slower)
     }
 
     pub fn longest_gap(&self) -> Duration {

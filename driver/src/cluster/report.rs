@@ -45,7 +45,7 @@ impl<S: Store> Task<S> {
             held: self.held(),
             unpublished: publishing.endpoints.clone(),
             lease,
-            proof: self.proof(),
+            proof: self.own_store_proof(),
             history: self.history.number(),
             has_wrong_secret: self.has_wrong_secret(),
         };

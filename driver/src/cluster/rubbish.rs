@@ -121,12 +121,14 @@ impl<S: Store> Task<S> {
         }
     }
 
-    /// What is to be required of the store by whoever writes there without a look at what stands:
-    /// another cluster's, put in place of ours, has none of it, even before anybody noticed.
-    pub(super) fn proof(&self) -> Option<Condition> {
-        let is_ours = self.cluster_in_store()?.accepted.is_some()
-            || self.whose_rubbish() == Some(Whose::Ours);
-        self.own_record_there().filter(|_| is_ours)
+    /// A condition that only this cluster's store fulfils: a record of this host, unchanged. Another
+    /// cluster's in its place does not, even before anybody noticed.
+    pub(super) fn own_store_proof(&self) -> Option<Condition> {
+        let is_accepted = self.cluster_in_store()?.accepted.is_some();
+        if !is_accepted && self.whose_rubbish() != Some(Whose::Ours) {
+            return None;
+        }
+        self.own_record_there()
     }
 
     /// A genuine record of this host that was seen in this history of the store.

@@ -143,14 +143,15 @@ impl<S: Store, L: Source> Report<S, L> {
         pace: Pace,
         now: Duration,
     ) -> Duration {
-        // Whatever etcd answers, a status is written only to this cluster's.
-        let known = (cluster.lease, self.journal.state().cluster, &cluster.proof);
-        let (Some(lease), Some(id), Some(proof), true) =
-            (known.0, known.1, known.2, cluster.store.connected)
-        else {
+        let pinned = self.journal.state().cluster;
+        let (Some(lease), Some(id), Some(proof)) = (cluster.lease, pinned, &cluster.proof) else {
             memory.able = None;
             return LOOK_EVERY;
         };
+        if !cluster.store.connected {
+            memory.able = None;
+            return LOOK_EVERY;
+        }
         let this = Written { gist: gist(&record), lease, history: cluster.history };
         let has_news = memory.written.as_ref() != Some(&this);
         let due = memory.due(pace, has_news, now);
@@ -163,6 +164,9 @@ impl<S: Store, L: Source> Report<S, L> {
         if memory.is_above && self.write(id, lease, proof, record).await {
             memory.written = Some(this);
             memory.news = None;
+        } else {
+            // What was looked at may have been another cluster's.
+            memory.is_above = false;
         }
         pace.turn()
     }

@@ -179,7 +179,8 @@ pub(crate) struct SimPlane {
 }
 
 /// The kernels of which a driver knows all: nobody else changed them since it looked, and no step of
-/// its own failed there.
+/// its own failed there, or seemed to. Only the task of a network may look there, or it is not its
+/// knowledge.
 #[derive(Clone, Default)]
 pub(crate) struct Known(Arc<Mutex<BTreeMap<Namespace, Arc<Seen<Observed>>>>>);
 
@@ -277,14 +278,15 @@ impl Dataplane for SimPlane {
         {
             wrong(format!("host {} {namespace}: {step:?} was planned: {refused:?}", self.host));
         }
-        let after = self.inner.look(namespace);
-        self.known.learn(namespace, Some(Arc::clone(&after)).filter(|_| is_known && done.is_ok()));
         if *before == Seen::Absent && *step == Step::CreateNamespace {
             self.inner.quietly(namespace, somebody_elses);
         }
-        self.witness.stepped(self.host, namespace, step, &before, &self.inner.look(namespace));
+        let after = self.inner.look(namespace);
+        self.witness.stepped(self.host, namespace, step, &before, &after);
+        self.known.learn(namespace, Some(after).filter(|_| is_known && done.is_ok()));
         self.life.seam("kernel step").await;
         if dice::happens(weather.step_fails) {
+            self.known.learn(namespace, None);
             return Err(Self::failed(namespace));
         }
         done
@@ -300,7 +302,7 @@ impl Dataplane for SimPlane {
     }
 }
 
-/// Whether a step is refused only for want of its link or peer: a plan has made those before.
+/// Whether a step needs a link or peer that its plan has made before, if it was not there.
 fn needs_its_link(step: &Step) -> bool {
     matches!(
         step,
@@ -309,7 +311,6 @@ fn needs_its_link(step: &Step) -> bool {
             | Step::AddPeer { .. }
             | Step::UpdatePeer { .. }
             | Step::AddAllowed { .. }
-            | Step::RemoveAllowed { .. }
             | Step::FixVeth { .. }
     )
 }

@@ -162,11 +162,11 @@ impl Pair<'_> {
         })?;
         let row = Row::new("shim plugin killed");
         // Only dockerd has the arguments of a call that is under way, and it repeats the call without
-        // them (moby#35459). Guessing them could give a container another one's place. Few kills meet
-        // one: the command is short, and the call a part of it.
+        // them (moby#35459). Guessing them could give a container another one's place. Few kills meet a
+        // call under way.
         let (bare, load) = load.without("with an empty body");
         let kills = 2.0 * times as f64;
-        let at_worst = (kills / 4.0).max(1.0);
+        let at_worst = (kills / 4.0).max(2.0);
         Ok(of_load(undisturbed(row, &report), &load)
             .at_most(
                 "not counted: commands whose call dockerd repeated with an empty body (moby#35459)",

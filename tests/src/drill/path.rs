@@ -4,13 +4,14 @@
 pub(crate) mod probe;
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use super::{Row, Rows, Scale};
+use super::{PACE, Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result};
-use crate::stream::{Flow, Gap, Report, Stream, epoch_ms};
+use crate::stream::{Flow, Gap, Loss, Report, Stream, epoch_ms};
 use crate::swarm::{SOON, Swarm, eventually};
 use probe::Probe;
 
@@ -28,7 +29,7 @@ const PAUSE_MS: f64 = 100.0;
 
 /// Apart from an outage nothing is to be lost, and nothing late by so much. What is late by less and
 /// arrives all the same may be the machine's.
-const LONG_PAUSE_MS: f64 = 1000.0;
+const LONG_PAUSE_MS: f64 = 500.0;
 
 /// How much of its length an outage must be seen for, or it was none.
 const SEEN: f64 = 0.9;
@@ -109,6 +110,7 @@ impl Pairs<'_> {
             .at_least(seen, proof(&report, began), "s", SEEN * length.as_secs_f64())
             .at_most("reachable after the return", returned(&report, back), "s", 1.0)
             .beside(docker.map_or(f64::INFINITY, |after| after.as_secs_f64()))
+            .at_least("sent a second", report.there.per_second, "packets", PACE)
             .at_most("lost apart from the outage", apart.lost, "packets", 0.0)
             .at_most("longest gap apart from it", apart.longest_ms, "ms", LONG_PAUSE_MS)
             .at_most("duplicated", report.duplicated() as f64, "packets", 0.0))
@@ -206,9 +208,8 @@ struct Apart {
 impl Apart {
     fn of(report: &Report, began: SystemTime, back: SystemTime) -> Self {
         let outage = epoch_ms(began) - PAUSE_MS..epoch_ms(back) + AFTERMATH_MS;
-        let losses = [&report.there, &report.back].into_iter().flat_map(|flow| &flow.losses);
-        let in_outage = losses.filter(|loss| outage.contains(&loss.before_ms));
-        let of_outage: u64 = in_outage.map(|loss| loss.packets).sum();
+        let flows = [&report.there, &report.back];
+        let of_outage: u64 = flows.iter().map(|flow| lost_in(flow, &outage)).sum();
         let others = gaps(report).filter(|gap| !outage.contains(&gap.start_ms));
         Self {
             // Losses are told up to a number; all of them are counted.
@@ -218,6 +219,14 @@ impl Apart {
     }
 }
 
+/// What a flow lost in a time: until then, or in a gap that began then.
+fn lost_in(flow: &Flow, time: &Range<f64>) -> u64 {
+    let gaps: Vec<&Gap> = flow.gaps.iter().filter(|gap| time.contains(&gap.start_ms)).collect();
+    let ends_one = |at: f64| gaps.iter().any(|gap| (gap.end_ms() - at).abs() < 1.0);
+    let is_in = |loss: &&Loss| time.contains(&loss.before_ms) || ends_one(loss.before_ms);
+    flow.losses.iter().filter(is_in).map(|loss| loss.packets).sum()
+}
+
 fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
     [&report.there, &report.back].into_iter().flat_map(|flow| &flow.gaps)
 }
@@ -225,7 +234,6 @@ fn gaps(report: &Report) -> impl Iterator<Item = &Gap> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::Loss;
 
     /// Gaps there and back: seconds after the start, and for how long.
     fn report(there: &[(f64, f64)], back: &[(f64, f64)]) -> Report {
@@ -266,7 +274,7 @@ mod tests {
     #[test]
     fn what_is_lost_before_an_outage_or_long_after_it_is_not_the_outages() {
         let lost = |losses: &[(f64, u64)]| {
-            let mut report = report(&[(1.0, 5.0)], &[]);
+            let mut report = report(&[(1.0, 5.0), (6.5, 1.0)], &[]);
             report.there.lost = losses.iter().map(|loss| loss.1).sum();
             let loss = |&(before, packets): &(f64, u64)| Loss {
                 first: 0,
@@ -277,6 +285,7 @@ mod tests {
             Apart::of(&report, at(1.0), at(6.0)).lost
         };
         assert_eq!(lost(&[(6.25, 5000)]), 0.0);
-        assert_eq!(lost(&[(0.5, 1), (6.25, 5000), (7.5, 2)]), 3.0);
+        assert_eq!(lost(&[(7.5, 900)]), 0.0, "its gap began soon after the return");
+        assert_eq!(lost(&[(0.5, 1), (6.25, 5000), (8.5, 2)]), 3.0);
     }
 }

@@ -59,9 +59,9 @@ impl Plan {
         }
     }
 
-    /// One that takes longer than the time between two delays the next, and they catch up.
+    /// How many must have happened at least. A slow one delays the next, which catch up.
     fn enough_drills(&self) -> f64 {
-        (0.8 * self.length.as_secs_f64() / self.drill_every.as_secs_f64()).floor()
+        (0.6 * self.length.as_secs_f64() / self.drill_every.as_secs_f64()).floor()
     }
 
     fn places_of_a_host(&self) -> usize {

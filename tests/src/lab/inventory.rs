@@ -68,7 +68,7 @@ impl Host {
             processes.lines().filter(|name| name.starts_with("wgnet-") && *name != "wgnet-lab");
         let mut processes = BTreeMap::<_, u32>::new();
         ours.for_each(|name| *processes.entry(name).or_default() += 1);
-        // A second one of the same name is a line of its own.
+        // With their number, or a second one of the same name would be no difference.
         lines.extend(processes.iter().map(|(name, times)| format!("process {name}: {times}")));
         Ok(Inventory(lines))
     }

@@ -78,9 +78,37 @@ async fn nothing_is_written_over_the_record_of_another_clusters_store() {
         entries.iter().map(|entry| (entry.key.as_str(), &entry.value[..])).collect();
     assert_eq!(found, [("cluster", &b"rubbish"[..])]);
     assert!(rig.has("cluster-unreadable"), "{:?}", rig.problems.list());
+    assert_eq!(rig.status.borrow().proof, None);
     rig.delete(&Path::Cluster).await;
     rig.until("all of it anew", |rig| Box::pin(rig.has_written())).await;
     rig.until("its end", |rig| Box::pin(async { !rig.has("cluster-unreadable") })).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_proves_whose_the_store_is_is_this_hosts_record_as_it_stands() {
+    async fn until_proven(rig: &Rig) -> Option<Revision> {
+        rig.until("the proof", |rig| {
+            Box::pin(async {
+                let key = Path::Host(rig.me).to_string();
+                let there = rig.revision_of(Path::Host(rig.me)).await;
+                let stands = there.map(|mod_revision| Condition::Unchanged { key, mod_revision });
+                stands.is_some() && rig.status.borrow().proof == stands
+            })
+        })
+        .await;
+        rig.revision_of(Path::Host(rig.me)).await
+    }
+    let rig = Rig::start().await;
+    let first = until_proven(&rig).await;
+    rig.put_rubbish(&Path::Cluster).await;
+    rig.until_named(&Path::Cluster).await;
+    assert_eq!(until_proven(&rig).await, first, "the store is ours all the same");
+    rig.line.cut();
+    rig.store.wipe();
+    // Or it all would stand at the revisions of before.
+    rig.put_rubbish(&Path::Member(network(), HostId([0xab; 16]))).await;
+    rig.line.mend();
+    assert_ne!(until_proven(&rig).await, first, "it was written anew");
 }
 
 #[tokio::test(start_paused = true)]
