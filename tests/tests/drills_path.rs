@@ -1,6 +1,6 @@
 //! The way between two hosts fails and comes back.
 
-// tests/run: alone oldest
+// tests/run: long oldest
 
 use wgnet_tests::drill::{self, path::path};
 use wgnet_tests::lab::Result;
