@@ -72,7 +72,10 @@ pub async fn run(config: Config, cancel: CancellationToken) -> anyhow::Result<()
 
     let needs = tokio::select! {
         needs = Needs::gather(&config, &reason) => needs,
-        () = cancel.cancelled() => return Ok(()),
+        () = cancel.cancelled() => {
+            notify::stopping();
+            return Ok(());
+        }
     };
     // Calls wait for what the other tasks do, so these go on until the calls have ended.
     let stop = CancellationToken::new();

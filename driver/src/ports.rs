@@ -6,7 +6,12 @@ use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use wgnet_proto::status::Problem;
+
 use crate::dataplane::Dataplane;
+use crate::problems::Problems;
+
+const TAKEN: &str = "port-taken";
 
 type Probe = dyn Fn(u16) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync;
 
@@ -49,4 +54,30 @@ impl Ports {
         }
         Err(NoPort { first: *self.range.start(), last: *self.range.end() })
     }
+}
+
+/// Opens or closes the problem that a network (`object`) has not the port that was wanted for it.
+pub(crate) fn note_wanted(problems: &Problems, object: String, wanted: Option<u16>, port: u16) {
+    match wanted {
+        Some(wanted) if wanted != port => note_taken(problems, object, "", wanted, port),
+        _ => problems.clear(TAKEN, &object),
+    }
+}
+
+/// `interface`: whose port it was, with a space after it, or nothing.
+pub(crate) fn note_taken(
+    problems: &Problems,
+    object: String,
+    interface: &str,
+    taken: u16,
+    port: u16,
+) {
+    problems.set(Problem {
+        code: TAKEN.to_owned(),
+        object,
+        cause: format!("UDP port {taken} {interface}is taken on this host; {port} is used instead"),
+        next_step: format!(
+            "nothing, or free it (ss -lunp sport = :{taken}) if the firewall allows only that port"
+        ),
+    });
 }

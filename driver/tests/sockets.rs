@@ -5,11 +5,13 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -106,4 +108,35 @@ fn a_second_driver_ends_and_takes_nothing_from_the_first() {
     assert_eq!([inode(&admin), inode(&legacy)], before);
     let told = answer(&legacy, "POST /NetworkDriver.Join");
     assert!(told.contains("wgnet-driver cannot work yet"), "{told}");
+}
+
+#[test]
+fn the_supervisor_is_told_of_start_and_end_and_the_log_can_be_json() {
+    let directory = tempfile::Builder::new().prefix("wgnett-").tempdir().unwrap();
+    let here = directory.path();
+    let supervisor = UnixDatagram::bind(here.join("notify")).unwrap();
+    supervisor.set_read_timeout(Some(WITHIN)).unwrap();
+    let told = || {
+        let mut text = [0; 1000];
+        let length = supervisor.recv(&mut text).unwrap();
+        String::from_utf8(text[..length].to_vec()).unwrap()
+    };
+    let mut command = Driver::command(here);
+    command.env("NOTIFY_SOCKET", here.join("notify")).args(["--log-format", "json"]);
+    let mut driver = Driver(command.stderr(Stdio::piped()).spawn().unwrap());
+    let ready = told();
+    assert!(ready.starts_with("READY=1\nSTATUS="), "{ready}");
+    let pid = driver.0.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    // What it still lacks may be told before.
+    while told() != "STOPPING=1" {}
+    let mut log = String::new();
+    driver.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(driver.0.wait().unwrap().success(), "{log}");
+    let lines: Vec<Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert!(lines.len() > 1, "{log}");
+    for line in lines {
+        assert!(line["level"].is_string() && line["fields"]["message"].is_string(), "{line}");
+    }
 }

@@ -13,9 +13,9 @@ use super::parse::{self, NewNetwork};
 use super::turns::Delivery;
 use super::{Api, Context, wire};
 use crate::journal::{JournalError, State, Uptime};
+use crate::ports::note_wanted;
 
 const BAD_OPTION: &str = "bad-option";
-const PORT_TAKEN: &str = "port-taken";
 /// A swarm that wants a network on a host asks that host for it again within seconds.
 const ASKED_WITHIN: Duration = Duration::from_secs(120);
 /// Whoever leads the swarm is told of the network's end, and may be another manager by then.
@@ -186,7 +186,7 @@ async fn make(
         };
         match context.journal.try_update(change).await {
             Ok(((made, port), revision)) => {
-                note_port(context, &id, wanted, port);
+                note_wanted(&context.problems, object(&id), wanted, port);
                 return Ok((made, revision));
             }
             Err(Refused::PortGone) => {}
@@ -209,18 +209,6 @@ fn holding_a_host(definition: &NetworkDefinition, view: &ClusterView) -> Option<
         let (network, host) = (definition.docker_id.clone(), host.clone());
         Some(CallError::HoldsHost { network, subnet, address, host })
     })
-}
-
-fn note_port(context: &Context, network: &DockerNetworkId, wanted: Option<u16>, port: u16) {
-    match wanted {
-        Some(wanted) if wanted != port => context.problems.set(Problem {
-            code: PORT_TAKEN.to_owned(),
-            object: object(network),
-            cause: format!("UDP port {wanted} is taken on this host; {port} is used instead"),
-            next_step: format!("nothing, or free it (ss -lunp sport = :{wanted}) if the firewall allows only that port"),
-        }),
-        _ => context.problems.clear(PORT_TAKEN, &object(network)),
-    }
 }
 
 /// A network that is to be put into the journal.

@@ -16,13 +16,13 @@ use wgnet_core::{
     ClusterView, Derivation, Difference, Hints, Inputs, LocalNetwork, Namespace, NetworkView,
     Observed, RouteTarget, Seen, Step, model,
 };
-use wgnet_proto::status::Problem;
 use wgnet_proto::{DockerNetworkId, EndpointId, IfName, NetworkKey};
 
 use super::runtime::Runtime;
 use super::{Context, TASK_FAILED};
 use crate::applied::Report;
 use crate::dataplane::{Dataplane, DataplaneError, ErrorKind, Joined};
+use crate::ports::{note_taken, note_wanted};
 
 /// A full look repairs what no event told of.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -196,6 +196,7 @@ impl<D: Dataplane> NetworkTask<D> {
             self.memory.stale = matches!(self.memory.believed, Seen::Unknown);
             if let Some(local) = local.as_ref().filter(|local| !local.lingering) {
                 self.give_up_orphans(local, started.elapsed().as_secs()).await;
+                self.note_port(local);
             }
         }
         let left_out = self.orphaned();
@@ -404,6 +405,15 @@ impl<D: Dataplane> NetworkTask<D> {
         joined.into_iter().filter(|(name, _)| since[name].elapsed() >= DOCKER_AT_WORK).collect()
     }
 
+    /// A driver that starts finds the network with the port that an earlier one took for it.
+    fn note_port(&self, local: &LocalNetwork) {
+        let wanted = local.definition.options.port;
+        if let (Some(_), Some(slot)) = (wanted, local.slots.last()) {
+            let object = super::object(&self.network);
+            note_wanted(&self.context.problems, object, wanted, slot.port);
+        }
+    }
+
     async fn take_another_port(&self, local: &LocalNetwork, object: &str) {
         let taken = self.context.journal.state().ports(None);
         for slot in &local.slots {
@@ -435,12 +445,9 @@ impl<D: Dataplane> NetworkTask<D> {
                 now = picked,
                 "The port belongs to somebody else; taking another"
             );
-            self.context.problems.set(Problem {
-                code: "port-taken".to_owned(),
-                object: super::object(&self.network),
-                cause: format!("UDP port {} of {object} is taken on this host; {picked} is used instead", slot.port),
-                next_step: format!("nothing, or free it (ss -lunp sport = :{}) if the firewall allows only that port", slot.port),
-            });
+            let interface = format!("of {object} ");
+            let network = super::object(&self.network);
+            note_taken(&self.context.problems, network, &interface, slot.port, picked);
         }
     }
 

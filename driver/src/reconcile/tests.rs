@@ -18,6 +18,9 @@ const PORT: u16 = 51820;
 
 const LONG: Duration = Duration::from_secs(300);
 
+/// A look at everything comes by then.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// The model, which panics when it is looked at or a namespace is deleted, as often as it is told to,
 /// and tells of no change.
 #[derive(Clone, Default)]
@@ -119,12 +122,17 @@ impl Rig {
     }
 
     async fn add_network(&self) {
+        self.add_network_that_wants(None).await;
+    }
+
+    /// It has [`PORT`], whatever it wants.
+    async fn add_network_that_wants(&self, port: Option<u16>) {
         let definition = NetworkDefinition {
             docker_id: id(),
             key: NetworkKey::swarm(&id()),
             subnets: vec![Subnet { pool: "10.50.0.0/24".parse().unwrap(), gateway: None }],
             internal: false,
-            options: NetworkOptions::default(),
+            options: NetworkOptions { port, ..NetworkOptions::default() },
             raw_options: BTreeMap::new(),
             mtu: 1420,
         };
@@ -203,6 +211,19 @@ async fn a_networks_problems_end_with_it_however_it_went() {
     rig.forget_network().await;
     rig.until("no problem", |rig| !rig.is_told("port-taken")).await;
     assert!(!rig.has_namespace());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_with_another_port_than_its_user_wants_is_told_of_by_every_driver() {
+    let rig = Rig::start();
+    rig.add_network_that_wants(Some(PORT + 5)).await;
+    rig.until("a problem", |rig| rig.is_told("port-taken")).await;
+
+    let rig = Rig::start();
+    rig.add_network_that_wants(Some(PORT)).await;
+    rig.until("the network", Rig::has_namespace).await;
+    sleep(2 * LOOK).await;
+    assert!(!rig.is_told("port-taken"));
 }
 
 #[tokio::test(start_paused = true)]
