@@ -88,9 +88,7 @@ pub fn bench(options: &BenchOptions) -> Result<()> {
 }
 
 fn prepare(lab: &Lab, options: &BenchOptions) -> Result<()> {
-    let backend = format!("backend = \"{}\"", options.backend);
-    let config = lab.driver_config().replace("backend = \"auto\"", &backend);
-    let config = config + "legacy_socket = true\n";
+    let config = lab.driver_config_with(&options.backend) + "legacy_socket = true\n";
     step("a driver and the plugin on both", || {
         lab.make_secret()?;
         lab.on_all_hosts(|host| {

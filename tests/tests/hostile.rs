@@ -104,6 +104,25 @@ struct Configured {
     underlay: PeerAddresses,
 }
 
+impl Configured {
+    /// What was cut off is missing; nothing goes another way.
+    fn leads_nowhere_new(&self, before: &Self, what: &Path) {
+        let routes: Vec<_> = self.routes.difference(&before.routes).collect();
+        assert!(routes.is_empty(), "{what}: new routes {routes:?}");
+        assert_eq!(self.wireguard.public_key, before.wireguard.public_key, "{what}");
+        for (peer, addresses) in &self.wireguard.peers {
+            let had = before.wireguard.peers.get(peer);
+            assert!(
+                had.is_some_and(|had| addresses.is_subset(had)),
+                "{what}: {peer} got {addresses:?}"
+            );
+        }
+        for (peer, at) in &self.underlay {
+            assert_eq!(Some(at), before.underlay.get(peer), "{what}: {peer} is sent to elsewhere");
+        }
+    }
+}
+
 fn configured(host: &Host, space: &str) -> Result<Configured> {
     let routes = host.sh(&format!("ip -n {space} route show table all"))?;
     // The kernel gives each link these, some seconds after the link.
@@ -385,7 +404,22 @@ fn what_is_deleted_is_put_back(
     for path in
         [attack.endpoint("10.72.0.12"), attack.member(attack.hosts[1]), Path::Host(attack.hosts[1])]
     {
+        // Its owner sleeps while the others are looked at.
+        let owner = swarm.host(2);
+        owner.driver_kill("STOP")?;
+        let revision = swarm.lab.etcd().revision()?;
         attack.delete(&path)?;
+        for other in [swarm.host(1), swarm.host(3)] {
+            eventually(&format!("{} to follow the loss of {path}", other.name()), SOON, || {
+                status(other).is_ok_and(|status| status.store.revision > revision)
+                    && only_network(other).is_ok_and(|network| network.in_sync)
+            })?;
+        }
+        for (before, now) in before.iter().zip(all_configured(swarm)?) {
+            now.leads_nowhere_new(before, &path);
+        }
+        assert!(attack.get(&path)?.is_none(), "{path} was away all the time");
+        owner.driver_kill("CONT")?;
         eventually(&format!("{path} to be put back"), SOON, || {
             attack.get(&path).is_ok_and(|value| value.is_some())
         })?;

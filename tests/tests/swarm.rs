@@ -7,6 +7,7 @@
 mod inside;
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use wgnet_tests::lab::Result;
 use wgnet_tests::lab::checks::{self, Container};
@@ -43,7 +44,7 @@ fn a_swarm_of_three_hosts_shares_a_network_that_nobody_between_them_can_read() -
     }
     let boxes = everyone[3..].to_vec();
 
-    names_answer(&everyone, &boxes[0]);
+    names_answer(&everyone, &boxes)?;
     transfers_arrive(&boxes)?;
     only_wireguard_leaves(&swarm, &boxes)?;
     inside::everything_clear_is_inside(&swarm, &everyone)?;
@@ -88,16 +89,26 @@ fn service(swarm: &Swarm, name: &str) -> Result<()> {
     swarm.host(1).docker(&[&create[..], &rest].concat()).map(drop)
 }
 
-/// 9 of 9 between the tasks, and every other pair; by container name, alias and service name.
-fn names_answer(everyone: &[Container<'_>], asker: &Container<'_>) {
+/// 9 of 9 between the tasks, and every other pair; by container name, alias and service name, on every host.
+fn names_answer(everyone: &[Container<'_>], boxes: &[Container<'_>]) -> Result<()> {
     let pings = checks::ping_matrix(everyone);
     assert_eq!(pings.len(), everyone.len() * everyone.len());
     for (pair, answer) in pings {
         assert!(answer.is_ok(), "{pair:?}: {answer:?}");
     }
-    for name in ["web", "tasks.web", "alias1", "alias2", "alias3", "box2"] {
-        assert!(asker.ping(name).is_ok(), "{name} does not answer");
+    for asker in boxes {
+        for name in ["web", "tasks.web", "alias1", "alias2", "alias3", "box1", "box2", "box3"] {
+            assert!(asker.ping(name).is_ok(), "{}: {name} does not answer", asker.name);
+        }
+        for service in ["web", "tasks.web"] {
+            let found =
+                asker.exec(&["sh", "-c", &format!("nslookup {service} 127.0.0.11 2>&1; true")])?;
+            let words = found.split_whitespace().filter_map(|word| word.parse::<Ipv4Addr>().ok());
+            let tasks: BTreeSet<_> = words.filter(|address| !address.is_loopback()).collect();
+            assert_eq!(tasks.len(), 3, "{}: {service} is not its three tasks: {found}", asker.name);
+        }
     }
+    Ok(())
 }
 
 fn transfers_arrive(boxes: &[Container<'_>]) -> Result<()> {

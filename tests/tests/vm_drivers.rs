@@ -8,8 +8,10 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use serde_json::json;
 use wgnet_proto::status::{DriverStatus, NetworkStatus};
 use wgnet_tests::lab::{self, Host, Lab, LabError, LabOptions, Result, Suite, wait_for};
+use wgnet_tests::plugin::Dockerless;
 use wgnet_tests::replay::{Replay, Sandbox};
 use wgnet_tests::swarm::{SOON, eventually};
 
@@ -43,7 +45,7 @@ fn recorded_life_of_three_hosts_is_carried_by_the_kernels_wireguard() -> Result<
     let _logs = Logs(&lab);
     step("drivers");
     lab.make_secret()?;
-    let config = lab.driver_config().replace("\"auto\"", "\"kernel\"")
+    let config = lab.driver_config_with("kernel")
         + "legacy_socket = true\nlog = \"info,wgnet_driver=debug\"\n";
     lab.on_all_hosts(|host| host.driver_start(&config))?;
     lab.on_all_hosts(|host| {
@@ -86,6 +88,8 @@ fn recorded_life_of_three_hosts_is_carried_by_the_kernels_wireguard() -> Result<
     assert_eq!(replay.refused(), 1);
     assert!(replay.calls() > 80, "only {} calls", replay.calls());
     nothing_is_left(&lab, &before)?;
+    step("the kernel loses its WireGuard");
+    a_kernel_without_wireguard_is_said_and_not_silently_replaced(lab.host(1))?;
     step("done");
     Ok(())
 }
@@ -364,6 +368,34 @@ fn difference(wanted: &str, now: &str) -> String {
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
     let (wanted, now) = (lines(wanted), lines(now));
     format!("missing {:#?}, new {:#?}", &wanted - &now, &now - &wanted)
+}
+
+/// Only in the virtual machine, which ends with this: nothing gives the module back.
+fn a_kernel_without_wireguard_is_said_and_not_silently_replaced(host: &Host) -> Result<()> {
+    let is_the_guest = read("/proc/cmdline").contains(" wgvm.job=");
+    assert!(is_the_guest, "this takes WireGuard from the kernel it runs on");
+    std::fs::write("/proc/sys/kernel/modprobe", "/bin/false\n").expect("root may");
+    let removed = Command::new("rmmod").arg("wireguard").output().expect("rmmod is installed");
+    assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+
+    host.driver_crash()?;
+    let body = json!({ "NetworkID": "bad0000000000000000000001", "Options": {}, "IPv6Data": [],
+        "IPv4Data": [{ "AddressSpace": "LocalDefault", "Pool": "10.90.0.0/24", "Gateway": "10.90.0.1/24" }] });
+    let refused = || {
+        let answer =
+            Dockerless { host }.call("CreateNetwork", &body).map_err(|error| error.to_string())?;
+        let said = answer["Err"].as_str().unwrap_or_default().to_owned();
+        let words = ["no WireGuard", "modprobe wireguard", "userspace"];
+        if words.iter().all(|word| said.contains(word)) { Ok(()) } else { Err(said) }
+    };
+    wait_for("the driver to say what is missing", SOON, refused)?;
+    assert!(host.driver_pid().is_some(), "the driver ended: {}", host.driver_log());
+    assert!(!host.sh("ps -e -o comm=")?.contains("wgnet-engine"), "an engine runs instead");
+    Ok(())
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
 }
 
 /// What a network could leave behind, on all hosts. The lab's inventory would take minutes here.

@@ -189,6 +189,7 @@ pub(crate) fn between_two_hosts(choices: [Choice; 2], underlay: Underlay) {
     let whole = MTU - 28;
     assert!(a.pings(address(2, false), &format!("-M do -s {whole}")), "the whole MTU is usable");
     assert!(!a.pings(address(77, false), ""), "an address of nobody answers");
+    connections_agree_on_segments_that_fit(&a, &b);
     for side in [&a, &b] {
         only_wireguard_leads_out(side);
         only_the_host_has_the_socket(side);
@@ -199,6 +200,29 @@ pub(crate) fn between_two_hosts(choices: [Choice; 2], underlay: Underlay) {
     assert!(packets > 5, "the capture saw only {packets} packets");
     assert_eq!(clear, 0, "what containers say can be read on the underlay");
     the_namespace_dies_with_the_network(&a);
+}
+
+/// Even if a container's interface has a larger MTU than the network: what its SYN offers arrives as what fits.
+fn connections_agree_on_segments_that_fit(a: &Side, b: &Side) {
+    a.host.sh("ip -n c link set eth0 mtu 9000");
+    for (v6, headers) in [(false, 40), (true, 60)] {
+        b.host.sh(
+            "mkdir -p /run/netns/syn && rm -f /run/netns/syn/* && ip netns exec c timeout 60 tcpdump -l -n -c 1 -i eth0 \
+             --immediate-mode 'dst port 9' > /run/netns/syn/packets 2> /run/netns/syn/errors &",
+        );
+        eventually("tcpdump listens", || {
+            b.host.try_sh("grep -q listening /run/netns/syn/errors").status.success()
+        });
+        let mut seen = String::new();
+        eventually("a SYN arrives", || {
+            let to = address(2, v6);
+            a.host.try_sh(&format!("ip netns exec c timeout 5 bash -c ': > /dev/tcp/{to}/9'"));
+            seen = b.host.sh("cat /run/netns/syn/packets");
+            seen.contains("Flags [S]")
+        });
+        assert!(seen.contains(&format!("mss {},", MTU - headers)), "{seen}");
+    }
+    a.host.sh(&format!("ip -n c link set eth0 mtu {MTU}"));
 }
 
 /// Must be able to fail: what it finds of a ping in the clear is checked too.

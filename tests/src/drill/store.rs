@@ -83,18 +83,20 @@ const EVERYWHERE: f64 = 2.0;
 const COMPLETE: f64 = 5.0;
 
 fn away(scene: &mut Scene<'_>, scale: Scale) -> Result<Row> {
-    let before = scene.starts(1, scale.pick(3, 10))?;
     scene.run(2, "old", 23)?;
     scene.run(2, "mover", 24)?;
     scene.everywhere(Instant::now(), SOON)?;
     let stream = scene.stream()?;
+    // Beside the stream, too, which costs a machine something.
+    let [quickest, before] = scene.starts(1, scale.pick(3, 10))?;
     scene.etcd().kill()?;
     let gone = Instant::now();
     scene.run(1, "new1", 21)?;
     scene.run(2, "new2", 22)?;
     scene.remove("old")?;
     scene.moved("mover", 3)?;
-    let meanwhile = scene.starts(1, scale.pick(3, 10))?;
+    // What other work of the machine adds is in neither of the quickest.
+    let [quickest_meanwhile, meanwhile] = scene.starts(1, scale.pick(3, 10))?;
     let length = Duration::from_secs(scale.pick(8, 600));
     thread::sleep(length.saturating_sub(gone.elapsed()));
     let out = gone.elapsed();
@@ -105,7 +107,8 @@ fn away(scene: &mut Scene<'_>, scale: Scale) -> Result<Row> {
         .lost_nothing(&scene::finish(stream)?)
         .info("for", out.as_secs_f64(), "s")
         .info("a start before", before, "ms")
-        .at_most("a start meanwhile", meanwhile, "ms", 1.5 * before + 200.0)
+        .info("a start meanwhile", meanwhile, "ms")
+        .at_most("the quickest", quickest_meanwhile, "ms", 1.5 * quickest + 200.0)
         .at_most("everywhere after its return", everywhere, "s", EVERYWHERE))
 }
 

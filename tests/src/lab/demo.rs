@@ -70,7 +70,7 @@ fn build(options: &DemoOptions) -> Result<Lab> {
         say_backend(&lab)?;
         step("the cluster's secret, on every host", || lab.make_secret())?;
         step("a driver on every host", || {
-            lab.on_all_hosts(|host| host.driver_start(&lab.driver_config()))
+            lab.on_all_hosts(|host| host.driver_start(&lab.driver_config_with("auto")))
         })?;
         step("the Docker plugin on every host", || lab.on_all_hosts(|host| host.plugin_install()))?;
     }

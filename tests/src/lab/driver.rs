@@ -34,10 +34,16 @@ impl Lab {
         })
     }
 
-    /// The configuration every driver of this lab works with; more lines may be appended.
+    /// The configuration every driver of this lab works with; more lines may be appended. Userspace WireGuard, so
+    /// that a test is the same on every kernel.
     pub fn driver_config(&self) -> String {
+        self.driver_config_with("userspace")
+    }
+
+    /// The same with another backend: `auto` or `kernel`.
+    pub fn driver_config_with(&self, backend: &str) -> String {
         format!(
-            "etcd = {:?}\netcd_insecure = true\nsecret = \"{SECRET}\"\nstate_dir = \"/var/lib/wgnet\"\nbackend = \"auto\"\nengine = \"/opt/wgnet/wgnet-engine\"\n",
+            "etcd = {:?}\netcd_insecure = true\nsecret = \"{SECRET}\"\nstate_dir = \"/var/lib/wgnet\"\nbackend = \"{backend}\"\nengine = \"/opt/wgnet/wgnet-engine\"\n",
             self.etcd().urls()
         )
     }

@@ -89,8 +89,8 @@ impl<'s> Scene<'s> {
         .map(drop)
     }
 
-    /// Milliseconds from `docker run` to a running container on a host, the median of some.
-    pub(super) fn starts(&self, host: usize, times: usize) -> Result<f64> {
+    /// Milliseconds from `docker run` to a running container on a host: the quickest and the median of some.
+    pub(super) fn starts(&self, host: usize, times: usize) -> Result<[f64; 2]> {
         let mut all = Vec::new();
         for _ in 0..times {
             let began = Instant::now();
@@ -99,7 +99,7 @@ impl<'s> Scene<'s> {
             self.swarm.remove(&container)?;
         }
         all.sort_by(f64::total_cmp);
-        Ok(all[all.len() / 2])
+        Ok([all[0], all[all.len() / 2]])
     }
 
     /// Seconds until every host knows of everything that runs, and of nothing else, and has it in
