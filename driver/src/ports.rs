@@ -75,9 +75,10 @@ pub(crate) fn note_taken(
     problems.set(Problem {
         code: TAKEN.to_owned(),
         object,
-        cause: format!("UDP port {taken} {interface}is taken on this host; {port} is used instead"),
+        cause: format!("UDP port {taken} {interface}was taken on this host when it was wanted; {port} is used instead"),
         next_step: format!(
-            "nothing, or free it (ss -lunp sport = :{taken}) if the firewall allows only that port"
+            "nothing; or, if the firewall allows only that port, free it (ss -lunp sport = :{taken}) and make \
+             the network anew"
         ),
     });
 }

@@ -204,7 +204,7 @@ fn a_taken_port_is_left_to_its_owner_and_said() -> Result<()> {
     })?;
     host.driver_start(&config(&lab))?;
     assert_eq!(create(host, &json!({ "port": "51900" }))?, "");
-    let words = ["UDP port 51900 is taken", "ss -lunp sport = :51900"];
+    let words = ["UDP port 51900 was taken", "ss -lunp sport = :51900"];
     problem(host, "port-taken", &words)?;
     host.driver_crash()?;
     problem(host, "port-taken", &words)?;

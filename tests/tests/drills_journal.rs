@@ -1,6 +1,6 @@
 //! The journal's disk is full, or its file damaged.
 
-// tests/run: oldest
+// tests/run: long oldest
 
 use wgnet_tests::drill::{self, journal::journal};
 use wgnet_tests::lab::Result;

@@ -1,6 +1,6 @@
 //! The lab itself: what tests that use it rely on. Needs root.
 
-// tests/run: oldest
+// tests/run: long oldest
 
 use std::{
     process::Command,

@@ -318,12 +318,13 @@ pub(super) async fn delete(
     let Ok(network) = request.network.parse::<DockerNetworkId>() else {
         return Ok(wire::Empty {});
     };
-    context.problems.clear_object(&object(&network));
     let (now, id) = (context.journal.uptime(), network.clone());
     let change = move |state: &mut State| state.delete_network(&id, now);
     let (was_live, revision) = context.journal.update(change).await?;
     if was_live {
         super::endpoint::wait_for_removal(context, &network, revision, delivery).await;
     }
+    // A look that was under way may have told one until now.
+    context.problems.clear_object(&object(&network));
     Ok(wire::Empty {})
 }

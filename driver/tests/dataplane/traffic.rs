@@ -207,7 +207,7 @@ fn connections_agree_on_segments_that_fit(a: &Side, b: &Side) {
     a.host.sh("ip -n c link set eth0 mtu 9000");
     for (v6, headers) in [(false, 40), (true, 60)] {
         b.host.sh(
-            "mkdir -p /run/netns/syn && rm -f /run/netns/syn/* && ip netns exec c timeout 60 tcpdump -l -n -c 1 -i eth0 \
+            "mkdir -p /run/netns/syn; rm -f /run/netns/syn/*; ip netns exec c timeout 60 tcpdump -l -n -c 1 -i eth0 \
              --immediate-mode 'dst port 9' > /run/netns/syn/packets 2> /run/netns/syn/errors &",
         );
         eventually("tcpdump listens", || {

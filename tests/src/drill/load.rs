@@ -9,8 +9,9 @@ use crate::lab::{Host, Result};
 /// More than the shim lets a call wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A host that starts fewer containers than one in so long is hardly under load.
-const ONE_IN: Duration = Duration::from_secs(4);
+/// A host that starts fewer containers than one in so long is hardly under load. (With two other labs beside on two
+/// cores one takes up to five seconds.)
+const ONE_IN: Duration = Duration::from_secs(6);
 
 #[derive(Debug, Default)]
 pub(crate) struct Load {
@@ -101,10 +102,10 @@ mod tests {
     #[test]
     fn a_load_is_enough_by_its_length_and_on_each_host() {
         let mut load = Load { length: Duration::from_secs(18), ..Load::default() };
-        for started in [9, 0] {
+        for started in [7, 0] {
             load.add(Load { started: vec![started], ..Load::default() });
         }
-        assert_eq!((load.started(), load.enough(), load.fewest()), (9.0, 8.0, 0.0));
+        assert_eq!((load.started(), load.enough(), load.fewest()), (7.0, 6.0, 0.0));
         load.length = Duration::from_secs(1);
         assert_eq!(load.enough(), 2.0);
     }
