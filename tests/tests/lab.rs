@@ -15,6 +15,9 @@ use wgnet_tests::lab::{
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// Docker's overlay looks once a minute for hosts that its gossip has given up (moby, libnetwork/networkdb).
+const FOUND_AGAIN: Duration = Duration::from_secs(150);
+
 fn options(name: &str, hosts: u8) -> LabOptions {
     LabOptions { name: name.into(), hosts, ..LabOptions::default() }
 }
@@ -47,27 +50,27 @@ fn containers_of_a_swarm_on_three_hosts_reach_each_other_and_the_capture_sees_it
     lab.host(2).unplug()?;
     assert!(!answers(1));
     lab.host(2).plug()?;
-    wait_until("an answer after the cable is back", SOON, || answers(1))?;
+    wait_until("an answer after the cable is back", FOUND_AGAIN, || answers(1))?;
     lab.host(2).drop_silently()?;
     assert!(!answers(1));
     assert!(answers(2), "another host's frames are lost as well");
     lab.host(2).undrop()?;
-    wait_until("an answer after the loss ended", SOON, || answers(1))?;
+    wait_until("an answer after the loss ended", FOUND_AGAIN, || answers(1))?;
     lab.host(3).freeze()?;
     assert!(boxes[0].host.exec(&["ping", "-c1", "-W1", &lab.host(2).address()]).is_ok());
     lab.host(3).thaw()?;
-    wait_until("an answer after the thaw", SOON, || answers(2))?;
+    wait_until("an answer after the thaw", FOUND_AGAIN, || answers(2))?;
 
     lab.host(3).power_off()?;
     assert!(lab.host(3).exec(&["true"]).is_err());
     // A host that is back before its manager missed it may wait in vain for its network: Docker 20.10 loses the request.
-    wait_until("the manager's notice that h3 is down", SOON, || {
+    wait_until("the manager's notice that h3 is down", FOUND_AGAIN, || {
         let state = lab.host(1).docker(&["node", "inspect", "h3", "-f", "{{.Status.State}}"]);
         state.is_ok_and(|state| state == "down")
     })?;
     lab.host(3).boot()?;
     lab.host(3).engine_start()?;
-    wait_until("an answer of the booted host's container", SOON, || {
+    wait_until("an answer of the booted host's container", FOUND_AGAIN, || {
         // A booting Docker gives up on a container whose address the swarm is late to give.
         let _ = lab.host(3).try_docker(&["start", &boxes[2].name]);
         answers(2)
