@@ -13,8 +13,6 @@ use wgnet_tests::lab::{
     wait_until,
 };
 
-const SOON: Duration = Duration::from_secs(30);
-
 /// Docker's overlay looks once a minute for hosts that its gossip has given up (moby, libnetwork/networkdb).
 const FOUND_AGAIN: Duration = Duration::from_secs(150);
 
