@@ -10,6 +10,10 @@ use crate::lab::{Host, Lab, LabError, LabOptions, Result, Suite, wait_until};
 /// Within which everything that should happen by itself has happened.
 pub const SOON: Duration = Duration::from_secs(30);
 
+/// Within which a name is known on every host: where one missed another's first word, Docker's gossip (moby,
+/// libnetwork/networkdb) tries again after a minute.
+pub const NAMED: Duration = Duration::from_secs(180);
+
 /// Hosts with drivers and plugin, in one swarm whose manager is h1.
 pub struct Swarm {
     pub lab: Lab,

@@ -1,6 +1,6 @@
 //! The drills of `tests/src/drill/driver.rs`, short.
 
-// tests/run: long oldest
+// tests/run: alone oldest
 
 use wgnet_tests::drill::{self, driver::driver};
 use wgnet_tests::lab::Result;

@@ -2,7 +2,7 @@
 
 use wgnet_tests::lab::Result;
 use wgnet_tests::stream::Stream;
-use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, status};
+use wgnet_tests::swarm::{NAMED, SOON, Swarm, eventually, only_network, status};
 
 #[test]
 fn a_wiped_etcd_is_filled_again_and_no_tunnel_is_cut() -> Result<()> {
@@ -10,7 +10,7 @@ fn a_wiped_etcd_is_filled_again_and_no_tunnel_is_cut() -> Result<()> {
     swarm.network("blue", &[])?;
     let near = swarm.run(1, "near", "blue", &[])?;
     let far = swarm.run(2, "far", "blue", &[])?;
-    eventually("the first ping", SOON, || near.ping("far").is_ok())?;
+    eventually("the first ping", NAMED, || near.ping("far").is_ok())?;
     let records = swarm.lab.etcd().records()?;
     let stream = Stream::start(&near, &far)?;
 
@@ -34,7 +34,7 @@ fn a_wiped_etcd_is_filled_again_and_no_tunnel_is_cut() -> Result<()> {
 
     // A change in the new history reaches the other host.
     swarm.run(2, "late", "blue", &[])?;
-    eventually("a container of the new history", SOON, || near.ping("late").is_ok())?;
+    eventually("a container of the new history", NAMED, || near.ping("late").is_ok())?;
     let report = stream.finish()?;
     assert_eq!(report.lost(), 0, "{report:?}");
     Ok(())

@@ -10,7 +10,7 @@ use wgnet_proto::{
 };
 use wgnet_tests::lab::checks::Container;
 use wgnet_tests::lab::{Host, LabError, PeerAddresses, Result, SECRET, WireGuard};
-use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, status};
+use wgnet_tests::swarm::{NAMED, SOON, Swarm, eventually, only_network, status};
 
 const PREFIX: &str = "/wgnet/v1";
 
@@ -28,7 +28,7 @@ fn a_hostile_writer_configures_nothing_is_named_and_what_it_deletes_comes_back()
             )
         })
         .collect::<Result<_>>()?;
-    eventually("all pings", SOON, || {
+    eventually("all pings", NAMED, || {
         boxes.iter().all(|from| (1..=3).all(|to| from.ping(&format!("box{to}")).is_ok()))
     })?;
 
@@ -359,7 +359,11 @@ fn an_old_record_counts_for_nothing(
     eventually("the first place", SOON, || boxes[0].ping("10.72.0.20").is_ok())?;
     let recorded = attack.get(&path)?.expect("a record");
     swarm.remove(&old)?;
-    swarm.run(3, "mover3", "blue", &["--ip", "10.72.0.20"])?;
+    // The manager hears of the freed address when it does.
+    eventually("the address to be free again", SOON, || {
+        let run = swarm.run(3, "mover3", "blue", &["--ip", "10.72.0.20"]);
+        run.inspect_err(|_| drop(swarm.host(3).docker(&["rm", "-f", "mover3"]))).is_ok()
+    })?;
     eventually("the second place", SOON, || boxes[0].ping("10.72.0.20").is_ok())?;
     let before = all_configured(swarm)?;
     attack.put_and_is_named(&path, &recorded, "rolled-back")?;

@@ -33,9 +33,9 @@ fn containers_of_a_swarm_on_three_hosts_reach_each_other_and_the_capture_sees_it
         host.docker(&[&run[..], &["bb", "sleep", "100000"]].concat())?;
         boxes.push(Container { host, name });
     }
-    for (pair, answer) in checks::ping_matrix(&boxes) {
-        assert!(answer.is_ok(), "{pair:?}: {answer:?}");
-    }
+    wait_until("every name to answer on every host", FOUND_AGAIN, || {
+        checks::ping_matrix(&boxes).values().all(Result::is_ok)
+    })?;
 
     boxes[0].serve("/tmp")?;
     let transfer = checks::transfer(&boxes[0], &boxes[1], 10)?;

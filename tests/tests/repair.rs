@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use wgnet_tests::lab::checks::Container;
 use wgnet_tests::lab::{Host, LabError, Result, WireGuard, wait_for};
-use wgnet_tests::swarm::{SOON, Swarm, eventually, only_network, status};
+use wgnet_tests::swarm::{NAMED, SOON, Swarm, eventually, only_network, status};
 
 /// The promise; looking at it takes some time itself.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(2);
@@ -20,7 +20,7 @@ fn what_is_deleted_by_hand_comes_back_within_two_seconds_with_the_same_keys() ->
     swarm.network("blue", &["--subnet", "10.71.0.0/24"])?;
     let near = swarm.run(1, "near", "blue", &["--ip", "10.71.0.11"])?;
     let far = swarm.run(2, "far", "blue", &["--ip", "10.71.0.12"])?;
-    eventually("the first ping", SOON, || near.ping("far").is_ok())?;
+    eventually("the first ping", NAMED, || near.ping("far").is_ok())?;
     let host = swarm.host(1);
     let network = only_network(host)?;
     let space = &network.namespace;
@@ -74,7 +74,7 @@ fn what_is_deleted_by_hand_comes_back_within_two_seconds_with_the_same_keys() ->
     }
     assert_eq!(status(host)?.problems, [], "nothing is left to complain of");
     // The other way round: what others open is looked at from the far side, too.
-    eventually("the way back", SOON, || far.ping("near").is_ok())
+    eventually("the way back", NAMED, || far.ping("near").is_ok())
 }
 
 /// Looks at everything of a network that a host's kernel has, without the driver.

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use wgnet_tests::lab::Result;
 use wgnet_tests::lab::checks::{self, Container};
-use wgnet_tests::swarm::{SOON, Swarm, eventually};
+use wgnet_tests::swarm::{NAMED, SOON, Swarm, eventually};
 
 const KNOWN_TEXT: &str = "a sentence that nobody between the hosts may read";
 
@@ -91,6 +91,9 @@ fn service(swarm: &Swarm, name: &str) -> Result<()> {
 
 /// 9 of 9 between the tasks, and every other pair; by container name, alias and service name, on every host.
 fn names_answer(everyone: &[Container<'_>], boxes: &[Container<'_>]) -> Result<()> {
+    eventually("every name to answer", NAMED, || {
+        checks::ping_matrix(everyone).values().all(Result::is_ok)
+    })?;
     let pings = checks::ping_matrix(everyone);
     assert_eq!(pings.len(), everyone.len() * everyone.len());
     for (pair, answer) in pings {

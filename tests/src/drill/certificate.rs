@@ -9,7 +9,7 @@ use std::{env, fs, thread};
 use super::{Row, Rows, Scale};
 use crate::lab::{Host, LabError, LabOptions, Result};
 use crate::stream::Stream;
-use crate::swarm::{SOON, Swarm, eventually, only_network, status};
+use crate::swarm::{NAMED, SOON, Swarm, eventually, only_network, status};
 
 const NETWORK: &str = "blue";
 
@@ -51,7 +51,7 @@ pub fn certificate(scale: Scale, rows: &mut Rows) -> Result<()> {
 
 fn turns_wrong(swarm: &Swarm, certificates: &Certificates, scale: Scale) -> Result<Row> {
     let (near, far) = (swarm.run(1, "near", NETWORK, &[])?, swarm.run(2, "far", NETWORK, &[])?);
-    eventually("the first ping", SOON, || near.ping("far").is_ok())?;
+    eventually("the first ping", NAMED, || near.ping("far").is_ok())?;
     let drivers = || swarm.lab.hosts().iter().map(Host::driver_pid).collect::<Vec<_>>();
     let before = drivers();
     let stream = Stream::start(&near, &far)?;
@@ -86,7 +86,7 @@ fn turns_wrong(swarm: &Swarm, certificates: &Certificates, scale: Scale) -> Resu
             .into_iter()
             .all(|store| store.is_ok_and(|store| store.connected && store.error.is_none()))
     })?;
-    eventually("a ping to what came meanwhile", SOON, || far.ping("meanwhile").is_ok())?;
+    eventually("a ping to what came meanwhile", NAMED, || far.ping("meanwhile").is_ok())?;
     let restarted = drivers().iter().zip(&before).filter(|(now, before)| now != before).count();
     Ok(Row::new("etcd's certificate wrong, then right")
         .lost_nothing(&stream.finish()?)

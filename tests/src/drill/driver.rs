@@ -9,7 +9,7 @@ use super::{Row, Rows, Scale, milliseconds};
 use crate::lab::checks::Container;
 use crate::lab::{Host, Inventory, Result, wait_for};
 use crate::stream::{Report, Stream};
-use crate::swarm::{SOON, Swarm, eventually, only_network};
+use crate::swarm::{NAMED, SOON, Swarm, eventually, only_network};
 
 const NETWORK: &str = "blue";
 
@@ -31,7 +31,7 @@ pub fn driver(scale: Scale, rows: &mut Rows) -> Result<()> {
     let (near, far) = (run(1, "near")?, run(2, "far")?);
     let space = only_network(swarm.host(1))?.namespace;
     let pair = Pair { near, far, space, swarm: &swarm };
-    eventually("the first ping", SOON, || pair.near.ping("far").is_ok())?;
+    eventually("the first ping", NAMED, || pair.near.ping("far").is_ok())?;
     let drills: [&dyn Fn() -> Result<Row>; 6] = [
         &|| pair.nothing(Duration::from_secs(scale.pick(3, 60))),
         // 50 kills in the short run, too.

@@ -8,7 +8,7 @@ use super::{Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
 use crate::stream::Stream;
-use crate::swarm::{SOON, Swarm, eventually, only_network, status};
+use crate::swarm::{NAMED, SOON, Swarm, eventually, only_network, status};
 
 const NETWORK: &str = "blue";
 const DIR: &str = "/var/lib/wgnet";
@@ -47,7 +47,7 @@ pub fn journal(scale: Scale, rows: &mut Rows) -> Result<()> {
         far: swarm.run(2, "far", NETWORK, &[])?,
         swarm: &swarm,
     };
-    eventually("the first ping", SOON, || drills.near.ping("far").is_ok())?;
+    eventually("the first ping", NAMED, || drills.near.ping("far").is_ok())?;
     rows.add(drills.disk_full(scale)?);
     rows.add(drills.damaged(scale)?);
     rows.add(drills.damaged_without_etcd()?);
@@ -126,7 +126,7 @@ impl Drills<'_> {
                 .is_ok_and(|said| said.store.connected && said.store.unpublished == 0)
         })?;
         let after = self.swarm.run(1, "after", NETWORK, &[])?;
-        eventually("a container of afterwards", SOON, || self.far.ping("after").is_ok())?;
+        eventually("a container of afterwards", NAMED, || self.far.ping("after").is_ok())?;
         let report = stream.finish()?;
         self.swarm.remove(&after)?;
         Ok(Row::new("journal file damaged while etcd is away").lost_nothing(&report).at_most(

@@ -12,7 +12,7 @@ use super::{PACE, Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result};
 use crate::stream::{Flow, Gap, Loss, Report, Stream, epoch_ms};
-use crate::swarm::{SOON, Swarm, eventually};
+use crate::swarm::{NAMED, Swarm, eventually};
 use probe::Probe;
 
 /// How long after an outage our containers may take to find each other, at the very worst.
@@ -55,7 +55,7 @@ pub fn path(scale: Scale, rows: &mut Rows) -> Result<()> {
         scale,
     };
     for [near, far] in [&pairs.ours, &pairs.docker] {
-        eventually("the first ping", SOON, || near.ping(&far.name).is_ok())?;
+        eventually("the first ping", NAMED, || near.ping(&far.name).is_ok())?;
     }
     let silent = ("silent both ways", silence as Proof);
     rows.add(pairs.outage("cable out", silent, Host::unplug, Host::plug)?);

@@ -16,7 +16,7 @@ use super::path::address;
 use super::{Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, Inventory, LabError, Result};
-use crate::swarm::{SOON, Swarm, eventually, status};
+use crate::swarm::{NAMED, SOON, Swarm, eventually, status};
 use chance::Chance;
 use churn::{Churned, churn};
 use trouble::{Drill, Trouble};
@@ -303,7 +303,7 @@ fn lasting(swarm: &Swarm) -> Result<Vec<Container<'_>>> {
     let containers: Vec<Container<'_>> = (1..=HOSTS).map(run).collect::<Result<_>>()?;
     for from in &containers {
         for to in &containers {
-            eventually("the first ping", SOON, || from.ping(&to.name).is_ok())?;
+            eventually("the first ping", NAMED, || from.ping(&to.name).is_ok())?;
         }
     }
     Ok(containers)

@@ -204,7 +204,7 @@ impl<'s> Scene<'s> {
     }
 
     pub(super) fn until_connected(&self, host: usize, wanted: bool) -> Result<()> {
-        eventually(&format!("h{host} to be connected: {wanted}"), SOON, || {
+        eventually(&format!("h{host} to be connected: {wanted}"), 3 * SOON, || {
             status(self.host(host)).is_ok_and(|status| status.store.connected == wanted)
         })
     }
