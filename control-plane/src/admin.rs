@@ -25,8 +25,6 @@ pub struct HeldListing {
     pub of: usize,
     /// Their hosts' names, as far as they are known.
     pub hosts: Vec<String>,
-    /// Seconds until it is believed without an order.
-    pub believed_in: u64,
 }
 
 /// What people call a listing, and those who are in it.

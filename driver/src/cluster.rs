@@ -319,13 +319,13 @@ impl<S: Store> Task<S> {
         let me = self.inputs.facts.me;
         let (mut gone, kept) = self.history.split_missing(missing, &self.judge, me);
         if let Some(held) = self.history.brake(scope, &gone, self.judge.view()) {
-            self.problem_of_brake(scope, held.vanishing, held.of);
+            self.problem_of_brake(scope, held.vanishing.len(), held.of);
             // Its own a host puts back, and can only if it knows that they are missing.
             let owner = |path: &Path| self.judge.entry(path).map(|entry| entry.writer);
-            let others = gone.extract_if(.., |path| owner(path) != Some(me));
-            let others: Vec<Path> = others.collect();
-            let held = others.into_iter().filter_map(|path| Some((path.clone(), owner(&path)?)));
-            self.history.hold(held);
+            let is_held = |path: &Path| owner(path).is_some_and(|it| it != me && held.keeps(it));
+            let stay: Vec<Path> = gone.extract_if(.., |path| is_held(path)).collect();
+            let stay = stay.into_iter().filter_map(|path| Some((path.clone(), owner(&path)?)));
+            self.history.hold(stay);
         } else {
             self.inputs.problems.clear("mass-delete-held", scope);
         }

@@ -4,8 +4,6 @@
 
 mod brake;
 
-pub(super) use brake::BRAKE;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use wgnet_control_plane::store::{Revision, covers};

@@ -92,12 +92,11 @@ impl<S: Store> Task<S> {
         let name = |host: &HostId| {
             hosts.get(host).map_or_else(|| host.short(), |record| record.name.clone())
         };
-        let held = self.history.held().map(|(scope, vanishing, of, left)| HeldListing {
+        let held = self.history.held().map(|(scope, vanishing, of)| HeldListing {
             scope: scope.to_owned(),
             vanishing: vanishing.len(),
             of,
             hosts: vanishing.iter().map(name).collect(),
-            believed_in: left.as_secs(),
         });
         held.collect()
     }
@@ -229,7 +228,7 @@ mod tests {
     use super::*;
 
     fn held(scope: &str) -> HeldListing {
-        HeldListing { scope: scope.to_owned(), vanishing: 3, of: 4, hosts: vec![], believed_in: 9 }
+        HeldListing { scope: scope.to_owned(), vanishing: 3, of: 4, hosts: vec![] }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use wgnet_core::Verdict;
 use wgnet_proto::status::{Problem, StoreStatus};
 use wgnet_proto::{NetworkKey, Path, Refused};
 
-use super::{CLUSTER, ClusterStatus, Task, history};
+use super::{CLUSTER, ClusterStatus, Task};
 
 impl<S: Store> Task<S> {
     pub(super) fn tell(&self, publishing: &Publishing, lease: Option<LeaseId>) {
@@ -160,7 +160,7 @@ impl<S: Store> Task<S> {
             code: "mass-delete-held".to_owned(),
             object: scope.to_owned(),
             cause: format!("etcd lists {vanishing} of {of} {those} no more, all at once"),
-            next_step: format!("look at etcd; if they were removed on purpose, wgnetctl release {name} believes it at once, else it is believed after {} s", history::BRAKE.as_secs()),
+            next_step: format!("look at etcd; if they were removed on purpose, wgnetctl release {name} believes it; until then those that do not put their records back stay as they were known"),
         });
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use wgnet_control_plane::store::{Condition, Op, Store, Txn, covers};
 use wgnet_proto::seal::claimed_writer;
-use wgnet_proto::{NetworkKey, Path, Record, Sealer};
+use wgnet_proto::{HostId, NetworkKey, Path, Record, Sealer};
 
 use super::leave::ARRIVES_WITHIN;
 use super::{CLUSTER, COMMON, Task, history, scope_of, wanted};
@@ -25,11 +25,7 @@ impl<S: Store> Task<S> {
         // Whatever is noted rests on records that are kept before.
         self.keep_rest().await;
         self.pin_cluster().await;
-        if self.history.brake_is_due()
-            && let Some(scopes) = &self.scopes
-        {
-            scopes.list_again();
-        }
+        self.look_at_held();
         self.follow_networks();
         self.search_store().await;
         // What was known of networks that were left is not to be met again at the next start.
@@ -41,6 +37,19 @@ impl<S: Store> Task<S> {
         self.remove_left_networks().await;
         self.put_tombstones_back().await;
         self.sweep().await;
+    }
+
+    /// Asks for another listing where a held one may be decided by now.
+    fn look_at_held(&mut self) {
+        let judge = &self.judge;
+        let lives = |host: &HostId| {
+            judge.in_store(&Path::Alive(*host)).is_some_and(|held| held.accepted.is_some())
+        };
+        if self.history.brake_is_due(lives)
+            && let Some(scopes) = &self.scopes
+        {
+            scopes.list_again();
+        }
     }
 
     /// Keeps to the first cluster this host meets.

@@ -1,9 +1,10 @@
-//! What operators do about hosts that are lost: lock them out, or have the cluster forget them.
+//! What operators do about hosts that are lost: lock them out, have the cluster forget them, or believe
+//! that they are gone.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
-use wgnet_control_plane::admin::ForgetHost;
+use wgnet_control_plane::admin::{ForgetHost, Release};
 use wgnet_control_plane::fleet::Fleet;
 use wgnet_control_plane::store::{Store as _, Txn};
 use wgnet_control_plane::tombstone;
@@ -12,7 +13,7 @@ use wgnet_proto::{HostId, HostKey, Path, seal};
 use super::dice;
 use super::schedule::History;
 use super::trace::note;
-use super::world::world;
+use super::world::{Running, World, world};
 
 /// How long an operator waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,6 +33,20 @@ pub(crate) fn forget(history: &mut History) {
     }
 }
 
+/// As `wgnetctl release --all` does it, on every host that runs.
+pub(crate) async fn release() {
+    for by in world(running) {
+        let answer = tokio::select! {
+            biased;
+            () = by.life.death() => continue,
+            answer = timeout(PATIENCE, by.orderer.release(Release { network: None })) => answer,
+        };
+        if !matches!(&answer, Ok(Ok(released)) if released.is_empty()) {
+            note(format!("{} was told to believe what it holds: {answer:?}", by.me.short()));
+        }
+    }
+}
+
 /// When all is well somebody looks after what is lost.
 pub(crate) async fn clear(history: &mut History) {
     for host in lost() {
@@ -45,6 +60,10 @@ pub(crate) async fn clear(history: &mut History) {
 
 fn lost() -> Vec<HostId> {
     world(|world| world.lost().into_iter().collect())
+}
+
+fn running(world: &mut World) -> Vec<Running> {
+    world.hosts.iter().filter_map(|host| host.running.clone()).collect()
 }
 
 fn all() -> Vec<HostId> {
@@ -87,8 +106,7 @@ async fn lock_out(host: HostId, history: &mut History) {
 fn order_to_forget(host: HostId, history: &mut History) {
     let running = world(|world| {
         world.witness.let_go(host);
-        let running = world.hosts.iter().filter_map(|host| host.running.clone());
-        running.collect::<Vec<_>>()
+        running(world)
     });
     let Some(by) = dice::pick(&running).filter(|_| !world(|world| world.needs_store())) else {
         return;

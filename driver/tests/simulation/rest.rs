@@ -24,14 +24,14 @@ use super::checks::{Place, Witness, short};
 use super::dice;
 use super::docker::{Endpoint, Stage};
 use super::kernel::shake_hands;
-use super::loss;
 use super::schedule::History;
 use super::seams::is_strange_left_alone;
 use super::trace::{is_wrong, note, wrong};
 use super::world::{Network, world};
+use super::{loss, people};
 
-/// Converged after all was well for so long: a held listing is believed after 60 s, peers that lost
-/// each other look every minute.
+/// Converged after all was well for so long: of a held listing what living hosts do not put back is
+/// believed after 60 s, peers that lost each other look every minute.
 const SOON: [u64; 7] = [5, 5, 10, 20, 40, 80, 90];
 
 /// The same if the store told of a change to nobody: until the audit.
@@ -116,6 +116,9 @@ async fn until_well(history: &History) -> Vec<String> {
 async fn waited(waits: &[u64], history: &History, at_last: bool) -> Vec<String> {
     let mut problems = Vec::new();
     for wait in waits {
+        if at_last {
+            people::release().await;
+        }
         pass(*wait).await;
         problems = look(history, at_last).await;
         if problems.is_empty() || is_wrong() {

@@ -89,7 +89,7 @@ pub(crate) async fn release(options: &ReleaseOptions) -> anyhow::Result<()> {
     }
     if !released.is_empty() {
         println!(
-            "This host only; the same order is needed on the others, or they follow by themselves within a minute."
+            "This host only; where others hold it too (wgnetctl problems shows them), the same order is needed there."
         );
     }
     Ok(())
@@ -104,8 +104,7 @@ fn show(held: &[HeldListing], json: bool) -> anyhow::Result<()> {
         println!("Nothing is held.");
     }
     for held in held {
-        let (name, in_s) = (called(&held.scope).0, held.believed_in);
-        println!("{name}  {}; believed by itself in {in_s} s", loss(held));
+        println!("{}  {}", called(&held.scope).0, loss(held));
     }
     if let Some(first) = held.first() {
         println!("\n{}", to_release(first));
@@ -207,7 +206,6 @@ mod tests {
             vanishing: 2,
             of: 3,
             hosts: vec!["h2".to_owned(), "h3".to_owned()],
-            believed_in: 40,
         };
         assert_eq!(loss(&held("networks/n-blue")), "2 of 3 members go (h2, h3)");
         assert!(to_release(&held("networks/n-blue")).contains("wgnetctl release n-blue,"));

@@ -1,56 +1,89 @@
-//! The brake on listings that lose most hosts, or most members of a network: for a minute they are not
-//! believed, so that those who are there can put their records back, and people can look.
+//! The brake on listings that lose most hosts, or most members of a network: they are not believed,
+//! so that those who are there can put their records back, and people can look. Who lives and does
+//! not put them back claims them no more; of the others an operator decides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use wgnet_control_plane::store::covers;
 use wgnet_core::ClusterView;
-use wgnet_core::brake::{Held, holds};
+use wgnet_core::brake::holds;
 use wgnet_proto::{HostId, Path};
 
 use super::History;
 use crate::cluster::wanted::is_freed;
 
-/// How long a listing without most of the hosts or members is not believed.
-pub(in crate::cluster) const BRAKE: Duration = Duration::from_secs(60);
+/// How long a host that lives may take to put its records back.
+const BRAKE: Duration = Duration::from_secs(60);
+
+/// Between two listings that are asked for because something held may be decided.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// What is not believed of a listing.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::cluster) struct Held {
+    /// Hosts, or members, that the listing has no more.
+    pub(in crate::cluster) vanishing: BTreeSet<HostId>,
+    /// How many there were.
+    pub(in crate::cluster) of: usize,
+    /// Nor is anything else that the listing lacks.
+    whole: bool,
+}
+
+impl Held {
+    /// Whether a missing record of this owner is still believed to be there.
+    pub(in crate::cluster) fn keeps(&self, owner: HostId) -> bool {
+        self.whole || self.vanishing.contains(&owner)
+    }
+}
 
 /// A listing that is not believed yet.
 pub(super) struct Braked {
     since: Instant,
     vanishing: BTreeSet<HostId>,
     of: usize,
-    /// Another listing was asked for since it is due.
-    asked: bool,
+    /// Those of them that live, and since when that was seen.
+    living: BTreeMap<HostId, Instant>,
+    /// When another listing was asked for.
+    asked: Option<Instant>,
+}
+
+impl Braked {
+    fn had_time(&self, host: &HostId) -> bool {
+        self.living.get(host).is_some_and(|since| since.elapsed() >= BRAKE)
+    }
 }
 
 impl History {
-    /// Whether a listing that loses these paths is to be held; after [`BRAKE`] it is believed.
+    /// What is to be held of a listing that loses these paths.
     pub(in crate::cluster) fn brake(
         &mut self,
         scope: &str,
         gone: &[Path],
         view: &ClusterView,
     ) -> Option<Held> {
-        let before = self.those_to_stay(gone, view);
         let lost: BTreeSet<HostId> = gone.iter().filter_map(host_of).collect();
+        let known = self.braked.get(scope);
+        let is_withdrawn =
+            |host: &HostId| lost.contains(host) && known.is_some_and(|held| held.had_time(host));
+        let mut before = self.those_to_stay(gone, view);
+        before.retain(|host| !is_withdrawn(host));
         let released = self.released.remove(scope);
-        let Some(held) = holds(&before, &(&before - &lost)).filter(|_| !released) else {
-            self.braked.remove(scope);
-            return None;
-        };
-        let braked = self.braked.entry(scope.to_owned()).or_insert_with(|| Braked {
-            since: Instant::now(),
-            vanishing: BTreeSet::new(),
-            of: held.of,
-            asked: false,
-        });
-        (braked.vanishing, braked.of) = (&before & &lost, held.of);
-        if braked.since.elapsed() >= BRAKE {
+        if released || !holds(&before, &(&before - &lost)) {
             self.braked.remove(scope);
             return None;
         }
-        Some(held)
+        let (vanishing, of) = (&before & &lost, before.len());
+        let braked = self.braked.entry(scope.to_owned()).or_insert_with(|| Braked {
+            since: Instant::now(),
+            vanishing: BTreeSet::new(),
+            of,
+            living: BTreeMap::new(),
+            asked: None,
+        });
+        (braked.vanishing, braked.of) = (vanishing.clone(), of);
+        Some(Held { vanishing, of, whole: braked.since.elapsed() < BRAKE })
     }
 
     /// The hosts, or the members of the network, that were known before what is gone now. Of those that
@@ -67,14 +100,11 @@ impl History {
         hosts.chain(members).filter(|host| !is_to_go(host)).copied().collect()
     }
 
-    /// The listings that are not believed yet: scope, those that vanish, how many there were, and how
-    /// long until it is believed.
+    /// The listings that are not believed: scope, those that vanish, and how many there were.
     pub(in crate::cluster) fn held(
         &self,
-    ) -> impl Iterator<Item = (&str, &BTreeSet<HostId>, usize, Duration)> {
-        let left = |braked: &Braked| BRAKE.saturating_sub(braked.since.elapsed());
-        let held = self.braked.iter().filter(move |(_, braked)| !left(braked).is_zero());
-        held.map(move |(scope, it)| (scope.as_str(), &it.vanishing, it.of, left(it)))
+    ) -> impl Iterator<Item = (&str, &BTreeSet<HostId>, usize)> {
+        self.braked.iter().map(|(scope, it)| (scope.as_str(), &it.vanishing, it.of))
     }
 
     /// The next listing of this scope is believed.
@@ -82,13 +112,30 @@ impl History {
         self.released.insert(scope.to_owned());
     }
 
-    /// Whether some held listing is due to be asked for again. Once for each: of a scope that is
-    /// followed no longer no listing will come.
-    pub(in crate::cluster) fn brake_is_due(&mut self) -> bool {
-        self.braked.retain(|_, braked| braked.since.elapsed() < BRAKE + BRAKE);
-        let is_due = |braked: &&mut Braked| !braked.asked && braked.since.elapsed() >= BRAKE;
-        let due = self.braked.values_mut().filter(is_due).map(|braked| braked.asked = true);
-        due.count() > 0
+    /// Whether another listing may decide about a held one: hosts had time to put their records back,
+    /// and did or did not.
+    pub(in crate::cluster) fn brake_is_due(&mut self, lives: impl Fn(&HostId) -> bool) -> bool {
+        let mut is_due = false;
+        for (scope, braked) in &mut self.braked {
+            braked.living.retain(|host, _| lives(host));
+            for host in braked.vanishing.iter().filter(|host| lives(host)) {
+                braked.living.entry(*host).or_insert_with(Instant::now);
+            }
+            if braked.since.elapsed() < BRAKE
+                || braked.asked.is_some_and(|at| at.elapsed() < ASK_AGAIN)
+            {
+                continue;
+            }
+            let kept = self.kept.keys().filter(|path| covers(scope, &path.to_string()));
+            let missing: BTreeSet<HostId> = kept.filter_map(host_of).collect();
+            let is_decided = |host: &HostId| braked.had_time(host) || !missing.contains(host);
+            // Once in any case: what else the listing lacks is believed by now.
+            if braked.asked.is_none() || braked.vanishing.iter().any(is_decided) {
+                braked.asked = Some(Instant::now());
+                is_due = true;
+            }
+        }
+        is_due
     }
 }
 
@@ -138,22 +185,66 @@ mod tests {
         view
     }
 
+    fn nobody(_: &HostId) -> bool {
+        false
+    }
+
+    fn held(numbers: &[u8], of: usize, whole: bool) -> Option<Held> {
+        Some(Held { vanishing: numbers.iter().map(|number| host(*number)).collect(), of, whole })
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_listing_without_most_hosts_is_held_until_it_is_due_or_released() {
+    async fn a_listing_without_most_hosts_is_held_until_it_is_released() {
         let (mut history, view) = (History::new(None, 0, 0), five_hosts());
         let most = without(&[2, 3, 4]);
-        let held = Some(Held { vanishing: 3, of: 5 });
         assert_eq!(history.brake(SCOPE, &most[1..], &view), None);
-        assert_eq!(history.brake(SCOPE, &most, &view), held);
-        let told = history.held().map(|(scope, them, of, left)| (scope, them.len(), of, left));
-        assert_eq!(told.collect::<Vec<_>>(), [(SCOPE, 3, 5, BRAKE)]);
+        assert_eq!(history.brake(SCOPE, &most, &view), held(&[2, 3, 4], 5, true));
+        let told = history.held().map(|(scope, them, of)| (scope, them.len(), of));
+        assert_eq!(told.collect::<Vec<_>>(), [(SCOPE, 3, 5)]);
+        history.hold(most.iter().filter_map(|path| Some((path.clone(), host_of(path)?))));
         tokio::time::advance(BRAKE).await;
-        assert!(history.brake_is_due());
-        assert_eq!(history.brake(SCOPE, &most, &view), None);
-
-        assert_eq!(history.brake(SCOPE, &most, &view), held);
+        assert!(history.brake_is_due(nobody), "what else is missing is believed now");
+        for _ in 0..10 {
+            assert_eq!(history.brake(SCOPE, &most, &view), held(&[2, 3, 4], 5, false));
+            tokio::time::advance(BRAKE * 100).await;
+            assert!(!history.brake_is_due(nobody));
+        }
+        assert!(!history.is_certain());
         history.release(SCOPE);
         assert_eq!(history.brake(SCOPE, &most, &view), None);
+        assert_eq!(history.held().count(), 0);
+        assert_eq!(history.brake(SCOPE, &most, &view), held(&[2, 3, 4], 5, true), "once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hosts_that_live_and_put_nothing_back_are_believed_to_be_gone() {
+        let (mut history, view) = (History::new(None, 0, 0), five_hosts());
+        let most = without(&[1, 2, 3, 4]);
+        assert_eq!(history.brake(SCOPE, &most, &view), held(&[1, 2, 3, 4], 5, true));
+        history.hold(most.iter().filter_map(|path| Some((path.clone(), host_of(path)?))));
+        let two_lives = |it: &HostId| *it == host(2);
+        assert!(!history.brake_is_due(two_lives), "it has time to put its record back");
+        tokio::time::advance(BRAKE).await;
+        assert!(history.brake_is_due(two_lives));
+        assert!(!history.brake_is_due(two_lives), "not at every look");
+        assert_eq!(history.brake(SCOPE, &most, &view), held(&[1, 3, 4], 4, false));
+
+        // Another one comes up, and puts its record back.
+        let these_live = |it: &HostId| [host(2), host(3)].contains(it);
+        tokio::time::advance(ASK_AGAIN).await;
+        assert!(!history.brake_is_due(these_live));
+        history.is_back(&Path::Host(host(3)).to_string());
+        assert!(history.brake_is_due(these_live));
+        let mut view = view;
+        view.hosts.remove(&host(2));
+        assert_eq!(history.brake(SCOPE, &without(&[1, 4]), &view), None, "half may go");
+    }
+
+    #[tokio::test]
+    async fn during_the_minute_everything_is_kept_and_then_what_the_vanishing_own() {
+        let of = |whole| Held { vanishing: BTreeSet::from([host(2)]), of: 3, whole };
+        assert!(of(true).keeps(host(1)) && of(true).keeps(host(2)));
+        assert!(!of(false).keeps(host(1)) && of(false).keeps(host(2)));
     }
 
     #[tokio::test]
@@ -166,14 +257,14 @@ mod tests {
         let mut view = ClusterView::default();
         let network = view.networks.entry(key.clone()).or_default();
         network.members.extend((1..=5).map(|number| (host(number), MemberRecord::default())));
-        let held = Some(Held { vanishing: 4, of: 5 });
-        assert_eq!(history.brake(&scope, &gone, &view), held);
+        let four = || held(&[2, 3, 4, 5], 5, true);
+        assert_eq!(history.brake(&scope, &gone, &view), four());
         let mut is_freed = |freed| {
             let record = NetworkRecord { subnets: vec![], options: BTreeMap::new(), freed };
             view.networks.get_mut(&key).unwrap().record = Some(record);
             history.brake(&scope, &gone, &view)
         };
-        assert_eq!(is_freed(false), held);
+        assert_eq!(is_freed(false), four());
         assert_eq!(is_freed(true), None);
     }
 
@@ -185,7 +276,7 @@ mod tests {
         history.hold([(Path::Host(host(3)), host(3))].into_iter());
         assert!(history.give_up(host(3)));
         assert_eq!(history.brake(SCOPE, &without(&[2, 3, 4]), &view), None);
-        let held = Some(Held { vanishing: 2, of: 3 });
-        assert_eq!(history.brake(SCOPE, &without(&[2, 3, 4, 5]), &view), held);
+        let most = history.brake(SCOPE, &without(&[2, 3, 4, 5]), &view);
+        assert_eq!(most, held(&[4, 5], 3, true));
     }
 }
