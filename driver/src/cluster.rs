@@ -104,8 +104,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Followed first, and alone until the cluster is known: no other record can be judged before.
 const CLUSTER: &str = "cluster";
 
+const HOSTS: &str = "hosts/";
+
 /// Followed on every host, whatever networks it has.
-const COMMON: [&str; 3] = ["hosts/", "alive/", "tombstones/"];
+const COMMON: [&str; 3] = [HOSTS, "alive/", "tombstones/"];
 
 /// Runs until cancelled.
 pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: CancellationToken) {

@@ -9,7 +9,7 @@ use wgnet_core::InForce;
 use wgnet_proto::{Path, Record};
 
 use super::rubbish::Whose;
-use super::{CLUSTER, HostFacts, Task, wanted};
+use super::{CLUSTER, HOSTS, HostFacts, Task, wanted};
 
 impl<S: Store> Task<S> {
     /// Tells the publisher what is wanted and what is there.
@@ -155,7 +155,8 @@ impl<S: Store> Task<S> {
             // First of all the record that says whose the others are.
             return BTreeMap::from([(CLUSTER.to_owned(), *cluster)]);
         }
-        if self.whose_rubbish() == Some(Whose::Others) {
+        // What the store has of this host tells which numbers were used: all else waits for it.
+        if self.whose_rubbish() == Some(Whose::Others) || !self.seen.contains_key(HOSTS) {
             return BTreeMap::new();
         }
         self.seen.clone()

@@ -43,7 +43,8 @@ impl Sweeper {
     pub(super) fn new(grace: Duration) -> Self {
         Self {
             started: Instant::now(),
-            grace: grace.as_secs(),
+            // Absences count in whole seconds, and up to one of them is not whole.
+            grace: grace.as_secs() + 1,
             history: 0,
             absences: Absences::default(),
             unclaimed: Unclaimed::default(),
@@ -367,10 +368,10 @@ mod tests {
     #[tokio::test]
     async fn the_first_host_removes_after_the_grace_and_the_next_later() {
         let (none, hosts) = (BTreeSet::new(), BTreeSet::from([OTHER]));
-        assert_eq!(absent_for(59, 60).due(0, &none, &hosts), Due::default());
-        assert_eq!(absent_for(60, 60).due(0, &none, &hosts).dead, hosts);
-        assert_eq!(absent_for(60, 60).due(1, &none, &hosts), Due::default());
-        assert_eq!(absent_for(63, 60).due(1, &none, &hosts).dead, hosts);
+        assert_eq!(absent_for(60, 60).due(0, &none, &hosts), Due::default());
+        assert_eq!(absent_for(61, 60).due(0, &none, &hosts).dead, hosts);
+        assert_eq!(absent_for(61, 60).due(1, &none, &hosts), Due::default());
+        assert_eq!(absent_for(64, 60).due(1, &none, &hosts).dead, hosts);
     }
 
     #[tokio::test]
