@@ -16,12 +16,19 @@ use crate::Seen;
 /// Seconds until an endpoint whose container is gone is given up.
 pub const GONE_FOR: u64 = 20;
 
-/// The same for an endpoint that was seen in no container: Docker may be about to start one.
+/// The same for an endpoint that nobody has joined yet, or that was left: dockerd joins what it creates
+/// and deletes what it leaves in one go.
+pub const UNJOINED_FOR: u64 = 40;
+
+/// The same for an endpoint that was joined and seen in no container: Docker may be about to start one.
 pub const IDLE_FOR: u64 = 600;
+
+/// How often it is looked while any endpoint has no container.
+pub const LOOK_EVERY: u64 = 10;
 
 /// What happened in a longer pause between two looks is unknown (this process was frozen, and
 /// dockerd with it): all begins anew.
-pub const LONGEST_PAUSE: u64 = 90;
+pub const LONGEST_PAUSE: u64 = 30;
 
 /// What one look showed of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +58,8 @@ enum Lack {
     /// Its end was put back, its namespace is still there: nothing to be given up, but to be looked at
     /// again, for nobody tells of a namespace's end.
     Ending,
+    /// Nobody joined it, or it was left.
+    Unjoined,
     /// No container has it.
     Idle,
 }
@@ -63,13 +72,15 @@ impl Lack {
             (End::Nowhere, Some(Seen::Absent)) => Some(Self::Gone),
             (End::InHost, Some(Seen::Absent)) if was_in_container => Some(Self::PutBack),
             // Docker makes the container's namespace after Join.
-            (End::InHost, Some(Seen::Absent)) | (_, None) => Some(Self::Idle),
+            (End::InHost, Some(Seen::Absent)) => Some(Self::Idle),
+            (_, None) => Some(Self::Unjoined),
         }
     }
 
     fn lasts(self) -> u64 {
         match self {
             Self::Gone | Self::PutBack | Self::Ending => GONE_FOR,
+            Self::Unjoined => UNJOINED_FOR,
             Self::Idle => IDLE_FOR,
         }
     }
@@ -124,7 +135,8 @@ impl Orphans {
 
     /// When the next endpoint is to be given up, or looked at again, if nothing changes.
     pub fn due(&self) -> Option<u64> {
-        self.since.values().map(|(lack, since)| since + lack.lasts()).min()
+        let over = self.since.values().map(|(lack, since)| since + lack.lasts()).min();
+        over.map(|over| over.min(self.fed + LOOK_EVERY))
     }
 
     /// Whether the endpoint's container was gone at the last look: there is nothing to repair.
@@ -141,6 +153,8 @@ mod tests {
 
     const THERE: Option<Seen<()>> = Some(Seen::Present(()));
     const GONE: Option<Seen<()>> = Some(Seen::Absent);
+
+    const LOOK: usize = LOOK_EVERY as usize;
 
     fn id() -> EndpointId {
         "ab".repeat(32).parse().unwrap()
@@ -159,8 +173,9 @@ mod tests {
         let mut orphans = Orphans::default();
         assert!(!given_up(&mut orphans, 5, End::Nowhere, GONE));
         assert!(orphans.is_gone(&id()));
-        assert_eq!(orphans.due(), Some(5 + GONE_FOR));
+        assert_eq!(orphans.due(), Some(5 + LOOK_EVERY));
         assert!(!given_up(&mut orphans, 4 + GONE_FOR, End::Nowhere, GONE));
+        assert_eq!(orphans.due(), Some(5 + GONE_FOR));
         assert!(given_up(&mut orphans, 5 + GONE_FOR, End::Nowhere, GONE));
         assert!(!given_up(&mut orphans, 6 + GONE_FOR, End::Nowhere, GONE), "not at every look");
     }
@@ -178,7 +193,7 @@ mod tests {
     #[test]
     fn an_endpoint_that_docker_still_builds_a_container_for_has_long() {
         let mut orphans = Orphans::default();
-        for now in (0..IDLE_FOR).step_by(60) {
+        for now in (0..IDLE_FOR).step_by(LOOK) {
             assert!(!given_up(&mut orphans, now, End::InHost, GONE), "{now}");
         }
         assert!(given_up(&mut orphans, IDLE_FOR, End::InHost, GONE));
@@ -189,7 +204,7 @@ mod tests {
         let mut orphans = Orphans::default();
         given_up(&mut orphans, 0, End::InContainer, None);
         assert!(!given_up(&mut orphans, 2, End::InHost, THERE));
-        assert_eq!(orphans.due(), Some(2 + GONE_FOR), "nobody tells when it has ended");
+        assert_eq!(orphans.due(), Some(2 + LOOK_EVERY), "nobody tells when it has ended");
         assert!(!given_up(&mut orphans, 2 + GONE_FOR, End::InHost, THERE), "it still ends");
         assert!(!given_up(&mut orphans, 30, End::InHost, GONE));
         assert!(!orphans.is_gone(&id()), "its pair is not touched for one look");
@@ -198,30 +213,33 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_was_left_is_as_one_that_no_container_had() {
+    fn an_endpoint_that_was_left_and_joined_anew_is_as_one_that_no_container_had() {
         let mut orphans = Orphans::default();
         given_up(&mut orphans, 0, End::InContainer, None);
         given_up(&mut orphans, 1, End::InHost, None);
-        for now in (1..IDLE_FOR).step_by(60) {
+        for now in (1..IDLE_FOR).step_by(LOOK) {
             assert!(!given_up(&mut orphans, now, End::InHost, GONE), "{now}");
         }
     }
 
     #[test]
-    fn an_endpoint_nobody_joins_is_given_up_in_the_end() {
+    fn an_endpoint_nobody_joins_is_given_up_before_long() {
         let mut orphans = Orphans::default();
-        for now in (0..IDLE_FOR).step_by(60) {
+        for now in (0..UNJOINED_FOR).step_by(LOOK) {
             assert!(!given_up(&mut orphans, now, End::InHost, None), "{now}");
         }
-        assert!(given_up(&mut orphans, IDLE_FOR, End::InHost, None));
+        assert!(given_up(&mut orphans, UNJOINED_FOR, End::InHost, None));
     }
 
     #[test]
     fn after_a_pause_that_nobody_saw_everything_begins_anew() {
         let mut orphans = Orphans::default();
+        let thawed = LONGEST_PAUSE + 1 + UNJOINED_FOR;
         given_up(&mut orphans, 0, End::InHost, None);
-        assert!(!given_up(&mut orphans, IDLE_FOR, End::InHost, None));
-        assert_eq!(orphans.due(), Some(2 * IDLE_FOR));
+        for now in (thawed..thawed + UNJOINED_FOR).step_by(LOOK) {
+            assert!(!given_up(&mut orphans, now, End::InHost, None), "{now}");
+        }
+        assert!(given_up(&mut orphans, thawed + UNJOINED_FOR, End::InHost, None));
     }
 
     fn sighting() -> impl Strategy<Value = Sighting> {

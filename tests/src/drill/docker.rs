@@ -10,6 +10,7 @@ mod moves;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::load::under_load;
 use super::{PACE, Row, Rows, Scale, milliseconds};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
@@ -29,6 +30,13 @@ const BACK_WITHIN: Duration = Duration::from_secs(120);
 
 /// The bar of what is to be gone.
 const GONE_WITHIN: f64 = 60.0;
+
+/// A load has begun, and has done something.
+const LOADED: Duration = Duration::from_secs(3);
+
+const PHASE: Duration = Duration::from_millis(90);
+
+const STOPPED_FOR: Duration = Duration::from_secs(30);
 
 /// What the end of old endpoints is counted from: the table's words for it, and when it was.
 type Event = (&'static str, Instant);
@@ -65,10 +73,10 @@ pub fn docker(scale: Scale, rows: &mut Rows) -> Result<()> {
         // While the first manager still leads.
         rows.add(drills.leader_lost()?);
     }
-    rows.add(drills.engine_ends("dockerd SIGKILL and start on a swarm node", "KILL", None)?);
+    rows.add(drills.engine_killed(scale.pick(1, 5))?);
     if full {
-        let drill = "dockerd stopped, started half a minute later";
-        rows.add(drills.engine_ends(drill, "TERM", Some(Duration::from_secs(30)))?);
+        rows.add(drills.engine_stopped()?);
+        rows.add(drills.engine_starts_slowly()?);
     }
     rows.add(drills.node_drained()?);
     rows.add(drills.node_leaves(full)?);
@@ -99,26 +107,66 @@ impl Drills<'_> {
         Ok(())
     }
 
-    fn engine_ends(
-        &self,
-        drill: &'static str,
-        signal: &str,
-        pause: Option<Duration>,
-    ) -> Result<Row> {
+    /// While one container after the other starts and ends there. The slowest return counts, and the
+    /// last kill.
+    fn engine_killed(&self, kills: usize) -> Result<Row> {
         let host = self.swarm.host(1);
-        self.swarm_row(drill, host, |row| {
+        self.swarm_row("dockerd SIGKILL and start on a swarm node, under load", host, |row| {
+            let (mut slowest, mut dockers_slowest) = (0.0, 0.0);
+            let mut killed = Instant::now();
+            let mut started = 0.0;
+            for kill in 0..kills {
+                let old = tasks(host);
+                // Each meets another moment of a container's start.
+                let moment = LOADED + PHASE * (kill * 7 % 11) as u32;
+                let ((), load) = under_load(&[host], OURS, || {
+                    thread::sleep(moment);
+                    killed = Instant::now();
+                    host.engine_kill("KILL")
+                })?;
+                started += load.started();
+                host.engine_start()?;
+                let [ours, dockers] = self.both_back(host, &old, Instant::now())?;
+                (slowest, dockers_slowest) =
+                    (f64::max(slowest, ours), f64::max(dockers_slowest, dockers));
+            }
+            let row = row
+                .info("kills", kills as f64, "")
+                .info("containers started between", started, "")
+                .at_most("its tasks reachable after the start", slowest, "s", 60.0)
+                .beside(dockers_slowest);
+            Ok((row, (AFTER_KILL, killed)))
+        })
+    }
+
+    fn engine_stopped(&self) -> Result<Row> {
+        let host = self.swarm.host(1);
+        self.swarm_row("dockerd stopped, started half a minute later", host, |row| {
             let old = tasks(host);
-            let killed = Instant::now();
-            host.engine_kill(signal)?;
-            // For others it is a node that is down.
-            thread::sleep(pause.unwrap_or_default());
+            host.engine_kill("TERM")?;
+            // For others it is a node that is down. The drill's own wait is no time of ours.
+            thread::sleep(STOPPED_FOR);
             let started = Instant::now();
             host.engine_start()?;
             let [ours, dockers] = self.both_back(host, &old, Instant::now())?;
             let row = row.at_most("its tasks reachable after the start", ours, "s", 60.0);
-            // What the drill itself waits is no time of ours.
-            let event = if pause.is_none() { (AFTER_KILL, killed) } else { (AFTER_START, started) };
-            Ok((row.beside(dockers), event))
+            Ok((row.beside(dockers), (AFTER_START, started)))
+        })
+    }
+
+    /// dockerd stands still soon after its start began.
+    fn engine_starts_slowly(&self) -> Result<Row> {
+        let host = self.swarm.host(1);
+        self.swarm_row("dockerd killed, its start takes half a minute longer", host, |row| {
+            let old = tasks(host);
+            host.engine_kill("KILL")?;
+            host.engine_launch()?;
+            host.engine_halt(STOPPED_FOR)?;
+            host.engine_wait(BACK_WITHIN)?;
+            let started = Instant::now();
+            let [ours, dockers] = self.both_back(host, &old, started)?;
+            let row = row.at_most("its tasks reachable after the start", ours, "s", 60.0);
+            Ok((row.beside(dockers), (AFTER_START, started)))
         })
     }
 
@@ -214,10 +262,6 @@ impl Drills<'_> {
     }
 
     /// What happens to one host must not touch the others, and must leave nothing of what was there.
-    ///
-    /// It happens while every endpoint has its container, as the row says. One between CreateEndpoint
-    /// and Join has none that could be missed, and is kept for ten minutes on purpose: Docker may be
-    /// about to start it. The tests of the driver's core have that case.
     fn swarm_row(
         &self,
         drill: &'static str,

@@ -75,6 +75,16 @@ impl Host {
         Ok(())
     }
 
+    /// Halts dockerd where it is, be it in the middle of its start, for so long.
+    pub fn engine_halt(&self, length: Duration) -> Result<()> {
+        let what = format!("a dockerd on {}", self.name());
+        let runs = || self.service_pid(DOCKERD_PID).ok_or_else(|| "none runs".to_owned());
+        let (pid, _) = wait_for(&what, START, runs)?;
+        self.signal(pid, "STOP")?;
+        std::thread::sleep(length);
+        self.signal(pid, "CONT")
+    }
+
     /// The engine's own client, inside the host; its trimmed output.
     pub fn docker(&self, args: &[&str]) -> Result<String> {
         self.try_docker(args)?.text()
