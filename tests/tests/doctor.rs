@@ -1,7 +1,7 @@
 //! `wgnetctl doctor` says nothing on hosts that are well, and names each of the faults planted here
 //! until it is mended.
 
-// tests/run: any-engine
+// tests/run: oldest
 
 use std::collections::BTreeSet;
 use std::time::Duration;

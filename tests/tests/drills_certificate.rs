@@ -1,6 +1,6 @@
 //! etcd's certificate turns wrong, and is put right.
 
-// tests/run: any-engine
+// tests/run: oldest
 
 use wgnet_tests::drill::{self, certificate::certificate};
 use wgnet_tests::lab::Result;

@@ -1,7 +1,7 @@
 //! What the operator's guide tells to type is typed, on three hosts that begin with Docker, a swarm and
 //! the package: from etcd's certificates to a host that is taken away. Each command has to succeed.
 
-// tests/run: any-engine long
+// tests/run: long oldest
 
 #[path = "guide_walk/instead.rs"]
 mod instead;

@@ -1,7 +1,7 @@
 //! The Debian package on three hosts with real engines: installed, upgraded under a counted stream,
 //! removed and purged. What starts the service there is the lab: its hosts have no systemd.
 
-// tests/run: any-engine
+// tests/run: oldest
 
 use std::fs;
 

@@ -12,9 +12,7 @@ use wgnet_tests::lab::{
     checks::{self, Container},
     wait_until,
 };
-
-/// Docker's overlay looks once a minute for hosts that its gossip has given up (moby, libnetwork/networkdb).
-const FOUND_AGAIN: Duration = Duration::from_secs(150);
+use wgnet_tests::swarm::NAMED;
 
 fn options(name: &str, hosts: u8) -> LabOptions {
     LabOptions { name: name.into(), hosts, ..LabOptions::default() }
@@ -33,7 +31,7 @@ fn containers_of_a_swarm_on_three_hosts_reach_each_other_and_the_capture_sees_it
         host.docker(&[&run[..], &["bb", "sleep", "100000"]].concat())?;
         boxes.push(Container { host, name });
     }
-    wait_until("every name to answer on every host", FOUND_AGAIN, || {
+    wait_until("every name to answer on every host", NAMED, || {
         checks::ping_matrix(&boxes).values().all(Result::is_ok)
     })?;
 
@@ -48,27 +46,27 @@ fn containers_of_a_swarm_on_three_hosts_reach_each_other_and_the_capture_sees_it
     lab.host(2).unplug()?;
     assert!(!answers(1));
     lab.host(2).plug()?;
-    wait_until("an answer after the cable is back", FOUND_AGAIN, || answers(1))?;
+    wait_until("an answer after the cable is back", NAMED, || answers(1))?;
     lab.host(2).drop_silently()?;
     assert!(!answers(1));
     assert!(answers(2), "another host's frames are lost as well");
     lab.host(2).undrop()?;
-    wait_until("an answer after the loss ended", FOUND_AGAIN, || answers(1))?;
+    wait_until("an answer after the loss ended", NAMED, || answers(1))?;
     lab.host(3).freeze()?;
     assert!(boxes[0].host.exec(&["ping", "-c1", "-W1", &lab.host(2).address()]).is_ok());
     lab.host(3).thaw()?;
-    wait_until("an answer after the thaw", FOUND_AGAIN, || answers(2))?;
+    wait_until("an answer after the thaw", NAMED, || answers(2))?;
 
     lab.host(3).power_off()?;
     assert!(lab.host(3).exec(&["true"]).is_err());
     // A host that is back before its manager missed it may wait in vain for its network: Docker 20.10 loses the request.
-    wait_until("the manager's notice that h3 is down", FOUND_AGAIN, || {
+    wait_until("the manager's notice that h3 is down", NAMED, || {
         let state = lab.host(1).docker(&["node", "inspect", "h3", "-f", "{{.Status.State}}"]);
         state.is_ok_and(|state| state == "down")
     })?;
     lab.host(3).boot()?;
     lab.host(3).engine_start()?;
-    wait_until("an answer of the booted host's container", FOUND_AGAIN, || {
+    wait_until("an answer of the booted host's container", NAMED, || {
         // A booting Docker gives up on a container whose address the swarm is late to give.
         let _ = lab.host(3).try_docker(&["start", &boxes[2].name]);
         answers(2)

@@ -1,7 +1,7 @@
 //! Two networks of one subnet on the same hosts, through the plugin's socket: swarm's allocator would
 //! refuse, the driver does not mind.
 
-// tests/run: any-engine
+// tests/run: oldest
 
 use serde_json::json;
 use wgnet_tests::lab::{Lab, LabError, LabOptions, Result, Running, wait_for};

@@ -1,7 +1,7 @@
 //! The Debian package: installed, upgraded, removed and purged in a root of its own, which is the
 //! machine's with everything written kept apart.
 
-// tests/run: any-engine long
+// tests/run: long oldest
 
 use std::fs;
 use std::process::Command;

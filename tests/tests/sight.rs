@@ -1,6 +1,6 @@
 //! What happens on one host is soon seen from another: in wgnetctl's lists, and on the dashboard.
 
-// tests/run: any-engine
+// tests/run: oldest
 
 use std::thread;
 use std::time::{Duration, Instant};
