@@ -32,8 +32,8 @@ use crate::stream::Report;
 ///   of the lease in etcd. Whoever waits less has not seen that.
 /// - A move for which Docker waits 25 s, as it does if the old host's driver is down before. The short
 ///   one is down after Docker's call and before it told anybody.
-/// - An hour before a backup is restored, a lost leader of the swarm, a dockerd that stays away, a node
-///   that joins again, the simulation and its mutations.
+/// - An hour before a backup is restored, a lost leader of the swarm, a dockerd that stays away or starts
+///   slowly, a node that joins again, the simulation and its mutations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     Short,

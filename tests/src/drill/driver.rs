@@ -78,7 +78,7 @@ impl Pair<'_> {
     }
 
     fn drivers_killed(&self, kills: usize, at_once: usize) -> Result<Row> {
-        let idle = self.inventories()?;
+        let (idle, records) = (self.inventories()?, self.swarm.lab.etcd().records()?);
         let objects = self.objects()?;
         let mut counters = self.received()?;
         let mut forgotten = 0;
@@ -102,7 +102,7 @@ impl Pair<'_> {
             })
         })?;
         let lost = objects.into_iter().map(Objects::lost).collect::<Result<Vec<_>>>()?;
-        let leaked = self.leaked(&idle);
+        let leaked = self.leaked(&idle) + self.leaked_records(&records);
         Ok(of_load(undisturbed(Row::new("driver SIGKILL under load"), &report), &load)
             .info("kills", kills as f64, "")
             .info("of all drivers at once", at_once as f64, "")
@@ -226,6 +226,21 @@ impl Pair<'_> {
             left.is_empty()
         });
         left.iter().for_each(|line| eprintln!("  leaked: {line}"));
+        left.len()
+    }
+
+    /// The same in etcd.
+    fn leaked_records(&self, idle: &[String]) -> usize {
+        let mut left = Vec::new();
+        let _ = eventually("no record to be leaked", SOON, || {
+            left = match self.swarm.lab.etcd().records() {
+                Ok(keys) => keys.into_iter().filter(|key| !idle.contains(key)).collect(),
+                // It shows nothing, least of all that nothing is left.
+                Err(error) => vec![error.to_string()],
+            };
+            left.is_empty()
+        });
+        left.iter().for_each(|key| eprintln!("  leaked in etcd: {key}"));
         left.len()
     }
 

@@ -1,4 +1,5 @@
-//! Power: one host off and on again, with etcd and without; the whole cluster off and on again.
+//! Power: one host off and on again, with etcd, without, and with a damaged journal; the whole cluster
+//! off and on again.
 
 use std::net::Ipv4Addr;
 use std::thread;
@@ -9,17 +10,14 @@ use super::path::{address, probe::Probe};
 use super::{Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
-use crate::swarm::{SOON, Swarm};
+use crate::swarm::{NAMED, SOON, Swarm, eventually, status};
 
 /// A dockerd that starts after a power cut waits for what was there before.
 const BOOT: Duration = Duration::from_secs(180);
 
-/// From when tasks are reached by their addresses. Docker's gossip spreads the names, of its own
-/// overlay's services too, and has been seen to take a minute and a half for both.
-const NAMED_WITHIN: Duration = Duration::from_secs(180);
-
-/// From when the power is back: what is waited for at the most.
-const NAMED_AT_LAST: f64 = (BOOT.as_secs() + NAMED_WITHIN.as_secs()) as f64;
+/// From when the power is back: what is waited for at the most. Docker's gossip spreads the names, of
+/// its own overlay's services too.
+const NAMED_AT_LAST: f64 = (BOOT.as_secs() + NAMED.as_secs()) as f64;
 
 /// How much longer Docker's own overlay is waited for.
 const DOCKER_TOO: Duration = Duration::from_secs(60);
@@ -49,8 +47,10 @@ pub fn host(scale: Scale, rows: &mut Rows) -> Result<()> {
     swarm.network("blue", &["--subnet", "10.81.0.0/24"])?;
     let overlay = ["-d", "overlay", "--attachable", "--subnet", "10.82.0.0/24", "plain"];
     swarm.host(1).docker(&[&["network", "create"][..], &overlay].concat())?;
-    rows.add(one_host(&swarm, "host power-off and boot", true)?);
-    rows.add(one_host(&swarm, "host power-off and boot, without etcd", false)?);
+    rows.add(one_host(&swarm, "host power-off and boot", Meanwhile::Nothing)?);
+    rows.add(one_host(&swarm, "host power-off and boot, without etcd", Meanwhile::NoEtcd)?);
+    let drill = "host power-off and boot, its journal damaged";
+    rows.add(one_host(&swarm, drill, Meanwhile::JournalDamaged)?);
     rows.add(whole_cluster(&swarm)?);
     Ok(())
 }
@@ -72,7 +72,8 @@ impl<'s> Pair<'s> {
         host.docker(&[&run[..], &lasting, &BEGINS].concat())?;
         let far = Container { host, name };
         let probe = Probe::start(&near, target)?;
-        probe.wait_since(SystemTime::now(), SOON)?;
+        // On Docker's overlay its gossip says first where the other one is.
+        probe.wait_since(SystemTime::now(), NAMED)?;
         Ok(Self { far, probe })
     }
 
@@ -127,34 +128,79 @@ impl Back {
     const NEVER: Self = Self { after: f64::INFINITY, whole: f64::INFINITY, by_hand: 0.0 };
 }
 
-fn one_host(swarm: &Swarm, drill: &'static str, with_etcd: bool) -> Result<Row> {
+/// What else is wrong while a host has no power and boots.
+#[derive(Clone, Copy, PartialEq)]
+enum Meanwhile {
+    Nothing,
+    NoEtcd,
+    /// As an end in the middle of a write on a bad disk leaves it. Its mirror is in memory, and gone.
+    JournalDamaged,
+}
+
+const JOURNAL: &str = "/var/lib/wgnet/journal.redb";
+
+/// Half of a page is no page.
+const CUT_TO: u64 = 20_000;
+
+fn damage(host: &Host) -> Result<()> {
+    let path = host.path(JOURNAL);
+    let cut = std::fs::File::options().write(true).open(&path).and_then(|it| it.set_len(CUT_TO));
+    cut.map_err(|error| LabError::Machine(format!("{}: {error}", path.display())))
+}
+
+fn one_host(swarm: &Swarm, drill: &'static str, meanwhile: Meanwhile) -> Result<Row> {
     let ours = Pair::start(swarm, "blue", [10, 81, 0])?;
     let docker = Pair::start(swarm, "plain", [10, 82, 0])?;
     let (host, etcd) = (swarm.host(2), swarm.lab.etcd());
-    if !with_etcd {
+    let before = status(host)?.host_id;
+    if meanwhile == Meanwhile::NoEtcd {
         etcd.stop()?;
     }
     host.power_off()?;
+    if meanwhile == Meanwhile::JournalDamaged {
+        damage(host)?;
+    }
     host.boot()?;
     let booted = SystemTime::now();
     host.driver_resume()?;
     host.engine_start()?;
     let back = ours.back_after(booted, BOOT)?;
     let beside = docker.back_after(booted, DOCKER_TOO).unwrap_or(Back::NEVER);
-    if !with_etcd {
+    if meanwhile == Meanwhile::NoEtcd {
         etcd.start()?;
+    }
+    let mut others = 0.0;
+    if meanwhile == Meanwhile::JournalDamaged {
+        is_made_anew(host)?;
+        others = if status(host)?.host_id == before { 0.0 } else { 1.0 };
     }
     drop((ours, docker));
     for (number, names) in [(1, ["near-blue", "near-plain"]), (2, ["far-blue", "far-plain"])] {
         swarm.host(number).docker(&[&["rm", "-f"][..], &names].concat())?;
     }
-    Ok(Row::new(drill)
+    let row = match meanwhile {
+        Meanwhile::JournalDamaged => {
+            Row::new(drill).at_most("came back as another host", others, "", 0.0)
+        }
+        Meanwhile::Nothing | Meanwhile::NoEtcd => Row::new(drill),
+    };
+    Ok(row
         .at_most("reachable after its container's start", back.after, "s", 1.0)
         .beside(beside.after)
         .info("reachable after the boot", back.whole, "s")
         .beside(beside.whole)
         .info("started by hand, given up by Docker", back.by_hand, "times")
         .beside(beside.by_hand))
+}
+
+/// The damaged file is set aside, which people are told; whoever has looked at it takes it away.
+fn is_made_anew(host: &Host) -> Result<()> {
+    let tells = || {
+        status(host).is_ok_and(|said| said.problems.iter().any(|it| it.code == "journal-damaged"))
+    };
+    eventually("the damaged journal in the status", SOON, tells)?;
+    host.sh(&format!("rm {JOURNAL}.damaged-*"))?;
+    eventually("an end of the problem", SOON, || !tells())
 }
 
 /// The services on our network.
@@ -169,7 +215,7 @@ fn whole_cluster(swarm: &Swarm) -> Result<Row> {
     }
     for services in [&OURS[..], &["plain-web"]] {
         // A host was without power a moment ago: Docker's gossip takes its time.
-        wait_for("every name to answer", NAMED_WITHIN, || answer(swarm, services, By::Name))?;
+        wait_for("every name to answer", NAMED, || answer(swarm, services, By::Name))?;
     }
 
     swarm.lab.on_all_hosts(Host::power_off)?;
@@ -196,7 +242,7 @@ fn whole_cluster(swarm: &Swarm) -> Result<Row> {
             Ok::<_, LabError>((reached, all_answer(&["plain-web"], By::Name, DOCKER_TOO * 2)?))
         });
         let ours = all_answer(&OURS, By::Address, BOOT)
-            .map(|reached| (reached, all_answer(&OURS, By::Name, NAMED_WITHIN)));
+            .map(|reached| (reached, all_answer(&OURS, By::Name, NAMED)));
         (ours, docker.join().expect("it does not panic"))
     });
     let (reached, named) = ours?;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::thread;
 use std::time::Duration;
 
+use super::HOSTS;
 use crate::lab::{Host, Result};
 use crate::swarm::Swarm;
 
@@ -42,6 +43,20 @@ impl Drill {
             Self::CableOut => "cable out",
             Self::SilentLoss => "silent loss",
             Self::HostFrozen => "host frozen",
+        }
+    }
+
+    /// How many commands of the containers that come and go it may cost: none where only ours or etcd
+    /// ends. dockerd repeats a call of a plugin that died with an empty body (moby#35459); a killed engine
+    /// refuses the command that it is at, and each host's engine does that waits for a manager it cannot
+    /// reach.
+    fn may_fail(self) -> u64 {
+        match self {
+            Self::DriverKilled | Self::EngineKilled | Self::StoreKilled => 0,
+            Self::ShimKilled => 1,
+            Self::DockerKilled | Self::CableOut | Self::SilentLoss | Self::HostFrozen => {
+                HOSTS as u64
+            }
         }
     }
 
@@ -100,6 +115,11 @@ impl Trouble {
 
     pub(super) fn total(&self) -> u64 {
         self.0.values().sum::<usize>() as u64
+    }
+
+    /// How many commands may have failed for all of it.
+    pub(super) fn may_fail(&self) -> u64 {
+        self.0.iter().map(|((drill, _), times)| drill.may_fail() * *times as u64).sum()
     }
 
     /// How often we made a host's driver start again.
