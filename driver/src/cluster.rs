@@ -320,21 +320,21 @@ impl<S: Store> Task<S> {
         missing.dedup();
         let me = self.inputs.facts.me;
         let (mut gone, kept) = self.history.split_missing(missing, &self.judge, me);
+        let mut stay = Vec::new();
         if let Some(held) = self.history.brake(scope, &gone, self.judge.view()) {
             self.problem_of_brake(scope, held.vanishing.len(), held.of);
             // Its own a host puts back, and can only if it knows that they are missing.
             let owner = |path: &Path| self.judge.entry(path).map(|entry| entry.writer);
             let is_held = |path: &Path| owner(path).is_some_and(|it| it != me && held.keeps(it));
-            let stay: Vec<Path> = gone.extract_if(.., |path| is_held(path)).collect();
-            let stay = stay.into_iter().filter_map(|path| Some((path.clone(), owner(&path)?)));
-            self.history.hold(stay);
+            stay.extend(gone.extract_if(.., |path| is_held(path)));
+            self.history.hold(stay.iter().filter_map(|path| Some((path.clone(), owner(path)?))));
         } else {
             self.inputs.problems.clear("mass-delete-held", scope);
         }
         for path in &gone {
             self.judge.delete(&path.to_string());
         }
-        for path in &kept {
+        for path in kept.iter().chain(&stay) {
             self.judge.keep_without_store(path);
         }
         if !kept.is_empty() {

@@ -6,6 +6,7 @@ mod brake;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tokio::time::Instant;
 use wgnet_control_plane::store::{Revision, covers};
 use wgnet_core::Judge;
 use wgnet_proto::record::ClusterRecord;
@@ -57,6 +58,8 @@ pub(super) struct History {
     /// What this host would found the cluster with; the same as long as it tries.
     founding: Option<ClusterRecord>,
     braked: BTreeMap<String, brake::Braked>,
+    /// When another listing was asked for to decide about those.
+    asked: Option<Instant>,
     /// Scopes whose next listing is believed whatever it lacks.
     released: BTreeSet<String>,
     /// Owners that are gone for good: what is kept of theirs is kept no longer.
@@ -80,6 +83,7 @@ impl History {
             heard: BTreeSet::new(),
             founding: None,
             braked: BTreeMap::new(),
+            asked: None,
             released: BTreeSet::new(),
             given_up: BTreeSet::new(),
         }
@@ -274,11 +278,10 @@ impl History {
     /// repeated by now is gone, and a new listing will tell.
     pub(super) fn has_news(&mut self, judge: &Judge) -> bool {
         let owners: BTreeSet<HostId> = self.kept.values().copied().collect();
-        self.heard.retain(|owner| owners.contains(owner));
-        let spoken = owners.into_iter().filter(|owner| self.has_spoken(*owner, judge));
-        let news: Vec<HostId> = spoken.filter(|owner| !self.heard.contains(owner)).collect();
-        self.heard.extend(&news);
-        !news.is_empty()
+        let spoken = owners.into_iter().filter(|owner| self.has_spoken(*owner, judge)).collect();
+        // Those who have not spoken in another history since are news once they do.
+        let heard = std::mem::replace(&mut self.heard, spoken);
+        !self.heard.is_subset(&heard)
     }
 
     /// Whether nothing speaks against taking what the store lacks for gone.

@@ -41,11 +41,11 @@ impl<S: Store> Task<S> {
 
     /// Asks for another listing where a held one may be decided by now.
     fn look_at_held(&mut self) {
-        let judge = &self.judge;
+        let (judge, sees) = (&self.judge, self.is_home());
         let lives = |host: &HostId| {
             judge.in_store(&Path::Alive(*host)).is_some_and(|held| held.accepted.is_some())
         };
-        if self.history.brake_is_due(lives)
+        if self.history.brake_is_due(sees, judge.view(), lives)
             && let Some(scopes) = &self.scopes
         {
             scopes.list_again();

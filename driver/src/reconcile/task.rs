@@ -194,9 +194,12 @@ impl<D: Dataplane> NetworkTask<D> {
             let joined = self.joined();
             self.memory.believed = self.context.dataplane.observe(&self.namespace, &joined).await;
             self.memory.stale = matches!(self.memory.believed, Seen::Unknown);
-            if let Some(local) = local.as_ref().filter(|local| !local.lingering) {
-                self.give_up_orphans(local, started.elapsed().as_secs()).await;
-                self.note_port(local);
+            match local.as_ref().filter(|local| !local.lingering) {
+                Some(local) => {
+                    self.give_up_orphans(local, started.elapsed().as_secs()).await;
+                    self.note_port(local);
+                }
+                None => self.memory.orphans = Orphans::default(),
             }
         }
         let left_out = self.orphaned();

@@ -8,7 +8,7 @@ use wgnet_control_plane::session::LEASE_TTL;
 use wgnet_control_plane::store::{Committed, MemoryStore, Op, Store, Txn};
 use wgnet_driver::journal::State;
 use wgnet_proto::record::{NetworkRecord, TombstoneRecord};
-use wgnet_proto::{Path, Record, Sealer};
+use wgnet_proto::{Path, Record, Sealer, seal};
 
 use crate::world::{GRACE, Host, endpoint_id, keys_of, network_id, seconds, secrets, until};
 
@@ -188,17 +188,33 @@ async fn three_that_lost_two(store: &MemoryStore, scope: &str) -> [Host; 3] {
     for host in [&mut one, &mut two, &mut three] {
         host.kill().await;
     }
-    for host in [&two, &three] {
-        let id = host.id().to_string();
-        let keys = keys_of(store, host).await.into_iter();
-        let keys = keys.filter(|key| key.starts_with(scope) && key.ends_with(&id));
-        let ops: Vec<Op> = keys.map(|key| Op::Delete { key }).collect();
-        assert_eq!(ops.len(), 1, "{scope} of {id}");
-        store.commit(Txn { conditions: vec![], ops }).await.unwrap();
-    }
+    lose(store, scope, [&two, &three]).await;
     one.start(store);
     until("it is held", SOON, async || !one.status().held.is_empty()).await;
     [one, two, three]
+}
+
+/// The same while the first one's driver runs, cut off from the store.
+async fn two_lost_behind_the_back_of_the_first(store: &MemoryStore, scope: &str) -> [Host; 3] {
+    let [one, mut two, mut three] = three(store).await;
+    one.line().cut();
+    two.kill().await;
+    three.kill().await;
+    lose(store, scope, [&two, &three]).await;
+    store.compact();
+    one.line().mend();
+    until("it is held", SOON, async || !one.status().held.is_empty()).await;
+    [one, two, three]
+}
+
+/// The store loses of these hosts what begins so.
+async fn lose(store: &MemoryStore, scope: &str, of: [&Host; 2]) {
+    for host in of {
+        let keys = keys_of(store, host).await.into_iter().filter(|key| key.starts_with(scope));
+        let ops: Vec<Op> = keys.map(|key| Op::Delete { key }).collect();
+        assert!(!ops.is_empty(), "{scope} of {}", host.id());
+        store.commit(Txn { conditions: vec![], ops }).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,12 +245,35 @@ async fn a_listing_that_lost_most_hosts_is_never_believed_without_an_order() {
 #[tokio::test(start_paused = true)]
 async fn a_host_that_is_held_is_forgotten_by_order_and_the_rest_may_be_believed() {
     let store = MemoryStore::new();
-    let [one, two, _three] = three_that_lost_two(&store, "hosts/").await;
+    let [one, two, _three] = two_lost_behind_the_back_of_the_first(&store, "hosts/").await;
     tokio::time::sleep(LEASE_TTL + SOON).await;
     let order = ForgetHost { host: two.name() };
     assert_eq!(one.orderer().forget_host(order).await.unwrap().host_id, two.id());
     until("nothing is held", SOON, async || one.status().held.is_empty()).await;
     assert_eq!((one.hosts(), one.members()), (0, 1), "one of two may go");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_of_a_member_that_is_held_can_be_given_to_another_host() {
+    let store = MemoryStore::new();
+    let [one, two, _three] = two_lost_behind_the_back_of_the_first(&store, "networks/").await;
+    let address = std::net::IpAddr::from([10, 50, 0, 12]);
+    assert_eq!(one.owner(address), Some(two.id()));
+    let adopt = move |state: &mut State| {
+        let network = state.network_mut(&network_id()).unwrap();
+        let endpoint = network.endpoints.get_mut(&endpoint_id(1)).unwrap();
+        endpoint.addresses = vec![ipnet::IpNet::new(address, 24).unwrap()];
+        endpoint.claim = 9;
+    };
+    one.journal.update(adopt).await.unwrap();
+    let key = Path::Endpoint(wgnet_proto::NetworkKey::swarm(&network_id()), address).to_string();
+    let is_ours = async || {
+        let listing = store.list(&key).await.unwrap();
+        let mut writers = listing.entries.iter().map(|entry| seal::claimed_writer(&entry.value));
+        writers.any(|writer| writer == Some(one.id()))
+    };
+    until("it is published", SOON, is_ours).await;
+    assert_eq!((one.owner(address), one.members()), (Some(one.id()), 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -63,6 +63,8 @@ pub(crate) struct Host {
 }
 
 struct Running {
+    /// Its own line to the store.
+    line: MemoryStore,
     cancel: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     orderer: Orderer,
@@ -111,8 +113,9 @@ impl Host {
             ..Underlay::default()
         };
         let (address, underlay) = watch::channel(underlay);
+        let line = store.client();
         let given = Given {
-            store: store.client(),
+            store: line.clone(),
             dataplane: self.plane.clone(),
             journal: self.journal.clone(),
             secrets: secrets(),
@@ -137,7 +140,8 @@ impl Host {
         let (status, view) = (wired.status.cluster, wired.status.view);
         self.applied = wired.applied;
         let _address = address;
-        self.running = Some(Running { cancel, tasks, orderer, forgetter, status, view, _address });
+        let running = Running { line, cancel, tasks, orderer, forgetter, status, view, _address };
+        self.running = Some(running);
     }
 
     /// Ends the driver as a kill does; what is durable stays.
@@ -149,6 +153,11 @@ impl Host {
             let _ = task.await;
         }
         self.journal = open(&self.disk);
+    }
+
+    /// Its driver's line to the store.
+    pub(crate) fn line(&self) -> &MemoryStore {
+        &self.running.as_ref().expect("it runs").line
     }
 
     /// Nothing can be written to its journal any more.

@@ -4,13 +4,13 @@
 //! All of it happens to h1 (the plugin's to h3) while a stream runs between h2 and h3. Docker's own
 //! overlay has the same services beside ours.
 
+mod engines;
 mod leftovers;
 mod moves;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::load::under_load;
 use super::{PACE, Row, Rows, Scale, milliseconds};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
@@ -31,15 +31,13 @@ const BACK_WITHIN: Duration = Duration::from_secs(120);
 /// The bar of what is to be gone.
 const GONE_WITHIN: f64 = 60.0;
 
-/// A load has begun, and has done something.
-const LOADED: Duration = Duration::from_secs(3);
-
-const PHASE: Duration = Duration::from_millis(90);
-
-const STOPPED_FOR: Duration = Duration::from_secs(30);
-
 /// What the end of old endpoints is counted from: the table's words for it, and when it was.
-type Event = (&'static str, Instant);
+struct Event {
+    figure: &'static str,
+    since: Instant,
+    /// When they were gone, where that was looked at already.
+    cleared: Option<Instant>,
+}
 
 const AFTER_KILL: &str = "nothing of old endpoints after the kill";
 const AFTER_START: &str = "nothing of old endpoints after dockerd's start";
@@ -73,7 +71,7 @@ pub fn docker(scale: Scale, rows: &mut Rows) -> Result<()> {
         // While the first manager still leads.
         rows.add(drills.leader_lost()?);
     }
-    rows.add(drills.engine_killed(scale.pick(1, 5))?);
+    rows.add(drills.engine_killed()?);
     if full {
         rows.add(drills.engine_stopped()?);
         rows.add(drills.engine_starts_slowly()?);
@@ -107,93 +105,6 @@ impl Drills<'_> {
         Ok(())
     }
 
-    /// While one container after the other starts and ends there. The slowest return counts, and the
-    /// last kill.
-    fn engine_killed(&self, kills: usize) -> Result<Row> {
-        let host = self.swarm.host(1);
-        self.swarm_row("dockerd SIGKILL and start on a swarm node, under load", host, |row| {
-            let (mut slowest, mut dockers_slowest) = (0.0, 0.0);
-            let mut killed = Instant::now();
-            let mut started = 0.0;
-            for kill in 0..kills {
-                let old = tasks(host);
-                // Each meets another moment of a container's start.
-                let moment = LOADED + PHASE * (kill * 7 % 11) as u32;
-                let ((), load) = under_load(&[host], OURS, || {
-                    thread::sleep(moment);
-                    killed = Instant::now();
-                    host.engine_kill("KILL")
-                })?;
-                started += load.started();
-                host.engine_start()?;
-                let [ours, dockers] = self.both_back(host, &old, Instant::now())?;
-                (slowest, dockers_slowest) =
-                    (f64::max(slowest, ours), f64::max(dockers_slowest, dockers));
-            }
-            let row = row
-                .info("kills", kills as f64, "")
-                .info("containers started between", started, "")
-                .at_most("its tasks reachable after the start", slowest, "s", 60.0)
-                .beside(dockers_slowest);
-            Ok((row, (AFTER_KILL, killed)))
-        })
-    }
-
-    fn engine_stopped(&self) -> Result<Row> {
-        let host = self.swarm.host(1);
-        self.swarm_row("dockerd stopped, started half a minute later", host, |row| {
-            let old = tasks(host);
-            host.engine_kill("TERM")?;
-            // For others it is a node that is down. The drill's own wait is no time of ours.
-            thread::sleep(STOPPED_FOR);
-            let started = Instant::now();
-            host.engine_start()?;
-            let [ours, dockers] = self.both_back(host, &old, Instant::now())?;
-            let row = row.at_most("its tasks reachable after the start", ours, "s", 60.0);
-            Ok((row.beside(dockers), (AFTER_START, started)))
-        })
-    }
-
-    /// dockerd stands still soon after its start began.
-    fn engine_starts_slowly(&self) -> Result<Row> {
-        let host = self.swarm.host(1);
-        self.swarm_row("dockerd killed, its start takes half a minute longer", host, |row| {
-            let old = tasks(host);
-            host.engine_kill("KILL")?;
-            host.engine_launch()?;
-            host.engine_halt(STOPPED_FOR)?;
-            host.engine_wait(BACK_WITHIN)?;
-            let started = Instant::now();
-            let [ours, dockers] = self.both_back(host, &old, started)?;
-            let row = row.at_most("its tasks reachable after the start", ours, "s", 60.0);
-            Ok((row.beside(dockers), (AFTER_START, started)))
-        })
-    }
-
-    /// Its engine is killed, and started again when another one leads.
-    fn leader_lost(&self) -> Result<Row> {
-        let host = self.swarm.host(1);
-        self.check_leads(host)?;
-        self.swarm_row("swarm leader lost and back", host, |row| {
-            let old = tasks(host);
-            host.engine_kill("KILL")?;
-            let killed = Instant::now();
-            let run = ["run", "--rm", "--network", OURS, "bb", "true"];
-            wait_for("a container under the new leader", BACK_WITHIN, || {
-                self.near.host.docker_within(BACK_WITHIN, &run)
-            })?;
-            let led = killed.elapsed();
-            let started = Instant::now();
-            host.engine_start()?;
-            let [ours, dockers] = self.both_back(host, &old, Instant::now())?;
-            let row = row
-                .info("containers start under the new leader after", led.as_secs_f64(), "s")
-                .at_most("its tasks reachable after the start", ours, "s", 60.0)
-                .beside(dockers);
-            Ok((row, (AFTER_START, started)))
-        })
-    }
-
     fn node_drained(&self) -> Result<Row> {
         let host = self.swarm.host(1);
         self.swarm_row("node drained and active again", host, |row| {
@@ -209,9 +120,9 @@ impl Drills<'_> {
                 SERVICES.iter().all(|(service, _)| task(host, service).is_none())
             })?;
             update("active")?;
-            let [ours, dockers] = self.both_back(host, &old, Instant::now())?;
+            let ([ours, dockers], cleared) = self.both_back(host, &old, Instant::now())?;
             let row = row.at_most("its tasks reachable again after", ours, "s", 60.0);
-            Ok((row.beside(dockers), (AFTER_DRAIN, drained)))
+            Ok((row.beside(dockers), Event { figure: AFTER_DRAIN, since: drained, cleared }))
         })
     }
 
@@ -229,7 +140,7 @@ impl Drills<'_> {
             let clean = left.elapsed().as_secs_f64();
             let row = row.at_most("nothing of it on the host after", clean, "s", GONE_WITHIN);
             if !join_again {
-                return Ok((row, (AFTER_LEAVE, left)));
+                return Ok((row, Event { figure: AFTER_LEAVE, since: left, cleared: None }));
             }
             let token = manager.docker(&["swarm", "join-token", "-q", "worker"])?;
             let meeting = format!("{}:2377", manager.address());
@@ -237,9 +148,9 @@ impl Drills<'_> {
             let join = ["swarm", "join", "--token", &token, "--advertise-addr", &address, &meeting];
             host.docker(&join)?;
             let joined = Instant::now();
-            let [ours, dockers] = self.both_back(host, &old, joined)?;
+            let ([ours, dockers], cleared) = self.both_back(host, &old, joined)?;
             let row = row.info("tasks reachable after it joined again", ours, "s").beside(dockers);
-            Ok((row, (AFTER_LEAVE, left)))
+            Ok((row, Event { figure: AFTER_LEAVE, since: left, cleared }))
         })
     }
 
@@ -261,7 +172,8 @@ impl Drills<'_> {
         Ok(row.info("containers start again after", again.as_secs_f64(), "s"))
     }
 
-    /// What happens to one host must not touch the others, and must leave nothing of what was there.
+    /// What happens to one host must not touch the others, and must leave nothing of what was there. It
+    /// happens while every endpoint has its container, as the row says.
     fn swarm_row(
         &self,
         drill: &'static str,
@@ -273,18 +185,9 @@ impl Drills<'_> {
         let others = self.near.host.name() != host.name() && self.far.host.name() != host.name();
         let stream = if others { Some(Stream::start(&self.near, &self.far)?) } else { None };
         let row = Row::new(drill).info("old endpoints, all joined", old as f64, "");
-        let (row, (figure, since)) = work(row)?;
-        let mut left = Leftovers::default();
-        let cleared = eventually("the old endpoints to be gone", Duration::from_secs(90), || {
-            Leftovers::of(self.swarm, host, OURS).is_ok_and(|now| {
-                left = now;
-                left.none()
-            })
-        });
-        let cleared = cleared.map_or(f64::INFINITY, |()| since.elapsed().as_secs_f64());
-        if cleared.is_infinite() {
-            eprintln!("  {drill}: left {left:?}");
-        }
+        let (row, Event { figure, since, cleared }) = work(row)?;
+        let cleared = cleared.or_else(|| self.cleared(host));
+        let cleared = cleared.map_or(f64::INFINITY, |at| at.duration_since(since).as_secs_f64());
         let row = row.at_most(figure, cleared, "s", GONE_WITHIN);
         match stream {
             Some(stream) => Ok(between_others(row, &stream.finish()?)),
@@ -292,13 +195,27 @@ impl Drills<'_> {
         }
     }
 
-    /// Seconds until the host has new tasks, ours and that of Docker's overlay, that can be reached.
+    /// When nothing is left of what has no container any more, if that comes.
+    fn cleared(&self, host: &Host) -> Option<Instant> {
+        let mut left = Leftovers::default();
+        let cleared = eventually("the old endpoints to be gone", Duration::from_secs(90), || {
+            Leftovers::of(self.swarm, host, OURS).is_ok_and(|now| {
+                left = now;
+                left.none()
+            })
+        });
+        let told = cleared.inspect_err(|_| eprintln!("  {}: left {left:?}", host.name()));
+        told.ok().map(|()| Instant::now())
+    }
+
+    /// Seconds until the host has new tasks, ours and that of Docker's overlay, that can be reached; and
+    /// when nothing was left of the old endpoints, whatever Docker's overlay takes.
     fn both_back(
         &self,
         host: &Host,
         old: &[Option<String>; 2],
         since: Instant,
-    ) -> Result<[f64; 2]> {
+    ) -> Result<([f64; 2], Option<Instant>)> {
         thread::scope(|scope| {
             let [(ours, blue), (dockers, plain)] = SERVICES;
             let dockers = scope.spawn(move || {
@@ -306,8 +223,9 @@ impl Drills<'_> {
                     .map_or(f64::INFINITY, |at| at.duration_since(since).as_secs_f64())
             });
             let ours = self.task_back(host, ours, blue, old[0].as_deref(), BACK_WITHIN)?;
+            let cleared = self.cleared(host);
             let dockers = dockers.join().expect("it does not panic");
-            Ok([ours.duration_since(since).as_secs_f64(), dockers])
+            Ok(([ours.duration_since(since).as_secs_f64(), dockers], cleared))
         })
     }
 
@@ -330,12 +248,6 @@ impl Drills<'_> {
             asking.ping(&address)
         };
         wait_for(&what, within, reach).map(|_| Instant::now())
-    }
-
-    fn check_leads(&self, host: &Host) -> Result<()> {
-        let said = host.docker(&["node", "inspect", "-f", "{{.ManagerStatus.Leader}}", "self"])?;
-        let refusal = || LabError::Machine(format!("{} does not lead the swarm", host.name()));
-        if said == "true" { Ok(()) } else { Err(refusal()) }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::cluster::wanted::is_freed;
 /// How long a host that lives may take to put its records back.
 const BRAKE: Duration = Duration::from_secs(60);
 
-/// Between two listings that are asked for because something held may be decided.
+/// Between two times that all is listed again because something held may be decided.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is not believed of a listing.
@@ -45,8 +45,8 @@ pub(super) struct Braked {
     of: usize,
     /// Those of them that live, and since when that was seen.
     living: BTreeMap<HostId, Instant>,
-    /// When another listing was asked for.
-    asked: Option<Instant>,
+    /// Another listing was asked for since the time was over.
+    asked: bool,
 }
 
 impl Braked {
@@ -80,7 +80,7 @@ impl History {
             vanishing: BTreeSet::new(),
             of,
             living: BTreeMap::new(),
-            asked: None,
+            asked: false,
         });
         (braked.vanishing, braked.of) = (vanishing.clone(), of);
         Some(Held { vanishing, of, whole: braked.since.elapsed() < BRAKE })
@@ -113,29 +113,48 @@ impl History {
     }
 
     /// Whether another listing may decide about a held one: hosts had time to put their records back,
-    /// and did or did not.
-    pub(in crate::cluster) fn brake_is_due(&mut self, lives: impl Fn(&HostId) -> bool) -> bool {
+    /// and did or did not, or were revoked or given up; or the network is freed.
+    ///
+    /// `sees`: whether this cluster's store answers now. As long as it does not, nobody can put
+    /// anything back, and whoever seems to live may not.
+    pub(in crate::cluster) fn brake_is_due(
+        &mut self,
+        sees: bool,
+        view: &ClusterView,
+        lives: impl Fn(&HostId) -> bool,
+    ) -> bool {
+        let Self { braked, kept, given_up, asked, .. } = self;
         let mut is_due = false;
-        for (scope, braked) in &mut self.braked {
-            braked.living.retain(|host, _| lives(host));
-            for host in braked.vanishing.iter().filter(|host| lives(host)) {
-                braked.living.entry(*host).or_insert_with(Instant::now);
-            }
-            if braked.since.elapsed() < BRAKE
-                || braked.asked.is_some_and(|at| at.elapsed() < ASK_AGAIN)
-            {
+        for (scope, held) in braked.iter_mut() {
+            if !sees {
+                held.since = Instant::now();
+                held.living.clear();
                 continue;
             }
-            let kept = self.kept.keys().filter(|path| covers(scope, &path.to_string()));
+            let kept = kept.keys().filter(|path| covers(scope, &path.to_string()));
             let missing: BTreeSet<HostId> = kept.filter_map(host_of).collect();
-            let is_decided = |host: &HostId| braked.had_time(host) || !missing.contains(host);
-            // Once in any case: what else the listing lacks is believed by now.
-            if braked.asked.is_none() || braked.vanishing.iter().any(is_decided) {
-                braked.asked = Some(Instant::now());
-                is_due = true;
+            let here = |host: &HostId| lives(host) && missing.contains(host);
+            held.living.retain(|host, _| here(host));
+            for host in held.vanishing.iter().filter(|host| here(host)) {
+                held.living.entry(*host).or_insert_with(Instant::now);
             }
+            let is_decided = |host: &HostId| {
+                let is_to_go = view.revoked.contains(host) || given_up.contains(host);
+                held.had_time(host) || !missing.contains(host) || is_to_go
+            };
+            let network = Path::parse(scope).and_then(|path| path.network().cloned());
+            // Once in any case: what else the listing lacks is believed by then.
+            is_due |= !held.asked && held.since.elapsed() >= BRAKE;
+            is_due |= held.vanishing.iter().any(is_decided);
+            is_due |= network.is_some_and(|key| is_freed(view, &key));
         }
-        is_due
+        if !is_due || asked.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            return false;
+        }
+        *asked = Some(Instant::now());
+        let over = braked.values_mut().filter(|held| held.since.elapsed() >= BRAKE);
+        over.for_each(|held| held.asked = true);
+        true
     }
 }
 
@@ -203,11 +222,11 @@ mod tests {
         assert_eq!(told.collect::<Vec<_>>(), [(SCOPE, 3, 5)]);
         history.hold(most.iter().filter_map(|path| Some((path.clone(), host_of(path)?))));
         tokio::time::advance(BRAKE).await;
-        assert!(history.brake_is_due(nobody), "what else is missing is believed now");
+        assert!(history.brake_is_due(true, &view, nobody), "what else is missing is believed now");
         for _ in 0..10 {
             assert_eq!(history.brake(SCOPE, &most, &view), held(&[2, 3, 4], 5, false));
             tokio::time::advance(BRAKE * 100).await;
-            assert!(!history.brake_is_due(nobody));
+            assert!(!history.brake_is_due(true, &view, nobody));
         }
         assert!(!history.is_certain());
         history.release(SCOPE);
@@ -223,21 +242,72 @@ mod tests {
         assert_eq!(history.brake(SCOPE, &most, &view), held(&[1, 2, 3, 4], 5, true));
         history.hold(most.iter().filter_map(|path| Some((path.clone(), host_of(path)?))));
         let two_lives = |it: &HostId| *it == host(2);
-        assert!(!history.brake_is_due(two_lives), "it has time to put its record back");
+        assert!(
+            !history.brake_is_due(true, &view, two_lives),
+            "it has time to put its record back"
+        );
         tokio::time::advance(BRAKE).await;
-        assert!(history.brake_is_due(two_lives));
-        assert!(!history.brake_is_due(two_lives), "not at every look");
+        assert!(history.brake_is_due(true, &view, two_lives));
+        assert!(!history.brake_is_due(true, &view, two_lives), "not at every look");
         assert_eq!(history.brake(SCOPE, &most, &view), held(&[1, 3, 4], 4, false));
 
         // Another one comes up, and puts its record back.
         let these_live = |it: &HostId| [host(2), host(3)].contains(it);
         tokio::time::advance(ASK_AGAIN).await;
-        assert!(!history.brake_is_due(these_live));
+        assert!(!history.brake_is_due(true, &view, these_live));
         history.is_back(&Path::Host(host(3)).to_string());
-        assert!(history.brake_is_due(these_live));
+        assert!(history.brake_is_due(true, &view, these_live));
         let mut view = view;
         view.hosts.remove(&host(2));
         assert_eq!(history.brake(SCOPE, &without(&[1, 4]), &view), None, "half may go");
+    }
+
+    /// A listing without most hosts that was just held.
+    fn braked(view: &ClusterView) -> History {
+        let mut history = History::new(None, 0, 0);
+        let most = without(&[2, 3, 4]);
+        assert!(history.brake(SCOPE, &most, view).is_some());
+        history.hold(most.iter().filter_map(|path| Some((path.clone(), host_of(path)?))));
+        history
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_without_the_store_is_no_time_to_put_a_record_back() {
+        let view = five_hosts();
+        let (mut history, all) = (braked(&view), |_: &HostId| true);
+        assert!(!history.brake_is_due(true, &view, all));
+        for _ in 0..10 {
+            tokio::time::advance(BRAKE).await;
+            assert!(!history.brake_is_due(false, &view, all));
+        }
+        assert!(!history.brake_is_due(true, &view, all));
+        let most = without(&[2, 3, 4]);
+        assert_eq!(history.brake(SCOPE, &most, &view), held(&[2, 3, 4], 5, true));
+        tokio::time::advance(BRAKE).await;
+        assert!(history.brake_is_due(true, &view, all));
+        assert_eq!(history.brake(SCOPE, &most, &view), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_back_has_a_minute_again_when_it_is_missing_once_more() {
+        let view = five_hosts();
+        let (mut history, two_lives) = (braked(&view), |it: &HostId| *it == host(2));
+        assert!(!history.brake_is_due(true, &view, two_lives));
+        history.is_back(&Path::Host(host(2)).to_string());
+        assert!(history.brake_is_due(true, &view, two_lives));
+        tokio::time::advance(BRAKE * 2).await;
+        let most = without(&[2, 3, 4]);
+        assert_eq!(history.brake(SCOPE, &most, &view), held(&[2, 3, 4], 5, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hold_ends_when_those_it_is_about_are_revoked_or_their_network_is_freed() {
+        let mut view = five_hosts();
+        let mut history = braked(&view);
+        assert!(!history.brake_is_due(true, &view, nobody));
+        view.revoked.extend([host(2), host(3)]);
+        assert!(history.brake_is_due(true, &view, nobody));
+        assert_eq!(history.brake(SCOPE, &without(&[2, 3, 4]), &view), None);
     }
 
     #[tokio::test]

@@ -65,8 +65,13 @@ impl Drills<'_> {
             let address = Ipv4Addr::new(10, 85, 0, 200);
             let dockers = self.one_move(&self.plain, DOCKERS, address, old_driver);
             // What Docker's own network cannot do is no failure of ours.
-            let dockers = dockers.inspect_err(|error| eprintln!("  {DOCKERS}: {error}"));
-            let dockers = dockers.unwrap_or(Gap::NEVER);
+            let dockers = dockers.unwrap_or_else(|error| {
+                eprintln!("  {DOCKERS}: {error}");
+                for host in self.swarm.lab.hosts() {
+                    let _ = host.docker(&["rm", "-f", MOVED]);
+                }
+                Gap::NEVER
+            });
             whole(row.beside(dockers.ours)).beside(dockers.whole)
         } else {
             whole(row)
