@@ -67,7 +67,9 @@ impl History {
         let known = self.braked.get(scope);
         let is_withdrawn =
             |host: &HostId| lost.contains(host) && known.is_some_and(|held| held.had_time(host));
-        let mut before = self.those_to_stay(gone, view);
+        // This host's own record is not kept: as long as the listing is held, it counts all the same.
+        let held = known.into_iter().flat_map(|held| held.vanishing.iter().copied());
+        let mut before = self.those_to_stay(gone, view, held);
         before.retain(|host| !is_withdrawn(host));
         let released = self.released.remove(scope);
         if released || !holds(&before, &(&before - &lost)) {
@@ -89,15 +91,21 @@ impl History {
     /// The hosts, or the members of the network, that were known before what is gone now. Of those that
     /// were revoked or given up it is no surprise; nor of a network that its own record says is freed,
     /// which stands as long as any member does.
-    fn those_to_stay(&self, gone: &[Path], view: &ClusterView) -> BTreeSet<HostId> {
+    fn those_to_stay(
+        &self,
+        gone: &[Path],
+        view: &ClusterView,
+        held: impl Iterator<Item = HostId>,
+    ) -> BTreeSet<HostId> {
         let are_hosts = gone.iter().any(|path| matches!(path, Path::Host(_)));
         let hosts = view.hosts.keys().filter(|_| are_hosts);
         let key = gone.iter().find_map(|path| path.network());
         let key = key.filter(|key| !is_freed(view, key));
+        let held = held.filter(|_| are_hosts || key.is_some());
         let network = key.and_then(|key| view.networks.get(key));
         let members = network.into_iter().flat_map(|network| network.members.keys());
         let is_to_go = |host: &HostId| view.revoked.contains(host) || self.given_up.contains(host);
-        hosts.chain(members).filter(|host| !is_to_go(host)).copied().collect()
+        hosts.chain(members).copied().chain(held).filter(|host| !is_to_go(host)).collect()
     }
 
     /// The listings that are not believed: scope, those that vanish, and how many there were.
@@ -127,7 +135,7 @@ impl History {
         let mut is_due = false;
         for (scope, held) in braked.iter_mut() {
             if !sees {
-                held.since = Instant::now();
+                (held.since, held.asked) = (Instant::now(), false);
                 held.living.clear();
                 continue;
             }
@@ -298,6 +306,30 @@ mod tests {
         tokio::time::advance(BRAKE * 2).await;
         let most = without(&[2, 3, 4]);
         assert_eq!(history.brake(SCOPE, &most, &view), held(&[2, 3, 4], 5, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_else_was_missing_is_asked_for_again_after_the_store_was_away() {
+        let view = five_hosts();
+        let mut history = braked(&view);
+        tokio::time::advance(BRAKE).await;
+        assert!(history.brake_is_due(true, &view, nobody));
+        assert!(!history.brake_is_due(false, &view, nobody));
+        let most = without(&[2, 3, 4]);
+        assert_eq!(history.brake(SCOPE, &most, &view), held(&[2, 3, 4], 5, true));
+        tokio::time::advance(BRAKE).await;
+        assert!(history.brake_is_due(true, &view, nobody));
+    }
+
+    #[tokio::test]
+    async fn a_hold_outlives_a_listing_from_before_this_host_put_its_own_record_back() {
+        let mut view = five_hosts();
+        view.hosts.retain(|it, _| [host(1), host(2), host(3)].contains(it));
+        let mut history = History::new(None, 0, 0);
+        assert_eq!(history.brake(SCOPE, &without(&[1, 2, 3]), &view), held(&[1, 2, 3], 3, true));
+        // Its own is deleted in its view, so that it knows that it is missing.
+        view.hosts.remove(&host(1));
+        assert_eq!(history.brake(SCOPE, &without(&[2, 3]), &view), held(&[2, 3], 3, true));
     }
 
     #[tokio::test(start_paused = true)]
