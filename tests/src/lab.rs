@@ -56,6 +56,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::underlay::pin;
 pub use self::{
     capture::{Capture, Captured},
     command::{Output, Running, be_patient, wait_for, wait_until},

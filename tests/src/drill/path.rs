@@ -89,6 +89,7 @@ impl Pairs<'_> {
         let [near, far] = &self.ours;
         let probe = Probe::start(near, address(far)?)?;
         let beside = Probe::start(&self.docker[0], address(&self.docker[1])?)?;
+        let underlay = Probe::of_host(near.host, underlay_of(far.host)?)?;
         let stream = Stream::start(near, far)?;
         thread::sleep(QUIET);
 
@@ -97,9 +98,13 @@ impl Pairs<'_> {
         // The drill is an outage of this length; there is no state to wait for.
         thread::sleep(length);
         // Before, since mending may wait until it is seen to be done.
-        let back = SystemTime::now();
+        let mended = SystemTime::now();
         mend(self.far_host())?;
 
+        // A kernel asks once a second who has an address (ARP): until it is told there is no path for
+        // anybody.
+        let path = underlay.wait_since(mended, OURS_WITHIN)?;
+        let back = mended + path;
         probe.wait_since(back, OURS_WITHIN)?;
         let docker = beside.wait_since(back, docker_within);
         thread::sleep(QUIET);
@@ -108,7 +113,8 @@ impl Pairs<'_> {
         Ok(Row::new(drill)
             .info("length", length.as_secs_f64(), "s")
             .at_least(seen, proof(&report, began), "s", SEEN * length.as_secs_f64())
-            .at_most("reachable after the return", returned(&report, back), "s", 1.0)
+            .info("the hosts reach each other again after", path.as_secs_f64(), "s")
+            .at_most("reachable after the return of the path", returned(&report, back), "s", 1.0)
             .beside(docker.map_or(f64::INFINITY, |after| after.as_secs_f64()))
             .at_least("sent a second", report.there.per_second, "packets", PACE)
             .at_most("lost apart from the outage", apart.lost, "packets", 0.0)
@@ -145,6 +151,11 @@ impl Pairs<'_> {
             .at_most("reachable after it, both sending", returned(&report, changed), "s", 5.0)
             .info("lost of the stream", report.lost() as f64, "packets"))
     }
+}
+
+fn underlay_of(host: &Host) -> Result<Ipv4Addr> {
+    let said = host.address();
+    said.parse().map_err(|_| LabError::Machine(format!("{} has the address {said}", host.name())))
 }
 
 /// As a host does that is given another lease.

@@ -1,4 +1,5 @@
-//! A probe: asks one address for an echo every 10 ms out of a container, and notes when answers came.
+//! A probe: asks one address for an echo every 10 ms out of a container, or a host, and notes when answers
+//! came.
 //!
 //! Needs nothing in the containers, goes on whatever happens to the other side, and can be asked
 //! while it runs: it says when something is reachable again. A [`crate::stream::Stream`] says what
@@ -8,6 +9,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,7 +23,7 @@ use nix::sys::socket::{
 };
 
 use crate::lab::checks::Container;
-use crate::lab::{LabError, Result, wait_for};
+use crate::lab::{Host, LabError, Result, pin, wait_for};
 
 const EVERY: Duration = Duration::from_millis(10);
 
@@ -40,15 +42,23 @@ impl Probe {
     /// Begins to ask out of a container that runs; its namespace is kept until the probe ends.
     pub(crate) fn start(from: &Container<'_>, target: Ipv4Addr) -> Result<Self> {
         let pid = from.host.docker(&["inspect", "-f", "{{.State.Pid}}", &from.name])?;
-        let namespace = from.host.path(format!("/proc/{pid}/ns/net"));
-        let file = File::open(&namespace).map_err(LabError::io("open", &namespace))?;
+        Self::inside(&from.host.path(format!("/proc/{pid}/ns/net")), &from.name, target)
+    }
+
+    /// Begins to ask out of a host, on the underlay.
+    pub(crate) fn of_host(from: &Host, target: Ipv4Addr) -> Result<Self> {
+        Self::inside(&pin(from.netns()), from.name(), target)
+    }
+
+    fn inside(namespace: &Path, name: &str, target: Ipv4Addr) -> Result<Self> {
+        let file = File::open(namespace).map_err(LabError::io("open", namespace))?;
         // A thread of its own enters: a socket stays where it was made.
         let made = thread::spawn(move || {
             setns(&file, CloneFlags::CLONE_NEWNET)?;
             open(target)
         });
         let made = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let socket = made.map_err(LabError::io("probe from", &from.name))?;
+        let socket = made.map_err(LabError::io("probe from", name))?;
 
         let (over, answers) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let (stop, noted) = (Arc::clone(&over), Arc::clone(&answers));
