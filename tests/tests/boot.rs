@@ -63,6 +63,19 @@ fn an_absent_or_late_driver_costs_its_own_delay_and_no_container() -> Result<()>
     host.boot()?;
     engine_comes_before_the_driver(&lab, "after a power cut")?;
 
+    // Absent until the engine has answered: that is up all the same, and has given the container up.
+    host.engine_stop()?;
+    host.driver_stop()?;
+    let started = Instant::now();
+    host.engine_launch()?;
+    host.engine_wait(2 * SOON)?;
+    let absent = started.elapsed();
+    assert!(absent < ENGINE_WITHIN, "without a driver the engine answered after {absent:?}");
+    host.driver_resume()?;
+    eventually("the container, started by hand", SOON, || {
+        host.docker(&["start", "steady"]).is_ok() && is_up(&lab)
+    })?;
+
     // The shim is killed: its directory is emptied and made again, the driver finds it.
     let shim = host.sh("pgrep -x wgnet-shim")?;
     host.sh(&format!("kill -9 {}", shim.trim()))?;

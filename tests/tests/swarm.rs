@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use wgnet_tests::lab::Result;
 use wgnet_tests::lab::checks::{self, Container};
-use wgnet_tests::swarm::{NAMED, SOON, Swarm, eventually};
+use wgnet_tests::swarm::{NAMED, SOON, Swarm, eventually, status};
 
 const KNOWN_TEXT: &str = "a sentence that nobody between the hosts may read";
 
@@ -173,6 +173,10 @@ fn nothing_remains(
             left.is_empty()
         });
         assert!(clean.is_ok(), "{}: {left:#?}", host.name());
+        // As its journal has it, with the private keys.
+        eventually("the driver to know of no network", SOON, || {
+            status(host).is_ok_and(|said| said.networks.is_empty())
+        })?;
     }
     let (mut kept, mut records) = (Vec::new(), Vec::new());
     let clean = eventually("the records to be gone", SOON, || {

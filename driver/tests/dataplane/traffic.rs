@@ -151,10 +151,14 @@ impl Side {
     }
 
     fn pings(&self, to: IpAddr, more: &str) -> bool {
-        let pattern: String = PATTERN.bytes().map(|byte| format!("{byte:02x}")).collect();
-        let ping = format!("ip netns exec c ping -q -c 1 -W 1 -p {pattern} {more} {to}");
-        self.host.try_sh(&ping).status.success()
+        self.host.try_sh(&format!("ip netns exec c {} {more}", ping(to))).status.success()
     }
+}
+
+/// One that carries [`PATTERN`].
+fn ping(to: IpAddr) -> String {
+    let pattern: String = PATTERN.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("ping -c 1 -W 1 -p {pattern} {to}")
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -180,6 +184,7 @@ pub(crate) fn between_two_hosts(choices: [Choice; 2], underlay: Underlay) {
     a.meet(2, underlay.address(2));
     b.meet(1, underlay.address(1));
 
+    a_capture_finds_what_is_in_the_clear(&a, underlay.address(2));
     let capture = Capture::start(&a.host, "wgnett0");
     for v6 in [false, true] {
         eventually("the containers reach each other", || {
@@ -200,6 +205,14 @@ pub(crate) fn between_two_hosts(choices: [Choice; 2], underlay: Underlay) {
     assert!(packets > 5, "the capture saw only {packets} packets");
     assert_eq!(clear, 0, "what containers say can be read on the underlay");
     the_namespace_dies_with_the_network(&a);
+}
+
+/// Or it would say nothing of what it does not find.
+fn a_capture_finds_what_is_in_the_clear(a: &Side, there: IpAddr) {
+    let capture = Capture::start(&a.host, "wgnett0");
+    eventually("the hosts reach each other", || a.host.try_sh(&ping(there)).status.success());
+    let (packets, clear) = capture.end();
+    assert!(clear >= 2, "a ping and its answer in the clear: {clear} times in {packets} packets");
 }
 
 /// Even if a container's interface has a larger MTU than the network: what its SYN offers arrives as what fits.
@@ -225,7 +238,7 @@ fn connections_agree_on_segments_that_fit(a: &Side, b: &Side) {
     a.host.sh(&format!("ip -n c link set eth0 mtu {MTU}"));
 }
 
-/// Must be able to fail: what it finds of a ping in the clear is checked too.
+/// What passes a link of a host, while it lasts.
 struct Capture<'a> {
     host: &'a Host,
     link: &'static str,
@@ -305,7 +318,7 @@ fn only_the_host_has_the_socket(side: &Side) {
 fn nothing_leaves_without_wireguard(a: &Side, b: &Side, underlay: Underlay) {
     a.host.sh(&format!("ip -n {} link del wg0", namespace()));
     for v6 in [false, true] {
-        let seen = a.host.try_sh(&format!("ip netns exec c ping -c 1 -W 1 {}", address(2, v6)));
+        let seen = a.host.try_sh(&format!("ip netns exec c {}", ping(address(2, v6))));
         let said = String::from_utf8_lossy(&seen.stdout).to_lowercase();
         assert!(!seen.status.success() && said.contains("unreachable"), "{said}");
     }

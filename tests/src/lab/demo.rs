@@ -9,14 +9,17 @@ use std::{
 use super::{
     Lab, LabOptions, Suite,
     checks::{self, Container},
-    command::run,
+    command::{run, wait_for},
     error::{LabError, Result},
     host::binaries,
     interrupt,
 };
+use crate::swarm::NAMED;
 
 const NAME: &str = "demo";
 const KNOWN_TEXT: &str = "this sentence must not be readable between the hosts";
+
+const OTHER_NAMES: [&str; 4] = ["web", "tasks.web", "box-alias-2", "box-alias-3"];
 
 #[derive(Debug)]
 pub struct DemoOptions {
@@ -141,17 +144,30 @@ fn show(lab: &Lab, options: &DemoOptions) -> Result<()> {
         host: lab.host(number),
         name: format!("{kind}{number}"),
     };
+    let all = |kind: &str| (1..=lab.hosts().len()).map(|number| named(kind, number)).collect();
+    let (boxes, plain): (Vec<_>, Vec<_>) = (all("box"), all("plain"));
+    let mut everyone = checks::service_containers(lab, "web")?;
+    everyone.extend(boxes.iter().cloned());
+    // What does not answer by then is in the table.
+    let _ = step("until every name answers (Docker's gossip spreads them)", || {
+        wait_for("every name to answer", NAMED, || {
+            let unheard = checks::ping_matrix(&everyone).into_values().find_map(Result::err);
+            let unheard = unheard
+                .or_else(|| checks::ping_matrix(&plain).into_values().find_map(Result::err))
+                .or_else(|| OTHER_NAMES.iter().find_map(|name| boxes[0].ping(name).err()));
+            unheard.map_or(Ok(()), Err)
+        })
+    });
+
     let mut failures = Vec::new();
 
     println!(
         "\nPings by name, in ms (row pings column; the service's tasks, and single containers)"
     );
-    let mut everyone = checks::service_containers(lab, "web")?;
-    everyone.extend((1..=lab.hosts().len()).map(|number| named("box", number)));
     failures.extend(print_matrix(&everyone));
 
     println!("\nOther names, asked from box1");
-    for name in ["web", "tasks.web", "box-alias-2", "box-alias-3"] {
+    for name in OTHER_NAMES {
         match named("box", 1).ping(name) {
             Ok(time) => println!("  {name:<12} answers in {time} ms"),
             Err(error) => {
