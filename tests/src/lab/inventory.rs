@@ -86,7 +86,8 @@ impl Host {
 
         let links: Vec<Value> =
             serde_json::from_str(&ask(&["ip", "-d", "-j", "link"])?).unwrap_or_default();
-        for link in &links {
+        // Docker's overlay makes this one for a moment, to see whether the kernel can (moby, ov_network.go).
+        for link in links.iter().filter(|link| link["ifname"] != "testvxlan") {
             let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
             lines.insert(format!(
                 "{label} link {} {} mtu {} in {}",
