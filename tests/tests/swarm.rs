@@ -173,7 +173,7 @@ fn nothing_remains(
             left.is_empty()
         });
         assert!(clean.is_ok(), "{}: {left:#?}", host.name());
-        // As its journal has it, with the private keys.
+        // A network that lingers in its journal, keys and all, is not in there: of that this says nothing.
         eventually("the driver to know of no network", SOON, || {
             status(host).is_ok_and(|said| said.networks.is_empty())
         })?;
