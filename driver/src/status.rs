@@ -72,8 +72,12 @@ impl<D: Dataplane> admin::Source for Status<D> {
         let cluster = self.cluster.borrow().clone();
         let underlay = self.underlay.borrow().addresses.clone();
         let state = self.journal.state();
-        let mut networks = Vec::new();
-        for (id, local) in state.networks.iter().filter(|(_, local)| !local.lingering) {
+        let (mut networks, mut lingering) = (Vec::new(), Vec::new());
+        for (id, local) in &state.networks {
+            if local.lingering {
+                lingering.push(id.clone());
+                continue;
+            }
             // Handshakes and counters of now, not of the last look.
             let observed = self.dataplane.observe(&local.namespace(), &Joined::new()).await;
             let runtime = self.runtimes.get(id);
@@ -89,6 +93,7 @@ impl<D: Dataplane> admin::Source for Status<D> {
             underlay,
             store: cluster.store,
             networks,
+            lingering,
             hosts: hosts(&view, self.facts.me),
             problems,
             refused: cluster.refused,

@@ -22,6 +22,10 @@ pub struct DriverStatus {
     pub underlay: Vec<IpAddr>,
     pub store: StoreStatus,
     pub networks: Vec<NetworkStatus>,
+    /// Networks that Docker deleted here, whose keys and ports are kept for a while, since a swarm
+    /// deletes and creates the same network over and over.
+    #[serde(default)]
+    pub lingering: Vec<DockerNetworkId>,
     pub hosts: Vec<PeerHost>,
     pub problems: Vec<Problem>,
     /// Records of etcd that were ignored, by reason.

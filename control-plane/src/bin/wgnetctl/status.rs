@@ -55,6 +55,12 @@ fn print(status: &DriverStatus) {
             "\nno networks on this host (docker network create -d wgnet:latest --attachable NAME, then run a container on it)"
         );
     }
+    if !status.lingering.is_empty() {
+        println!(
+            "\ndeleted networks whose keys are kept for now: {} (for 10 minutes at most)",
+            status.lingering.len()
+        );
+    }
     let others: u64 = status.refused.values().sum();
     if others > 0 {
         let reasons: Vec<String> =

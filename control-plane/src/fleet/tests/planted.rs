@@ -178,6 +178,7 @@ impl Planted {
             underlay: Vec::new(),
             store: Default::default(),
             networks: vec![network],
+            lingering: Vec::new(),
             hosts: Vec::new(),
             problems: Vec::new(),
             refused: BTreeMap::new(),

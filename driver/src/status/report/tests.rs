@@ -64,6 +64,7 @@ impl Rig {
             underlay: Vec::new(),
             store: StoreStatus::default(),
             networks: Vec::new(),
+            lingering: Vec::new(),
             hosts: Vec::new(),
             problems: Vec::new(),
             refused: Default::default(),

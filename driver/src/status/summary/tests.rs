@@ -71,6 +71,7 @@ fn status(networks: Vec<NetworkStatus>, problems: Vec<Problem>) -> DriverStatus 
         underlay: vec![[192, 0, 2, 1].into()],
         store: StoreStatus { connected: true, watch_restarts: 6, ..StoreStatus::default() },
         networks,
+        lingering: Vec::new(),
         hosts: Vec::new(),
         problems,
         refused: BTreeMap::new(),
