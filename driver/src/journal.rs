@@ -177,7 +177,7 @@ impl Journal {
         aside::list(&self.inner.path)
     }
 
-    /// Why nothing can be written, as long as that is so.
+    /// Why something could not be written, until it can be; on a full disk, until there is room.
     pub fn health(&self) -> watch::Receiver<Option<JournalError>> {
         self.inner.health.clone()
     }

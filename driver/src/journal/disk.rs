@@ -14,6 +14,7 @@ use wgnet_proto::seal::HostKey;
 use wgnet_proto::{DockerNetworkId, PrivateKey};
 use zeroize::Zeroizing;
 
+use super::trouble::has_room;
 use super::{JournalError, Origin, Spare, State, aside, sweep};
 
 mod mirror;
@@ -98,7 +99,7 @@ impl Disk {
         Ok(Some(self.known.clone()))
     }
 
-    /// Why nothing can be written, as long as that is so.
+    /// Why something could not be written, until it can be; on a full disk, until there is room.
     pub(super) fn health(&self) -> watch::Receiver<Option<JournalError>> {
         self.health.subscribe()
     }
@@ -234,6 +235,11 @@ impl Disk {
         // A batch that is not synced may not have needed the disk at all.
         if health.is_some() || !matches!(durability, Durability::None) {
             self.health.send_if_modified(|old| {
+                // What is small may fit into the room the file has, where the next change does not.
+                let was_full = old.as_ref().is_some_and(JournalError::is_full);
+                if health.is_none() && was_full && !has_room(&self.path) {
+                    return false;
+                }
                 let changed = old.is_some() != health.is_some();
                 *old = health;
                 changed

@@ -49,10 +49,8 @@ impl JournalError {
                 "running containers go on and are left alone; restart the host, or move the file away, stop all containers on wgnet networks here and start them again, as no other host reaches them until then; on a plain engine, which does not tell of its networks twice, remove those networks, too, and create them again"
             }
             Self::Aborted { .. } => "see wgnet-driver's log",
+            Self::File { .. } if self.is_full() => "free some space on its disk",
             Self::File { source, .. } => match io_kind(source.as_ref()) {
-                Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                    "free some space on its disk"
-                }
                 Some(io::ErrorKind::ReadOnlyFilesystem) => {
                     "mount its file system writable, or set another state directory"
                 }
@@ -62,6 +60,15 @@ impl JournalError {
                 _ => "check the disk and its file system",
             },
         }
+    }
+
+    /// Whether its disk has no more room.
+    pub(super) fn is_full(&self) -> bool {
+        let Self::File { source, .. } = self else {
+            return false;
+        };
+        let kind = io_kind(source.as_ref());
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 
     pub(super) fn file(

@@ -102,7 +102,8 @@ fn damaged(file: &Path) -> Problem {
     }
 }
 
-fn has_room(path: &Path) -> bool {
+/// Whether the file at the path can grow.
+pub(super) fn has_room(path: &Path) -> bool {
     // Root may use what is reserved.
     let free = path.parent().and_then(|dir| statvfs(dir).ok());
     free.is_none_or(|free| free.blocks_free() * free.fragment_size() >= ROOM)

@@ -157,6 +157,30 @@ fn a_full_disk_is_told_as_long_as_it_is_full_and_no_longer() {
 }
 
 #[test]
+fn what_fits_into_a_full_disk_does_not_make_it_well() {
+    with_small_disk("8m", |dir| {
+        let dir = dir.to_owned();
+        block_on(async {
+            let journal = open(&dir);
+            journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
+            // Pages that the file has already, and may use again.
+            for number in 0..100 {
+                let add = move |state: &mut State| add_endpoint(state, number);
+                journal.update(add).await.unwrap();
+            }
+            fill_up(&dir, "ballast");
+            let many = |state: &mut State| (1000..20_000).for_each(|n| add_endpoint(state, n));
+            journal.update(many).await.map(drop).unwrap_err();
+            journal.update(|state| state.reserved_seq += 1).await.expect("there is room for this");
+            assert!(journal.health().borrow().is_some(), "the next container would not start");
+            std::fs::remove_file(dir.join("ballast")).unwrap();
+            journal.update(|state| state.reserved_seq += 1).await.unwrap();
+            assert!(journal.health().borrow().is_none());
+        });
+    });
+}
+
+#[test]
 fn records_that_a_full_disk_refused_are_in_the_file_once_it_has_room() {
     with_small_disk("8m", |dir| {
         let dir = dir.to_owned();
