@@ -22,8 +22,8 @@ pub struct DriverStatus {
     pub underlay: Vec<IpAddr>,
     pub store: StoreStatus,
     pub networks: Vec<NetworkStatus>,
-    /// Networks that Docker deleted here, whose keys and ports are kept for a while, since a swarm
-    /// deletes and creates the same network over and over.
+    /// Networks that are not in use here, whose keys and ports are kept for a while: a swarm deletes
+    /// and creates the same network over and over, and asks for it again after a boot.
     #[serde(default)]
     pub lingering: Vec<DockerNetworkId>,
     pub hosts: Vec<PeerHost>,

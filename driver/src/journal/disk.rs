@@ -93,7 +93,7 @@ impl Disk {
             Err(error) => Err(error),
         };
         if let Err(error) = found {
-            self.health.send_replace(Some(error.clone()));
+            self.tell(Some(error.clone()));
             return Err(error);
         }
         Ok(Some(self.known.clone()))
@@ -234,18 +234,23 @@ impl Disk {
         let health = outcome.as_ref().err().cloned();
         // A batch that is not synced may not have needed the disk at all.
         if health.is_some() || !matches!(durability, Durability::None) {
-            self.health.send_if_modified(|old| {
-                // What is small may fit into the room the file has, where the next change does not.
-                let was_full = old.as_ref().is_some_and(JournalError::is_full);
-                if health.is_none() && was_full && !has_room(&self.path) {
-                    return false;
-                }
-                let changed = old.is_some() != health.is_some();
-                *old = health;
-                changed
-            });
+            self.tell(health);
         }
         outcome
+    }
+
+    /// Wakes only those whom it is news for: whoever is told of a failure tries again.
+    fn tell(&self, health: Option<JournalError>) {
+        let was_full = self.health.borrow().as_ref().is_some_and(JournalError::is_full);
+        // What is small may fit into the room the file has, where the next change does not.
+        if health.is_none() && was_full && !has_room(&self.path) {
+            return;
+        }
+        self.health.send_if_modified(|old| {
+            let changed = old.is_some() != health.is_some();
+            *old = health;
+            changed
+        });
     }
 
     fn closed(&self) -> JournalError {

@@ -1,9 +1,14 @@
 //! Tells people of the journal's trouble, and tries again while nothing can be written.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate, open};
+use nix::sys::stat::Mode;
 use nix::sys::statvfs::statvfs;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use wgnet_proto::status::Problem;
@@ -31,6 +36,8 @@ pub async fn watch_over(journal: Journal, problems: Problems, cancel: Cancellati
     let mut told: Vec<PathBuf> = Vec::new();
     let object = journal.path().display().to_string();
     let (mut asked, mut hangs) = (Instant::now(), false);
+    // A disk that does not answer keeps the thread that asks it: one, not another each time.
+    let mut probe: Option<JoinHandle<bool>> = None;
     loop {
         let failure = health.borrow_and_update().clone();
         match &failure {
@@ -47,10 +54,20 @@ pub async fn watch_over(journal: Journal, problems: Problems, cancel: Cancellati
         let is_due = hangs || asked.elapsed() >= ASK_EVERY;
         let answer = async {
             match &failure {
-                // Whoever has something to write may be waiting for a sign that it is of use again.
-                Some(_) if has_room(journal.path()) => journal.keep_records(Vec::new()).await,
+                Some(_) => {
+                    let path = journal.path().to_owned();
+                    let ask = || spawn_blocking(move || has_room(&path));
+                    let has_room = probe.get_or_insert_with(ask).await;
+                    probe = None;
+                    match has_room {
+                        // Whoever has something to write may be waiting for a sign that it is of use
+                        // again.
+                        Ok(true) => journal.keep_records(Vec::new()).await,
+                        _ => Ok(()),
+                    }
+                }
                 None if is_due => journal.update(|_| ()).await.map(drop),
-                Some(_) | None => Ok(()),
+                None => Ok(()),
             }
         };
         let answer = cancel.run_until_cancelled(timeout(ANSWERS_WITHIN, answer)).await;
@@ -83,7 +100,7 @@ fn unwritable(object: &str, sentence: &str) -> Problem {
         code: UNWRITABLE.to_owned(),
         object: object.to_owned(),
         cause: format!(
-            "{cause}; running containers go on, and no container can start or stop on a wgnet network"
+            "{cause}; running containers go on, and containers on wgnet networks fail to start or stop"
         ),
         next_step: format!("{next_step}; it is tried again by itself"),
     }
@@ -102,11 +119,32 @@ fn damaged(file: &Path) -> Problem {
     }
 }
 
-/// Whether the file at the path can grow.
+/// Whether the file at the path can grow. A file system keeps room back that it counts as free (ext4:
+/// mostly up to 16 MiB, which not even root gets), and a quota is not the disk's: so it is tried.
 pub(super) fn has_room(path: &Path) -> bool {
-    // Root may use what is reserved.
-    let free = path.parent().and_then(|dir| statvfs(dir).ok());
-    free.is_none_or(|free| free.blocks_free() * free.fragment_size() >= ROOM)
+    let Some(dir) = path.parent() else {
+        return true;
+    };
+    match file_without_name(dir).and_then(|file| take(&file)) {
+        Ok(has_room) => has_room,
+        // It cannot be tried there. Root may use what is reserved.
+        Err(_) => statvfs(dir).ok().is_none_or(|disk| {
+            disk.blocks() == 0 || disk.blocks_free() * disk.fragment_size() >= ROOM
+        }),
+    }
+}
+
+/// The kernel gives back what it has once it is closed.
+fn file_without_name(dir: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    open(dir, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+}
+
+fn take(file: &OwnedFd) -> nix::Result<bool> {
+    match fallocate(file, FallocateFlags::empty(), 0, ROOM.try_into().unwrap_or(i64::MAX)) {
+        Err(Errno::ENOSPC | Errno::EDQUOT) => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! What the disk can do to the journal: in a mount namespace of the test's own thread.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 use wgnet_driver::journal::{Journal, JournalError, Origin, Spare, State, watch_over};
 use wgnet_driver::problems::Problems;
@@ -14,15 +18,41 @@ use crate::{SWARM_NETWORK, add_endpoint, add_network, block_on, durable, id, ope
 
 /// Runs with a small file system of its own at the path.
 fn with_small_disk(size: &str, run: impl FnOnce(&Path) + Send + 'static) {
+    let options = format!("size={size},mode=700");
+    let small = move |path: &Path| {
+        mount(Some("wgnett"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+            .unwrap();
+    };
+    with_disk(small, run);
+}
+
+/// Runs with one that keeps room back from everybody.
+fn with_small_ext4(run: impl FnOnce(&Path) + Send + 'static) {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(64 << 20).unwrap();
+    let small = move |path: &Path| {
+        succeeds(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image.path()));
+        succeeds(Command::new("mount").args(["-o", "loop"]).arg(image.path()).arg(path));
+    };
+    with_disk(small, run);
+}
+
+fn succeeds(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+fn with_disk(
+    mount_at: impl FnOnce(&Path) + Send + 'static,
+    run: impl FnOnce(&Path) + Send + 'static,
+) {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_owned();
-    let options = format!("size={size},mode=700");
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS).expect("needs root");
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        mount(Some("wgnett"), &path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
-            .unwrap();
+        mount_at(&path);
         run(&path);
         umount2(&path, MntFlags::MNT_DETACH).unwrap();
     });
@@ -158,25 +188,64 @@ fn a_full_disk_is_told_as_long_as_it_is_full_and_no_longer() {
 
 #[test]
 fn what_fits_into_a_full_disk_does_not_make_it_well() {
+    with_small_disk("8m", small_changes_do_not_make_it_well);
+}
+
+#[test]
+fn a_file_that_still_cannot_be_opened_wakes_nobody() {
     with_small_disk("8m", |dir| {
         let dir = dir.to_owned();
         block_on(async {
             let journal = open(&dir);
             journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
-            // Pages that the file has already, and may use again.
-            for number in 0..100 {
-                let add = move |state: &mut State| add_endpoint(state, number);
-                journal.update(add).await.unwrap();
-            }
             fill_up(&dir, "ballast");
-            let many = |state: &mut State| (1000..20_000).for_each(|n| add_endpoint(state, n));
-            journal.update(many).await.map(drop).unwrap_err();
-            journal.update(|state| state.reserved_seq += 1).await.expect("there is room for this");
-            assert!(journal.health().borrow().is_some(), "the next container would not start");
+            let mut next = 0;
+            // The failure closes the file.
+            while add_more(&journal, &mut next).await.is_ok() {}
+            let none = None::<&str>;
+            mount(none, &dir, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
+            let mut health = journal.health();
+            assert!(health.borrow_and_update().is_some());
+            for _ in 0..3 {
+                journal.update(|state| state.reserved_seq += 1).await.map(drop).unwrap_err();
+                assert!(!health.has_changed().unwrap(), "whoever is told tries again");
+            }
+            mount(none, &dir, none, MsFlags::MS_REMOUNT, none).unwrap();
             std::fs::remove_file(dir.join("ballast")).unwrap();
             journal.update(|state| state.reserved_seq += 1).await.unwrap();
-            assert!(journal.health().borrow().is_none());
+            assert!(health.borrow_and_update().is_none());
         });
+    });
+}
+
+#[test]
+fn room_that_a_file_system_counts_and_gives_nobody_is_none() {
+    with_small_ext4(|dir| {
+        small_changes_do_not_make_it_well(dir);
+        fill_up(dir, "again");
+        let counted = statvfs(dir).unwrap();
+        let bytes = counted.blocks_free() * counted.fragment_size();
+        assert!(bytes > 512 * 1024, "it counts as free what nobody gets: {bytes}");
+    });
+}
+
+fn small_changes_do_not_make_it_well(dir: &Path) {
+    let dir = dir.to_owned();
+    block_on(async {
+        let journal = open(&dir);
+        journal.update(|state| add_network(state, SWARM_NETWORK)).await.unwrap();
+        // Pages that the file has already, and may use again.
+        for number in 0..100 {
+            journal.update(move |state| add_endpoint(state, number)).await.unwrap();
+        }
+        fill_up(&dir, "ballast");
+        let many = |state: &mut State| (1000..20_000).for_each(|n| add_endpoint(state, n));
+        journal.update(many).await.map(drop).unwrap_err();
+        journal.update(|state| state.reserved_seq += 1).await.expect("there is room for this");
+        assert!(journal.health().borrow().is_some(), "the next container would not start");
+        std::fs::remove_file(dir.join("ballast")).unwrap();
+        journal.update(|state| state.reserved_seq += 1).await.unwrap();
+        assert!(journal.health().borrow().is_none());
     });
 }
 
@@ -205,7 +274,12 @@ fn records_that_a_full_disk_refused_are_in_the_file_once_it_has_room() {
 
 /// Takes all the room there is.
 fn fill_up(dir: &Path, name: &str) {
-    let _ = std::fs::write(dir.join(name), vec![1; 8 << 20]);
+    let mut file = File::create(dir.join(name)).unwrap();
+    // What was held back for the blocks of what was written may be free when they are on the disk.
+    for _ in 0..3 {
+        while file.write_all(&[1; 4096]).is_ok() {}
+        let _ = file.sync_all();
+    }
 }
 
 async fn add_more(journal: &Journal, next: &mut u64) -> Result<(), JournalError> {

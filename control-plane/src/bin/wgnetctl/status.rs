@@ -57,7 +57,7 @@ fn print(status: &DriverStatus) {
     }
     if !status.lingering.is_empty() {
         println!(
-            "\ndeleted networks whose keys are kept for now: {} (for 10 minutes at most)",
+            "\nnetworks not in use here whose keys are kept for about 10 minutes: {}",
             status.lingering.len()
         );
     }

@@ -38,6 +38,7 @@ impl Scrub {
             self.public.extend(network.endpoints.iter().map(|endpoint| endpoint.id.to_string()));
             self.public.insert(network.docker_id.to_string());
         }
+        self.public.extend(status.lingering.iter().map(ToString::to_string));
     }
 
     pub(super) fn know_fleet(&mut self, fleet: &Fleet) {
