@@ -98,6 +98,7 @@ impl Bench for ModelBench {
                     interface.addresses.retain(|net| !net.addr().is_ipv4());
                     interface.routes.retain(|(_, gateway): &(_, IpAddr)| !gateway.is_ipv4());
                 }
+                Inside::DeleteRoutes => interface.routes.clear(),
                 Inside::DeleteInterface => {}
             }
         });

@@ -77,6 +77,58 @@ fn what_is_deleted_by_hand_comes_back_within_two_seconds_with_the_same_keys() ->
     eventually("the way back", NAMED, || far.ping("near").is_ok())
 }
 
+#[test]
+fn what_a_container_spoils_in_itself_is_put_right_if_it_can_be_and_hinders_no_other_one()
+-> Result<()> {
+    let swarm = Swarm::start("e2e-spoilt", 2)?;
+    swarm.network("blue", &["--subnet", "10.72.0.0/24"])?;
+    let spoilt = swarm.run(1, "spoilt", "blue", &["--cap-add", "NET_ADMIN"])?;
+    let far = swarm.run(2, "far", "blue", &["--ip", "10.72.0.12"])?;
+    let reaches = || spoilt.exec(&["ping", "-c1", "-W1", "10.72.0.12"]).is_ok();
+    eventually("the first ping", NAMED, || spoilt.ping("far").is_ok())?;
+    let host = swarm.host(1);
+    let space = only_network(host)?.namespace;
+    // The driver looks into containers once a minute by itself, and after whatever is changed outside.
+    let look = || host.sh(&format!("ip -n {space} route del 10.72.0.12/32")).map(drop);
+    let others_come_and_go = |name: &str| {
+        let other = swarm.run(1, name, "blue", &[])?;
+        eventually("another container's ping", SOON, || {
+            other.exec(&["ping", "-c1", "-W1", "10.72.0.12"]).is_ok()
+        })?;
+        swarm.remove(&other)
+    };
+
+    // In one go: the driver may look at any time.
+    spoilt.exec(&["sh", "-c", "ip route flush dev eth0 && ! ping -c1 -W1 10.72.0.12"])?;
+    look()?;
+    others_come_and_go("first")?;
+    eventually("the routes in the container", SOON, || {
+        reaches() || {
+            let _ = look();
+            false
+        }
+    })?;
+
+    // A gateway that is the container's own address is none: the routes cannot come back.
+    spoilt.exec(&["ip", "addr", "add", "10.72.0.1/32", "dev", "lo"])?;
+    spoilt.exec(&["ip", "route", "flush", "dev", "eth0"])?;
+    eventually("the driver to see it", SOON, || {
+        look().is_ok() && only_network(host).is_ok_and(|network| network.error.is_some())
+    })?;
+    let told = host.wgnetctl(&["problems", "--json"]);
+    assert!(told.is_err_and(|error| error.to_string().contains("network-out-of-sync")));
+    for name in ["second", "third", "fourth"] {
+        others_come_and_go(name)?;
+    }
+    assert!(only_network(host)?.error.is_some(), "nothing of it was put right meanwhile");
+
+    spoilt.exec(&["ip", "addr", "del", "10.72.0.1/32", "dev", "lo"])?;
+    eventually("the routes in the container again", SOON, reaches)?;
+    eventually("a network in sync", SOON, || only_network(host).is_ok_and(|now| now.in_sync))?;
+    assert_eq!(status(host)?.problems, []);
+    eventually("the way back", NAMED, || far.ping("spoilt").is_ok())
+}
+
 /// Looks at everything of a network that a host's kernel has, without the driver.
 struct Looker<'s> {
     host: &'s Host,

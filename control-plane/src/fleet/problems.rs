@@ -42,6 +42,9 @@ pub enum Severity {
 /// What drivers tell that is no more than that; the driver that has it solved it itself.
 const NOTES: [&str; 1] = ["port-taken"];
 
+/// A network that a host could not bring where it should be.
+pub const OUT_OF_SYNC: &str = "network-out-of-sync";
+
 /// Of one reason as many refused records are told one by one; beyond, they are counted.
 const MOST_REFUSED: usize = 20;
 
@@ -314,6 +317,18 @@ impl Fleet {
                 let is_wrong_secret = code == "wrong-secret" && self.cluster().is_none();
                 code.starts_with("refused-") || is_wrong_secret
             };
+            for (key, network) in &report.networks {
+                let Some(error) = &network.error else { continue };
+                let row = found.add(
+                    Severity::Error,
+                    OUT_OF_SYNC,
+                    key.as_str(),
+                    format!("its driver could not bring it where it should be: {error}"),
+                    "nothing, if it goes within seconds: it is tried again all the time; else, there: journalctl -u wgnet-driver -n 50",
+                );
+                row.told_by = Some(name.clone());
+                (row.network, row.host) = (Some(key.clone()), Some(*host));
+            }
             let told = report.problems.iter().filter(|it| !is_told(&it.code));
             for problem in told {
                 let is_note = NOTES.contains(&problem.code.as_str());

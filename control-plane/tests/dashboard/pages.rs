@@ -80,7 +80,8 @@ fn named(text: &str) -> Vec<(usize, Path, Record)> {
 #[test]
 fn hostile_names_change_no_tag_of_any_page() {
     let mut world = World::new(3, 2, 2, NOW);
-    let tame = board(&mut world, named("tame"));
+    // Problems are sorted: as the hostile ones, it comes before what the pages have of their own.
+    let tame = board(&mut world, named("a tame one"));
     for hostile in [
         "<script>alert(1)</script>",
         "\"><img src=x onerror=alert(1)>",

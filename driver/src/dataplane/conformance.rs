@@ -43,6 +43,8 @@ pub enum Inside {
     SetDown,
     /// Takes its first address away, and with it the routes that need it.
     DeleteAddress,
+    /// And not its addresses.
+    DeleteRoutes,
     DeleteInterface,
 }
 

@@ -382,7 +382,7 @@ impl<D: Dataplane> NetworkTask<D> {
         }
         self.memory.stale = true;
         warn!(step = name(step), error = crate::chain(&error), "A step failed");
-        if !is_remote(step) {
+        if !is_remote(step) && !is_inside(step) {
             done.local_error.get_or_insert_with(|| crate::chain(&error));
         }
         done.error.get_or_insert(error);
@@ -541,6 +541,12 @@ fn is_remote(step: &Step) -> bool {
         }
         step => changes_peer(step),
     }
+}
+
+/// Whether a step repairs what a container has of ours, which it may hinder: no other one's business, nor
+/// that of Docker's calls, which wait for a pair only until its container is known.
+fn is_inside(step: &Step) -> bool {
+    matches!(step, Step::FixContainer { .. } | Step::RestoreVeth { .. })
 }
 
 /// Whether a step is the ordinary course of things and not the repair of something.

@@ -114,6 +114,11 @@ impl Bench for LinuxBench {
             Inside::DeleteAddress => format!(
                 "ip -n {container} -4 addr flush dev eth0 && ip -n {container} -4 route flush table main"
             ),
+            Inside::DeleteRoutes => {
+                format!(
+                    "ip -n {container} -4 route flush table main; ip -n {container} -6 route flush table main"
+                )
+            }
             Inside::DeleteInterface => format!("ip -n {container} link del eth0"),
         });
     }

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use wgnet_control_plane::fleet::Fleet;
+use wgnet_control_plane::fleet::problems::{OUT_OF_SYNC, ProblemRow};
 use wgnet_control_plane::fleet::rows::Filter;
 use wgnet_control_plane::store::etcd::health;
 use wgnet_proto::status::DriverStatus;
@@ -178,7 +179,11 @@ async fn hosts(mut fleet: Fleet, status: Option<&DriverStatus>) -> Vec<Area> {
     if let Some(status) = status {
         fleet.hear(status.host_id, wgnet_control_plane::fleet::HostReport::direct(status, now));
     }
-    let problems = hosts::findings(&fleet.problems(&Filter::default()));
+    let mut problems = fleet.problems(&Filter::default());
+    // This host's own is said with what the host has.
+    let own = |row: &ProblemRow| row.host == status.map(|it| it.host_id);
+    problems.retain(|row| row.code != OUT_OF_SYNC || !own(row));
+    let problems = hosts::findings(&problems);
     vec![Area::new("clocks", clocks), ways, Area::new("cluster", problems)]
 }
 

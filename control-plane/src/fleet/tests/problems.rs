@@ -7,7 +7,7 @@ use wgnet_proto::{ClusterSecrets, Incarnation, Path, Record};
 
 use super::planted::{Planted, id, network, slot};
 use crate::fleet::HostReport;
-use crate::fleet::problems::Severity;
+use crate::fleet::problems::{OUT_OF_SYNC, Severity};
 use crate::fleet::rows::Filter;
 
 /// The codes of all problems after something was planted.
@@ -98,6 +98,25 @@ fn what_a_driver_solved_itself_is_a_note_below_what_is_wrong() {
     let told = planted.fleet().problems(&Filter::default());
     let told: Vec<_> = told.iter().map(|it| (it.severity, it.code.as_str())).collect();
     assert_eq!(told, [(Severity::Error, "peer-unusable"), (Severity::Note, "port-taken")]);
+}
+
+#[test]
+fn a_network_that_a_host_cannot_bring_where_it_should_be_is_told_with_its_cause() {
+    let mut planted = Planted::healthy();
+    planted.report(2, |network| {
+        network.in_sync = false;
+        network.error = Some("fix container interface: no".to_owned());
+    });
+    let fleet = planted.fleet();
+    let told = |host, network| fleet.problems(&Filter { host, network });
+    let all = told(None, None);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!((all[0].code.as_str(), all[0].severity), (OUT_OF_SYNC, Severity::Error));
+    assert!(all[0].cause.contains("fix container interface: no"), "{all:?}");
+    assert_eq!(all[0].told_by.as_deref(), Some("h2"));
+    assert_eq!(told(Some(id(2)), Some(network("blue"))), all);
+    assert_eq!(told(Some(id(1)), None), []);
+    assert_eq!(codes(|it| it.report(2, |network| network.in_sync = false)), [""; 0], "at work");
 }
 
 #[test]

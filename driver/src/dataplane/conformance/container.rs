@@ -101,7 +101,7 @@ pub(super) async fn a_spoilt_interface_is_set_right(bench: &mut impl Bench) {
     let (name, veth) = veth(4, Some(&sandbox));
     Network::with_container(bench, "spoilt", &name, &veth).await;
     let network = Network::named(bench.plane(), "spoilt");
-    for damage in [Inside::SetDown, Inside::DeleteAddress] {
+    for damage in [Inside::SetDown, Inside::DeleteAddress, Inside::DeleteRoutes] {
         bench.inside(&network.namespace, &name, &sandbox, damage);
         assert_ne!(network.inside(&name, &sandbox).await, Seen::Present(configured(&veth)));
         network.apply_twice(Step::FixContainer { name: name.clone(), veth: veth.clone() }).await;

@@ -155,12 +155,21 @@ pub(crate) async fn configure(
             .map_err(failing("add an address to the container's interface of", object))?;
     }
     for (destination, gateway) in &veth.container_routes {
-        let message = route::through_gateway(*destination, *gateway, index);
-        rtnl.set_route(message)
+        set_route(rtnl, *destination, *gateway, index)
             .await
             .map_err(failing("add a route to the container's interface of", object))?;
     }
     Ok(())
+}
+
+/// IPv6 would look for the gateway among the routes, and finds one that leads through the gateway itself
+/// once half of the subnet does. IPv4 finds none once the container has taken the subnet's own route away.
+async fn set_route(rtnl: &Rtnl, destination: IpNet, gateway: IpAddr, index: u32) -> io::Result<()> {
+    let route = |is_on_link| route::through_gateway(destination, gateway, index, is_on_link);
+    if gateway.is_ipv4() && rtnl.set_route(route(false)).await.is_ok() {
+        return Ok(());
+    }
+    rtnl.set_route(route(true)).await
 }
 
 fn addresses(messages: &[AddressMessage], index: u32) -> BTreeSet<IpNet> {

@@ -176,12 +176,17 @@ pub(crate) fn gateway(message: &RouteMessage) -> Option<IpAddr> {
     })
 }
 
-/// In a container, as Docker would set it. IPv6 would look for the gateway among the routes, and
-/// finds one that leads through the gateway itself once half of the subnet does: hence on-link.
-pub(crate) fn through_gateway(destination: IpNet, gateway: IpAddr, index: u32) -> RouteMessage {
+/// In a container, as Docker would set it; or on-link, whatever way the container's kernel knows to the
+/// gateway.
+pub(crate) fn through_gateway(
+    destination: IpNet,
+    gateway: IpAddr,
+    index: u32,
+    is_on_link: bool,
+) -> RouteMessage {
     let mut route = base(destination);
     route.header.protocol = RouteProtocol::Boot;
-    if gateway.is_ipv6() {
+    if is_on_link {
         route.header.flags = RouteFlags::Onlink;
     }
     route.attributes.push(RouteAttribute::Gateway(gateway.into()));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use wgnet_control_plane::admin::Unready;
+use wgnet_control_plane::fleet::problems::OUT_OF_SYNC;
 use wgnet_proto::status::DriverStatus;
 use wgnet_proto::{ClusterSecrets, SecretError};
 
@@ -91,7 +92,7 @@ pub(super) fn driver(status: &DriverStatus, processes: &[u32]) -> Vec<Finding> {
     }
     for network in status.networks.iter().filter(|network| network.error.is_some()) {
         found.push(Finding::error(
-            "network-out-of-sync",
+            OUT_OF_SYNC,
             format!("{}: {}", network.key, network.error.as_deref().unwrap_or_default()),
             "some containers of this network may not be reached",
             "journalctl -u wgnet-driver -n 50; if it stays so: systemctl restart wgnet-driver",

@@ -1,6 +1,6 @@
 //! The fleet's problems as findings, with why each matters.
 
-use wgnet_control_plane::fleet::problems::{ProblemRow, Severity as Fleet};
+use wgnet_control_plane::fleet::problems::{OUT_OF_SYNC, ProblemRow, Severity as Fleet};
 
 use super::{Finding, Severity};
 
@@ -37,6 +37,7 @@ fn why(code: &str) -> &'static str {
         "wrong-secret" | "no-cluster" => "this host sees no other, and no other sees it",
         "keys-behind" => "a network goes on with its old keys until every member has the new ones",
         "network-unrecorded" | "not-republished" => "hosts that start now do not know everything",
+        OUT_OF_SYNC => "some containers of this network may not be reached",
         "address-contested" => "only one of the two containers is reached",
         "port-taken" => "the firewall may be open for the wanted port only",
         code if code.starts_with("refused-") => {
