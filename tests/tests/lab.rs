@@ -38,7 +38,8 @@ fn containers_of_a_swarm_on_three_hosts_reach_each_other_and_the_capture_sees_it
     boxes[0].serve("/tmp")?;
     let transfer = checks::transfer(&boxes[0], &boxes[1], 10)?;
     assert_eq!(transfer.sent, transfer.received);
-    assert!(checks::readable_frames(&lab, &boxes[0], &boxes[1], "a text to be found again")? > 0);
+    let seen = checks::readable_frames(&lab, &boxes[0], &boxes[1], "a text to be found again")?;
+    assert!(seen.readable > 0, "{seen:?}");
     let idle = lab.capture()?.stop()?;
     assert_eq!(idle.frames_with(b"a text to be found again")?, 0);
 

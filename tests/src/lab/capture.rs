@@ -162,6 +162,13 @@ impl Captured {
             .count())
     }
 
+    /// How many frames there are, and how many bytes they have together.
+    pub fn size(&self) -> Result<(usize, u64)> {
+        let mut frames = Frames::open(&self.file)?;
+        let frames = std::iter::from_fn(|| frames.next_frame());
+        Ok(frames.fold((0, 0), |(count, bytes), frame| (count + 1, bytes + frame.len() as u64)))
+    }
+
     /// How many frames are WireGuard's, to a port, and carry a packet of at least so many bytes.
     pub fn encrypted_frames(&self, port: u16, least: usize) -> Result<usize> {
         let mut frames = Frames::open(&self.file)?;

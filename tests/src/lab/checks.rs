@@ -121,21 +121,33 @@ pub fn throughput(client: &Container<'_>, server: &Container<'_>, seconds: u32) 
     )
 }
 
-/// How many frames on the underlay could be read while a known text went from one container to another.
+/// How much of a known text is sent.
+const KNOWN: u64 = 1_000_000;
+
+/// What was found on the underlay while a known text went from one container to another.
+#[derive(Debug)]
+pub struct Sighted {
+    /// Frames with the text.
+    pub readable: usize,
+    /// All frames.
+    pub frames: usize,
+}
+
+/// Sends a known text from one container to another and looks for it on the underlay.
 pub fn readable_frames(
     lab: &Lab,
     from: &Container<'_>,
     to: &Container<'_>,
     text: &str,
-) -> Result<usize> {
-    from.exec(&["sh", "-c", &format!("yes '{text}' | head -c 1000000 > /tmp/known")])?;
+) -> Result<Sighted> {
+    from.exec(&["sh", "-c", &format!("yes '{text}' | head -c {KNOWN} > /tmp/known")])?;
     let capture = lab.capture()?;
     fetch(from, to, "known")?;
     let captured = capture.stop()?;
     let arrived = to.exec(&["sh", "-c", "wc -c < /tmp/received"])?;
-    if arrived.trim() != "1000000" {
+    if arrived.trim() != KNOWN.to_string() {
         return Err(LabError::Machine(format!(
-            "only {arrived} of 1000000 bytes of the known text arrived in {}",
+            "only {arrived} of {KNOWN} bytes of the known text arrived in {}",
             to.name
         )));
     }
@@ -145,7 +157,13 @@ pub fn readable_frames(
             captured.lost
         )));
     }
-    captured.frames_with(text.as_bytes())
+    let (frames, bytes) = captured.size()?;
+    if bytes < KNOWN {
+        return Err(LabError::Machine(format!(
+            "the capture has {bytes} bytes of {KNOWN} that were sent, so that it proves nothing"
+        )));
+    }
+    Ok(Sighted { readable: captured.frames_with(text.as_bytes())?, frames })
 }
 
 /// Waits until a service runs as many tasks as it wants; its containers by host.

@@ -49,7 +49,8 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
             Err(_) if options.shows_wgnet() && !interrupt::came() => print_logs(&lab),
             _ => {}
         }
-        println!("\nTaking everything down");
+        // The terminal may be gone.
+        let _ = writeln!(std::io::stdout(), "\nTaking everything down");
         lab.stop()?;
         shown
     });
@@ -209,23 +210,30 @@ fn show(lab: &Lab, options: &DemoOptions) -> Result<()> {
     }
 
     println!(
-        "\nFrames between the hosts that held a known text while 1 MB of it was sent from h1 to h2"
+        "\nFrames between the hosts that held a known text, while 1 MB of it was sent from h1 to h2"
     );
     named("plain", 1).serve("/tmp")?;
     let wgnet = checks::readable_frames(lab, &named("box", 1), &named("box", 2), KNOWN_TEXT)?;
     let overlay = checks::readable_frames(lab, &named("plain", 1), &named("plain", 2), KNOWN_TEXT)?;
-    println!("  {:<24} {wgnet:>6}\n  {:<24} {overlay:>6}", options.network_driver, "overlay");
-    if overlay == 0 {
+    for (what, seen) in [(options.network_driver.as_str(), &wgnet), ("overlay", &overlay)] {
+        println!("  {what:<24} {:>6} of {} frames", seen.readable, seen.frames);
+    }
+    if overlay.readable == 0 {
         failures.push(
             "the known text was not found on the overlay either: the check cannot be trusted"
                 .into(),
         );
     }
-    if wgnet > 0 && options.shows_wgnet() {
-        failures.push(format!("{wgnet} frames could be read on the underlay"));
+    if wgnet.readable > 0 && options.shows_wgnet() {
+        failures.push(format!("{} frames could be read on the underlay", wgnet.readable));
     }
 
     if failures.is_empty() {
+        let unread = if wgnet.readable == 0 { ", and nothing could be read" } else { "" };
+        println!(
+            "\nShown of {}: every name answered, the checksums are equal{unread}.",
+            options.network_driver
+        );
         Ok(())
     } else {
         Err(LabError::Machine(format!("the demo failed:\n  {}", failures.join("\n  "))))
@@ -289,7 +297,7 @@ fn look_around(lab: &Lab) {
         ("exec 1 /opt/wgnet/wgnetctl status", "wgnet on host 1: peers, handshakes, endpoints"),
         (
             "host 2 power-off",
-            "what a power cut does (then: host 2 boot, driver-start, engine-start)",
+            "what a power cut does (then: host 2 boot, driver-start, engine-start; docker 2 start box2)",
         ),
         ("etcdctl get /wgnet --prefix --keys-only", "what the drivers share"),
     ] {

@@ -1,4 +1,4 @@
-//! Ctrl-C for programs that must clean up behind them: waits end early, the caller takes its lab down.
+//! Ctrl-C and the like for programs that must clean up behind them: waits end early, the caller takes its lab down.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,12 +10,17 @@ use super::error::{LabError, Result};
 static PENDING: AtomicBool = AtomicBool::new(false);
 static CAME: AtomicBool = AtomicBool::new(false);
 
-/// From now on SIGINT and SIGTERM do not end this process but its waits.
+/// From now on SIGINT, SIGTERM and SIGHUP (a terminal that is closed) do not end this process but its waits.
 pub(crate) fn catch_signals() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: the handler only stores to an atomic, which is safe in a signal handler.
-        unsafe { sigaction(signal, &action) }.map_err(LabError::errno("catch", signal.as_str()))?;
+        let set = |action| unsafe { sigaction(signal, action) };
+        let before = set(&action).map_err(LabError::errno("catch", signal.as_str()))?;
+        // Under nohup(1) it is to go on.
+        if signal == Signal::SIGHUP && matches!(before.handler(), SigHandler::SigIgn) {
+            set(&before).map_err(LabError::errno("ignore", signal.as_str()))?;
+        }
     }
     Ok(())
 }
