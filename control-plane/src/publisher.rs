@@ -103,6 +103,8 @@ impl Publisher {
     ) -> Self {
         let cancel = cancel.child_token();
         let (told, publishing) = watch::channel(Publishing::default());
+        let (hindered, hindrance) = watch::channel(Hindrance::default());
+        let teller = tell(wanted.clone(), picture.clone(), hindrance, told);
         let lease = session.lease();
         let loops = Loop {
             store,
@@ -111,7 +113,7 @@ impl Publisher {
             wanted,
             picture,
             lease,
-            told,
+            hindered,
             done: BTreeMap::new(),
             leases: BTreeMap::new(),
             history: 0,
@@ -119,7 +121,8 @@ impl Publisher {
             again: Again::default(),
             due: None,
         };
-        tokio::spawn(cancel.clone().run_until_cancelled_owned(loops.run()));
+        let both = async { tokio::join!(loops.run(), teller) };
+        tokio::spawn(cancel.clone().run_until_cancelled_owned(both));
         Self { publishing, _stop: cancel.drop_guard() }
     }
 
@@ -135,7 +138,7 @@ struct Loop<S> {
     wanted: watch::Receiver<Arc<WantedRecords>>,
     picture: watch::Receiver<Arc<Picture>>,
     lease: watch::Receiver<Option<LeaseId>>,
-    told: watch::Sender<Publishing>,
+    hindered: watch::Sender<Hindrance>,
     /// What was committed and is not in the picture yet.
     done: BTreeMap<Path, Done>,
     /// The lease each leased record was put with by this process.
@@ -146,6 +149,13 @@ struct Loop<S> {
     again: Again,
     /// When a record that is held back may be put again.
     due: Option<Instant>,
+}
+
+/// What was in the way in the last round.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Hindrance {
+    error: Option<String>,
+    is_overtaken: bool,
 }
 
 /// A commit that stands until the picture has caught up with it.
@@ -240,16 +250,10 @@ impl<S: Store> Loop<S> {
             }
             Round::Idle | Round::Progress | Round::Overtaken(_) => None,
         };
-        let missing = missing(&wanted, &picture);
-        let publishing = Publishing {
-            unpublished: missing.len() + left(&wanted, &picture),
-            endpoints: endpoints(missing),
-            error,
-            is_overtaken: self.overtaken >= OFTEN,
-        };
-        self.told.send_if_modified(|told| {
-            let is_news = *told != publishing;
-            *told = publishing;
+        let hindrance = Hindrance { error, is_overtaken: self.overtaken >= OFTEN };
+        self.hindered.send_if_modified(|told| {
+            let is_news = *told != hindrance;
+            *told = hindrance;
             is_news
         });
         round
@@ -380,6 +384,44 @@ impl<S: Store> Loop<S> {
             }
         };
         self.done.insert(change.path.clone(), Done { record, revision });
+    }
+}
+
+/// Tells how publishing goes until nobody wants anything any more: also while a round waits for a store that
+/// does not answer.
+async fn tell(
+    mut wanted: watch::Receiver<Arc<WantedRecords>>,
+    mut picture: watch::Receiver<Arc<Picture>>,
+    mut hindrance: watch::Receiver<Hindrance>,
+    told: watch::Sender<Publishing>,
+) {
+    loop {
+        let publishing = {
+            let wanted = Arc::clone(&wanted.borrow_and_update());
+            let picture = Arc::clone(&picture.borrow_and_update());
+            let missing = missing(&wanted, &picture);
+            let hindrance = hindrance.borrow_and_update();
+            Publishing {
+                unpublished: missing.len() + left(&wanted, &picture),
+                endpoints: endpoints(missing),
+                error: hindrance.error.clone(),
+                is_overtaken: hindrance.is_overtaken,
+            }
+        };
+        told.send_if_modified(|told| {
+            let is_news = *told != publishing;
+            *told = publishing;
+            is_news
+        });
+        // All arms are cancel-safe.
+        let changed = tokio::select! {
+            changed = wanted.changed() => changed,
+            changed = picture.changed() => changed,
+            changed = hindrance.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
     }
 }
 

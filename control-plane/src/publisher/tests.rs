@@ -162,6 +162,27 @@ async fn publishing_resumes_by_itself_when_the_store_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_unpublished_is_counted_while_the_store_does_not_answer() {
+    let store = MemoryStore::new();
+    let mut host = Host::on(&store);
+    host.wants(&[endpoint(1, 1)]);
+    holds(&store, &endpoint(1, 1)).await;
+    host.is_settled().await;
+    host.client.hold();
+    host.wants(&[endpoint(1, 1), endpoint(2, 1)]);
+    host.counts(1).await;
+    let since = Instant::now();
+    host.wants(&[endpoint(1, 1), endpoint(2, 1), endpoint(3, 1), endpoint(4, 1)]);
+    host.counts(3).await;
+    host.wants(&[endpoint(1, 1), endpoint(4, 1)]);
+    host.counts(1).await;
+    assert_eq!(since.elapsed(), Duration::ZERO, "nothing was waited for");
+    host.client.mend();
+    host.is_settled().await;
+    holds(&store, &endpoint(4, 1)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_answer_does_no_harm() {
     let store = MemoryStore::new();
     let mut host = Host::on(&store);

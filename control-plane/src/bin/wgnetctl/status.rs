@@ -36,13 +36,14 @@ fn print(status: &DriverStatus) {
         if underlay.is_empty() { "not known yet".to_owned() } else { underlay.join(", ") }
     );
     let store = &status.store;
+    let records = if store.unpublished == 1 { "record" } else { "records" };
     match (&store.error, store.connected) {
         (None, true) => println!(
-            "etcd      connected, revision {}, {} records to publish",
+            "etcd      connected, revision {}, {} {records} to publish",
             store.revision, store.unpublished
         ),
         (error, _) => println!(
-            "etcd      not connected ({}), {} records to publish",
+            "etcd      not connected ({}), {} {records} to publish",
             error.as_deref().unwrap_or("connecting"),
             store.unpublished
         ),

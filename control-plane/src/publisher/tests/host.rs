@@ -69,6 +69,11 @@ impl Host {
         timeout(Duration::from_secs(1200), settled).await.expect("it settles").unwrap();
     }
 
+    pub(super) async fn counts(&mut self, unpublished: usize) {
+        let counted = self.publishing.wait_for(|it| it.unpublished == unpublished);
+        timeout(Duration::from_secs(600), counted).await.expect("it is counted").unwrap();
+    }
+
     pub(super) async fn says(&mut self, word: &str) {
         let said = |it: &Publishing| it.error.as_ref().is_some_and(|error| error.contains(word));
         timeout(Duration::from_secs(600), self.publishing.wait_for(said)).await.unwrap().unwrap();
