@@ -58,14 +58,15 @@ impl Answers {
     }
 
     /// The age of a peer's last handshake that both sides know of, given the age of its last one
-    /// at all.
+    /// at all. `asked`: before that age was told; later, the answer to the very handshake would
+    /// seem older than it.
     pub(crate) fn confirmed_age(
         &self,
         peer: SocketAddr,
         age: Duration,
-        now: Instant,
+        asked: Instant,
     ) -> Option<Duration> {
-        let Some(done) = now.checked_sub(age) else {
+        let Some(done) = asked.checked_sub(age) else {
             return Some(age);
         };
         // An answer is sent right after its session was made; one that is older than the session
@@ -74,7 +75,7 @@ impl Answers {
         if !answers.any(|answer| answer.to == peer && answer.at >= done) {
             return Some(age);
         }
-        let before = now.saturating_duration_since(*self.confirmed.get(&peer)?);
+        let before = asked.saturating_duration_since(*self.confirmed.get(&peer)?);
         (before < SESSION).then_some(before)
     }
 }
@@ -110,6 +111,17 @@ mod tests {
         assert_eq!(answers.confirmed_age(peer(), SECOND, now), None);
         answers.received(&datagram(DATA, 7), now);
         assert_eq!(answers.confirmed_age(peer(), SECOND, now), Some(SECOND));
+    }
+
+    #[test]
+    fn an_age_that_took_time_to_tell_confirms_nothing() {
+        let (mut answers, session) = (Answers::default(), Instant::now());
+        let (sent, asked) = (session + SECOND / 100, session + SECOND);
+        answers.sent(&datagram(ANSWER, 7), peer(), sent);
+        for delay in [Duration::ZERO, SECOND / 1000, SECOND] {
+            let age = asked + delay - session;
+            assert_eq!(answers.confirmed_age(peer(), age, asked), None, "told after {delay:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use gotatun::device::configure::DeviceWrite;
@@ -157,6 +157,7 @@ impl Device {
 
     pub(crate) async fn state(&self) -> DeviceState {
         let mut peers: Vec<PeerState> = Vec::new();
+        let asked = Instant::now();
         for mut seen in self.wireguard.peers().await {
             seen.peer.preshared_key.zeroize();
             let public_key = seen.peer.public_key.to_bytes();
@@ -165,7 +166,7 @@ impl Device {
             };
             let address = seen.peer.endpoint;
             let last_handshake = seen.stats.last_handshake.and_then(|age| match address {
-                Some(address) => self.handshakes.confirmed_age(address, age),
+                Some(address) => self.handshakes.confirmed_age(address, age, asked),
                 None => Some(age),
             });
             peers.push(PeerState {

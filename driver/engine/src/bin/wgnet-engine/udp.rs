@@ -75,9 +75,15 @@ impl Bound {
 }
 
 impl Handshakes {
-    /// The age of a peer's last handshake that both sides know of, given the age of its last one.
-    pub(crate) fn confirmed_age(&self, peer: SocketAddr, age: Duration) -> Option<Duration> {
-        self.answers().confirmed_age(peer, age, Instant::now())
+    /// The age of a peer's last handshake that both sides know of, given the age its last one had
+    /// when WireGuard was `asked`.
+    pub(crate) fn confirmed_age(
+        &self,
+        peer: SocketAddr,
+        age: Duration,
+        asked: Instant,
+    ) -> Option<Duration> {
+        self.answers().confirmed_age(peer, age, asked)
     }
 
     fn sending(&self, packet: &[u8], to: SocketAddr) {
