@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 
+use wgnet_core::orphan::Engines;
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_proto::EndpointId;
 
@@ -64,6 +65,9 @@ pub trait Dataplane: Clone + Send + Sync + 'static {
 
     /// Whether there is a container's namespace at the path that Join named.
     fn sandbox(&self, path: &Path) -> impl Future<Output = Seen<()>> + Send;
+
+    /// The dockerds that this host has now, each by a name that it has from its start on.
+    fn engines(&self) -> impl Future<Output = Seen<Engines>> + Send;
 
     fn apply(
         &self,

@@ -104,6 +104,11 @@ impl Bench for ModelBench {
         });
     }
 
+    fn engine(&self, id: &str, runs: bool) -> String {
+        self.plane.engine(id, runs);
+        id.to_owned()
+    }
+
     fn end_container(&self, sandbox: &Path) {
         self.plane.end_container(sandbox);
     }

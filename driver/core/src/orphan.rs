@@ -5,7 +5,8 @@
 //! the veth pair, which takes ours along. A dockerd that ends the container puts that end back into
 //! the host first, and tells nobody when the plugin is off or was removed. So an endpoint is given up
 //! only when both are gone: the pair's end is in no container, and there is no namespace where Join
-//! said. What dockerd does meanwhile, or whether it does anything at all, is no evidence.
+//! said. What dockerd does meanwhile, or whether it does anything at all, is no evidence; that the
+//! dockerd with which an endpoint began is no more is some: no other one goes on with what it began.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,7 @@ pub const GONE_FOR: u64 = 20;
 /// and deletes what it leaves in one go.
 pub const UNJOINED_FOR: u64 = 40;
 
-/// The same for an endpoint that was joined and seen in no container: Docker may be about to start one.
+/// The same for an endpoint that was joined and seen in no container: its dockerd may be about to start one.
 pub const IDLE_FOR: u64 = 600;
 
 /// How often it is looked while any endpoint has no container.
@@ -29,6 +30,9 @@ pub const LOOK_EVERY: u64 = 10;
 /// What happened in a longer pause between two looks is unknown (this process was frozen, and
 /// dockerd with it): all begins anew.
 pub const LONGEST_PAUSE: u64 = 30;
+
+/// The dockerds of this host, by names of which each start of one has another.
+pub type Engines = BTreeSet<String>;
 
 /// What one look showed of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,8 @@ enum Lack {
     /// Its end was put back, its namespace is still there: nothing to be given up, but to be looked at
     /// again, for nobody tells of a namespace's end.
     Ending,
+    /// No container has it, and the dockerd that might give it to one is no more.
+    Forsaken,
     /// Nobody joined it, or it was left.
     Unjoined,
     /// No container has it.
@@ -65,12 +71,13 @@ enum Lack {
 }
 
 impl Lack {
-    fn of(sighting: &Sighting, was_in_container: bool) -> Option<Self> {
+    fn of(sighting: &Sighting, was_in_container: bool, is_forsaken: bool) -> Option<Self> {
         match (sighting.end, &sighting.sandbox) {
             (End::InHost, Some(Seen::Present(()))) if was_in_container => Some(Self::Ending),
             (End::InContainer, _) | (_, Some(Seen::Present(()) | Seen::Unknown)) => None,
             (End::Nowhere, Some(Seen::Absent)) => Some(Self::Gone),
             (End::InHost, Some(Seen::Absent)) if was_in_container => Some(Self::PutBack),
+            (End::InHost, Some(Seen::Absent)) | (_, None) if is_forsaken => Some(Self::Forsaken),
             // Docker makes the container's namespace after Join.
             (End::InHost, Some(Seen::Absent)) => Some(Self::Idle),
             (_, None) => Some(Self::Unjoined),
@@ -79,7 +86,7 @@ impl Lack {
 
     fn lasts(self) -> u64 {
         match self {
-            Self::Gone | Self::PutBack | Self::Ending => GONE_FOR,
+            Self::Gone | Self::PutBack | Self::Ending | Self::Forsaken => GONE_FOR,
             Self::Unjoined => UNJOINED_FOR,
             Self::Idle => IDLE_FOR,
         }
@@ -92,15 +99,50 @@ pub struct Orphans {
     since: BTreeMap<EndpointId, (Lack, u64)>,
     /// Endpoints that were seen in a container since Join.
     taken: BTreeSet<EndpointId>,
+    begun: Begun,
     fed: u64,
+}
+
+/// Which dockerds there were when each endpoint was first seen.
+#[derive(Debug, Clone, Default)]
+struct Begun {
+    with: BTreeMap<EndpointId, Engines>,
+    /// Those of which all are gone.
+    forsaken: BTreeSet<EndpointId>,
+    /// Whether any dockerd was ever seen: there may be some that cannot be.
+    are_seen: bool,
+}
+
+impl Begun {
+    /// `engines` is `None` where it is not known which there are.
+    fn feed(&mut self, engines: Option<&Engines>, seen: &BTreeMap<EndpointId, Sighting>) {
+        self.with.retain(|endpoint, _| seen.contains_key(endpoint));
+        self.forsaken.retain(|endpoint| seen.contains_key(endpoint));
+        let Some(engines) = engines else {
+            return;
+        };
+        self.are_seen |= !engines.is_empty();
+        if !self.are_seen {
+            return;
+        }
+        for endpoint in seen.keys() {
+            // First seen while there is none, it began with one that is gone: none begins before it is seen.
+            let with = self.with.entry(endpoint.clone()).or_insert_with(|| engines.clone());
+            if with.is_disjoint(engines) {
+                self.forsaken.insert(endpoint.clone());
+            }
+        }
+    }
 }
 
 impl Orphans {
     /// Takes in a look at all of a network's endpoints, `now` in seconds of a clock that only goes
-    /// forward. Returns those to be given up; they are returned again after as long if they stay.
+    /// forward, and the dockerds of this host, where they are known. Returns those to be given up;
+    /// they are returned again after as long if they stay.
     pub fn feed(
         &mut self,
         now: u64,
+        engines: Option<&Engines>,
         seen: &BTreeMap<EndpointId, Sighting>,
     ) -> BTreeSet<EndpointId> {
         if now.saturating_sub(self.fed) > LONGEST_PAUSE {
@@ -109,6 +151,7 @@ impl Orphans {
         self.fed = now;
         let before = std::mem::take(&mut self.since);
         self.taken.retain(|endpoint| seen.contains_key(endpoint));
+        self.begun.feed(engines, seen);
         let mut over = BTreeSet::new();
         for (endpoint, sighting) in seen {
             if sighting.end == End::InContainer {
@@ -117,7 +160,9 @@ impl Orphans {
                 // After Leave; another Join would be of another container.
                 self.taken.remove(endpoint);
             }
-            let Some(lack) = Lack::of(sighting, self.taken.contains(endpoint)) else {
+            let (taken, forsaken) =
+                (self.taken.contains(endpoint), self.begun.forsaken.contains(endpoint));
+            let Some(lack) = Lack::of(sighting, taken, forsaken) else {
                 continue;
             };
             let known = before.get(endpoint).filter(|(known, _)| *known == lack);
@@ -131,6 +176,11 @@ impl Orphans {
             self.since.insert(endpoint.clone(), (lack, since));
         }
         over
+    }
+
+    /// Whether any dockerd was ever seen.
+    pub fn knows_engines(&self) -> bool {
+        self.begun.are_seen
     }
 
     /// When the next endpoint is to be given up, or looked at again, if nothing changes.
@@ -165,7 +215,16 @@ mod tests {
     }
 
     fn given_up(orphans: &mut Orphans, now: u64, end: End, sandbox: Option<Seen<()>>) -> bool {
-        !orphans.feed(now, &look(end, sandbox)).is_empty()
+        !orphans.feed(now, None, &look(end, sandbox)).is_empty()
+    }
+
+    fn engines(names: &[&str]) -> Engines {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// Whether an endpoint that waits for its container is given up.
+    fn waits_in_vain(orphans: &mut Orphans, now: u64, there: &[&str]) -> bool {
+        !orphans.feed(now, Some(&engines(there)), &look(End::InHost, GONE)).is_empty()
     }
 
     #[test]
@@ -232,6 +291,66 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_whose_dockerd_is_no_more_waits_for_no_container() {
+        for there in [&["new"][..], &[]] {
+            let mut orphans = Orphans::default();
+            assert!(!waits_in_vain(&mut orphans, 0, &["old"]));
+            assert!(!waits_in_vain(&mut orphans, 10, there));
+            assert!(!waits_in_vain(&mut orphans, 9 + GONE_FOR, there));
+            assert!(waits_in_vain(&mut orphans, 10 + GONE_FOR, there), "{there:?}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_waits_as_long_as_any_dockerd_is_there_that_it_may_have_begun_with() {
+        let mut orphans = Orphans::default();
+        waits_in_vain(&mut orphans, 0, &["one", "other"]);
+        for now in (LOOK_EVERY..IDLE_FOR).step_by(LOOK) {
+            assert!(!waits_in_vain(&mut orphans, now, &["other", "new"]), "{now}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_first_seen_without_any_dockerd_began_with_one_that_is_gone() {
+        let mut orphans = Orphans::default();
+        orphans.feed(0, Some(&engines(&["old"])), &BTreeMap::new());
+        assert!(!waits_in_vain(&mut orphans, 5, &[]));
+        assert!(!waits_in_vain(&mut orphans, 15, &["new"]));
+        assert!(waits_in_vain(&mut orphans, 5 + GONE_FOR, &["new"]));
+    }
+
+    #[test]
+    fn where_no_dockerd_was_ever_seen_there_may_be_one_all_the_same() {
+        let mut orphans = Orphans::default();
+        for now in (0..IDLE_FOR).step_by(LOOK) {
+            assert!(!waits_in_vain(&mut orphans, now, &[]), "{now}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_of_dockerds_changes_nothing() {
+        let mut orphans = Orphans::default();
+        waits_in_vain(&mut orphans, 0, &["old"]);
+        for now in (LOOK_EVERY..100).step_by(LOOK) {
+            assert!(!given_up(&mut orphans, now, End::InHost, GONE), "{now}");
+        }
+        waits_in_vain(&mut orphans, 100, &["new"]);
+        given_up(&mut orphans, 110, End::InHost, GONE);
+        assert!(given_up(&mut orphans, 100 + GONE_FOR, End::InHost, GONE));
+    }
+
+    #[test]
+    fn a_container_outlives_the_dockerd_that_made_it() {
+        let mut orphans = Orphans::default();
+        for (now, there) in [(0, "old"), (10, "new"), (20, "new"), (30, "new"), (40, "new")] {
+            for sighting in [look(End::InContainer, None), look(End::InHost, THERE)] {
+                let over = orphans.feed(now, Some(&engines(&[there])), &sighting);
+                assert!(over.is_empty(), "{now}");
+            }
+        }
+    }
+
+    #[test]
     fn after_a_pause_that_nobody_saw_everything_begins_anew() {
         let mut orphans = Orphans::default();
         let thawed = LONGEST_PAUSE + 1 + UNJOINED_FOR;
@@ -253,21 +372,27 @@ mod tests {
         (end, sandbox).prop_map(|(end, sandbox)| Sighting { end, sandbox })
     }
 
+    fn dockerds() -> impl Strategy<Value = Option<Engines>> {
+        let any = proptest::sample::select(vec!["one", "other", "third"]);
+        let some = proptest::collection::btree_set(any.prop_map(str::to_owned), 0..3);
+        proptest::option::of(some)
+    }
+
     proptest! {
         #[test]
         fn nothing_is_given_up_that_was_seen_alive_within_the_time(
-            looks in proptest::collection::vec((0u64..40, sighting()), 1..60),
+            looks in proptest::collection::vec((0u64..40, sighting(), dockerds()), 1..60),
         ) {
             let mut orphans = Orphans::default();
             let (mut now, mut alive_at) = (0, 0);
-            for (pause, sighting) in looks {
+            for (pause, sighting, engines) in looks {
                 now += pause;
                 let lives = sighting.end == End::InContainer
                     || matches!(sighting.sandbox, Some(Seen::Present(()) | Seen::Unknown));
                 if lives {
                     alive_at = now;
                 }
-                let over = orphans.feed(now, &[(id(), sighting)].into());
+                let over = orphans.feed(now, engines.as_ref(), &[(id(), sighting)].into());
                 prop_assert!(over.is_empty() || now - alive_at >= GONE_FOR);
                 prop_assert!(orphans.due().is_none_or(|due| due > now));
             }

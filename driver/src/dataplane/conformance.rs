@@ -5,6 +5,7 @@
 
 mod adoption;
 mod container;
+mod dockerd;
 mod namespace;
 mod peers;
 mod route;
@@ -69,6 +70,9 @@ pub trait Bench {
 
     fn end_container(&self, sandbox: &Path);
 
+    /// Starts a dockerd, or ends it, and says by which name it is to be seen.
+    fn engine(&self, id: &str, runs: bool) -> String;
+
     /// Binds a UDP port of the host, or lets go of it.
     fn occupy_port(&self, port: u16, occupied: bool);
 }
@@ -130,6 +134,7 @@ pub async fn suite(bench: &mut impl Bench) {
         container::a_lost_pair_comes_back_into_its_container,
         container::a_dead_container_is_told_apart,
         container::removing_can_be_repeated,
+        dockerd::each_start_has_a_name_and_only_as_long_as_it_runs,
         adoption::what_was_carried_out_needs_no_step,
         adoption::a_restarted_driver_has_nothing_to_do,
         adoption::an_option_for_keepalives_is_all_that_changes,

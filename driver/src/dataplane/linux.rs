@@ -1,6 +1,7 @@
 //! The data plane of Linux: namespaces, WireGuard, veth pairs, routes and nftables.
 
 mod container;
+mod engines;
 mod error;
 mod events;
 mod lifecycle;
@@ -25,6 +26,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
+use wgnet_core::orphan::Engines;
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_engine::{Client, Spawn};
 
@@ -296,6 +298,17 @@ impl Dataplane for Linux {
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(path = %path.display(), error, "Cannot look for a container");
+                Seen::Unknown
+            }
+        }
+    }
+
+    async fn engines(&self) -> Seen<Engines> {
+        match engines::engines(&self.shared.host).await {
+            Ok(engines) => Seen::Present(engines),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "Cannot look for dockerds");
                 Seen::Unknown
             }
         }

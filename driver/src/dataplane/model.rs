@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wgnet_core::model::{self, ModelError};
 use wgnet_core::observed::{ContainerEnd, ContainerInterface};
+use wgnet_core::orphan::Engines;
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_proto::IfName;
 
@@ -30,6 +31,7 @@ struct Host {
     ends: BTreeMap<(Namespace, IfName), PathBuf>,
     /// UDP ports that belong to others.
     ports: BTreeSet<u16>,
+    engines: Engines,
 }
 
 impl Model {
@@ -142,6 +144,12 @@ impl Model {
         if let Some(veth) = kernel.and_then(|kernel| kernel.veths.get_mut(name)) {
             veth.container = ContainerEnd::InHost;
         }
+    }
+
+    /// A dockerd begins, or ends.
+    pub fn engine(&self, name: &str, runs: bool) {
+        let engines = &mut self.host().engines;
+        let _ = if runs { engines.insert(name.to_owned()) } else { engines.remove(name) };
     }
 
     /// Makes a UDP port somebody else's, or nobody's.
@@ -286,6 +294,10 @@ impl Dataplane for Model {
 
     async fn sandbox(&self, path: &Path) -> Seen<()> {
         if self.host().containers.contains(path) { Seen::Present(()) } else { Seen::Absent }
+    }
+
+    async fn engines(&self) -> Seen<Engines> {
+        Seen::Present(self.host().engines.clone())
     }
 
     async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<(), DataplaneError> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use wgnet_core::orphan::Engines;
 use wgnet_core::{Namespace, Observed, Seen, Step};
 
 use super::Metrics;
@@ -44,6 +45,10 @@ impl<D: Dataplane> Dataplane for Metered<D> {
 
     async fn sandbox(&self, path: &Path) -> Seen<()> {
         self.inner.sandbox(path).await
+    }
+
+    async fn engines(&self) -> Seen<Engines> {
+        self.inner.engines().await
     }
 
     async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<(), DataplaneError> {

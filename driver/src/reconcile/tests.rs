@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::time::sleep;
 use tokio_util::sync::DropGuard;
+use wgnet_core::orphan::Engines;
 use wgnet_core::{
     LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Observed, Seen, Step, Subnet,
 };
@@ -63,6 +64,10 @@ impl Dataplane for Flawed {
 
     async fn sandbox(&self, path: &std::path::Path) -> Seen<()> {
         self.model.sandbox(path).await
+    }
+
+    async fn engines(&self) -> Seen<Engines> {
+        self.model.engines().await
     }
 
     async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<(), DataplaneError> {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use tempfile::TempDir;
 use wgnet_core::{DesiredVeth, Namespace};
 use wgnet_driver::dataplane::conformance::{Bench, ByHand, Inside};
 use wgnet_driver::dataplane::linux::{Choice, Linux};
@@ -18,11 +20,17 @@ pub(crate) struct LinuxBench {
     plane: Linux,
     choice: Choice,
     ports: Mutex<BTreeMap<u16, UdpSocket>>,
+    /// What dockerds listen on.
+    engines: Mutex<BTreeMap<String, UnixListener>>,
+    sockets: TempDir,
 }
 
 impl LinuxBench {
     pub(crate) async fn new(choice: Choice) -> Self {
-        Self { plane: start(&choice).await, choice, ports: Mutex::default() }
+        let sockets = tempfile::tempdir().unwrap();
+        std::fs::create_dir(sockets.path().join("libnetwork")).unwrap();
+        let plane = start(&choice).await;
+        Self { plane, choice, ports: Mutex::default(), engines: Mutex::default(), sockets }
     }
 }
 
@@ -121,6 +129,19 @@ impl Bench for LinuxBench {
             }
             Inside::DeleteInterface => format!("ip -n {container} link del eth0"),
         });
+    }
+
+    fn engine(&self, id: &str, runs: bool) -> String {
+        let path = self.sockets.path().join(format!("libnetwork/{id}.sock"));
+        let name = path.display().to_string();
+        let mut engines = self.engines.lock().unwrap();
+        if runs {
+            engines.insert(name.clone(), UnixListener::bind(&path).unwrap());
+        } else {
+            // One that is killed leaves the file.
+            engines.remove(&name);
+        }
+        name
     }
 
     fn end_container(&self, sandbox: &Path) {

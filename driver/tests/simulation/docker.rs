@@ -491,12 +491,19 @@ async fn too_late(host: usize, epoch: u32, network: &Network, endpoint: &Endpoin
     }
 }
 
+/// By which name its process is to be seen.
+pub(crate) fn name_of(epoch: u32) -> String {
+    format!("dockerd {epoch}")
+}
+
 /// dockerd is killed, and its containers with it; it says nothing of them afterwards.
 pub(crate) fn kill_engine(host: usize) {
     world(|world| {
         let plane = world.hosts[host].plane.clone();
         let engine = &mut world.hosts[host].engine;
+        plane.engine(&name_of(engine.epoch), false);
         engine.epoch += 1;
+        plane.engine(&name_of(engine.epoch), true);
         engine.networks.clear();
         let endpoints = std::mem::take(&mut engine.endpoints);
         for (number, endpoint) in endpoints {

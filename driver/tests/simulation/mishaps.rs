@@ -116,6 +116,7 @@ pub(crate) fn power_off(number: usize, loses: Loss) {
     world(|world| {
         let host = &mut world.hosts[number];
         host.plane.power_off();
+        host.plane.engine(&docker::name_of(host.engine.epoch), true);
         make_strange(&host.plane);
         host.boots += 1;
         host.engine.limbo.clear();

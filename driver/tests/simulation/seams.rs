@@ -11,6 +11,7 @@ use wgnet_control_plane::store::{
     Audit, CALL_DEADLINE, Committed, LeaseId, Listing, MemoryStore, Revision, Store, StoreError,
     Txn, Watch, WatchEvent,
 };
+use wgnet_core::orphan::Engines;
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::dataplane::{Claimed, Dataplane, DataplaneError, ErrorKind, Joined, Swept};
@@ -256,6 +257,14 @@ impl Dataplane for SimPlane {
             return Seen::Unknown;
         }
         self.inner.sandbox(path).await
+    }
+
+    async fn engines(&self) -> Seen<Engines> {
+        self.life.seam("look").await;
+        if dice::happens(WEATHER.get().look_fails) {
+            return Seen::Unknown;
+        }
+        self.inner.engines().await
     }
 
     async fn apply(&self, namespace: &Namespace, step: &Step) -> Result<(), DataplaneError> {

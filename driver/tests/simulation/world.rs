@@ -22,7 +22,7 @@ use wgnet_proto::{ClusterSecrets, DockerNetworkId, HostId, NetworkKey};
 
 use super::checks::Witness;
 use super::dice;
-use super::docker::Engine;
+use super::docker::{Engine, name_of};
 use super::life::Life;
 use super::seams::{Known, SimPlane, SimStore, gate, make_strange};
 use super::trace::{note, since_begin, wrong};
@@ -215,6 +215,7 @@ pub(crate) fn create(hosts: usize, networks: usize, grace: Duration) {
     let mut hosts: Vec<Host> = (0..hosts).map(host).collect();
     for host in &mut hosts {
         make_strange(&host.plane);
+        host.plane.engine(&name_of(host.engine.epoch), true);
         if dice::happens(300) {
             lost_before(host);
         }

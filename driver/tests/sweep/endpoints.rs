@@ -1,5 +1,6 @@
 //! Endpoints that Docker never deletes.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use wgnet_control_plane::store::MemoryStore;
@@ -104,11 +105,7 @@ async fn an_endpoint_whose_end_docker_put_back_without_a_word_goes_within_a_minu
 async fn an_endpoint_that_no_container_ever_joined_goes_before_long() {
     let store = MemoryStore::new();
     let mut host = Host::new(1).await;
-    let leave = |state: &mut wgnet_driver::journal::State| {
-        let network = state.network_mut(&network_id()).unwrap();
-        network.endpoints.values_mut().for_each(|endpoint| endpoint.sandbox = None);
-    };
-    host.journal.update(leave).await.unwrap();
+    note_sandbox(&host, None).await;
     host.start(&store);
     seconds(UNJOINED_FOR - 5).await;
     assert!(host.has_endpoint() && veths(&host).await == 1);
@@ -116,22 +113,43 @@ async fn an_endpoint_that_no_container_ever_joined_goes_before_long() {
     until("its pair is gone", SOON, async || veths(&host).await == 0).await;
 }
 
+/// What Join and Leave note.
+async fn note_sandbox(host: &Host, sandbox: Option<PathBuf>) {
+    let note = move |state: &mut wgnet_driver::journal::State| {
+        let network = state.network_mut(&network_id()).unwrap();
+        let set = |endpoint: &mut wgnet_core::LocalEndpoint| endpoint.sandbox = sandbox.clone();
+        network.endpoints.values_mut().for_each(set);
+    };
+    host.journal.update(note).await.unwrap();
+}
+
+/// A host on which Join came, and the container's namespace has yet to come. Its pair was made before.
+async fn joining(store: &MemoryStore) -> Host {
+    let mut host = Host::new(1).await;
+    host.plane.engine("dockerd", true);
+    note_sandbox(&host, None).await;
+    host.start(store);
+    until("the pair waits", SOON, async || veths(&host).await == 1).await;
+    note_sandbox(&host, Some(host.sandbox())).await;
+    host
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_dockerd_was_killed_right_after_join_goes_within_a_minute() {
+    let store = MemoryStore::new();
+    let host = joining(&store).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    host.plane.engine("dockerd", false);
+    seconds(3).await;
+    host.plane.engine("its successor", true);
+    until("it is withdrawn", Duration::from_secs(57), async || !host.has_endpoint()).await;
+    until("its pair is gone", SOON, async || veths(&host).await == 0).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_container_that_docker_builds_slowly_is_waited_for() {
     let store = MemoryStore::new();
-    let mut host = Host::new(1).await;
-    // Join came; the container's namespace comes later. Its pair was made before Join.
-    let leave = |sandbox: Option<std::path::PathBuf>| {
-        move |state: &mut wgnet_driver::journal::State| {
-            let network = state.network_mut(&network_id()).unwrap();
-            let set = |endpoint: &mut wgnet_core::LocalEndpoint| endpoint.sandbox = sandbox.clone();
-            network.endpoints.values_mut().for_each(set);
-        }
-    };
-    host.journal.update(leave(None)).await.unwrap();
-    host.start(&store);
-    until("the pair waits", SOON, async || veths(&host).await == 1).await;
-    host.journal.update(leave(Some(host.sandbox()))).await.unwrap();
+    let host = joining(&store).await;
     seconds(IDLE_FOR / 2).await;
     assert!(host.has_endpoint() && veths(&host).await == 1);
     host.plane.start_container(&host.sandbox());

@@ -28,7 +28,18 @@ impl<D: Dataplane> NetworkTask<D> {
             };
             seen.insert(id, Sighting { end, sandbox });
         }
-        let over = self.memory.orphans.feed(now, &seen);
+        let orphans = &self.memory.orphans;
+        let is_taken = |sighting: &Sighting| sighting.end == End::InContainer;
+        let engines = if orphans.knows_engines() && seen.values().all(is_taken) {
+            Seen::Unknown
+        } else {
+            self.context.dataplane.engines().await
+        };
+        let engines = match &engines {
+            Seen::Present(engines) => Some(engines),
+            Seen::Absent | Seen::Unknown => None,
+        };
+        let over = self.memory.orphans.feed(now, engines, &seen);
         if !over.is_empty() {
             let endpoints = local.endpoints.values().filter(|endpoint| over.contains(&endpoint.id));
             self.withdraw(endpoints.cloned().collect()).await;
