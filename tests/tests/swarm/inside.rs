@@ -12,7 +12,7 @@ const FALLBACK: [&str; 9] =
     ["tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0"];
 
 /// One namespace for the network on each host; in it lo, WireGuard, veths and nothing that leads out.
-pub fn everything_clear_is_inside(swarm: &Swarm, everyone: &[Container<'_>]) -> Result<()> {
+pub(crate) fn everything_clear_is_inside(swarm: &Swarm, everyone: &[Container<'_>]) -> Result<()> {
     for host in swarm.lab.hosts() {
         let network = only_network(host)?;
         let name = host.name();
