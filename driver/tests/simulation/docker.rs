@@ -265,6 +265,9 @@ pub(crate) async fn start(host: usize, endpoint: Endpoint) {
             return undo(host, &network, &endpoint, epoch).await;
         }
     }
+    if dice::happens(150) && !is_waited_for(host, &network, &endpoint, epoch).await {
+        return;
+    }
     if !move_in(host, &network, &endpoint) {
         return undo(host, &network, &endpoint, epoch).await;
     }
@@ -343,6 +346,36 @@ fn move_in(host: usize, network: &Network, endpoint: &Endpoint) -> bool {
     plane.start_container(&endpoint.sandbox());
     if pair.container == ContainerEnd::InHost {
         plane.move_into(&namespace, &veth, &endpoint.sandbox(), interface(network, endpoint));
+    }
+    true
+}
+
+/// Docker takes its time to make what it joined; `false` if it ended meanwhile.
+async fn is_waited_for(host: usize, network: &Network, endpoint: &Endpoint, epoch: u32) -> bool {
+    let local = || {
+        let state = world(|world| world.hosts[host].disk.state());
+        state.live(&network.id)?.endpoints.get(&endpoint.id()).cloned()
+    };
+    let joined = local();
+    sleep(dice::millis(0, 60_000)).await;
+    if epoch_of(host) != epoch {
+        return false;
+    }
+    let Some(joined) = joined.filter(|_| local().is_none()) else {
+        return true;
+    };
+    let may_go = world(|world| {
+        let me = world.hosts[host].disk.host_id().expect("it runs since long");
+        let (key, address) = (network.key(), endpoint.address.into());
+        // What nobody reaches there, or somebody took away by hand, looks like what has ended.
+        world.hosts[host].is_tampered
+            || world.witness.was_outclaimed(&key, address, joined.claim, me)
+    });
+    if !may_go {
+        wrong(format!(
+            "host {host}: endpoint {} was given up before Docker made its container",
+            endpoint.number
+        ));
     }
     true
 }

@@ -12,7 +12,7 @@ use wgnet_proto::{HostId, HostKey, Path, seal};
 
 use super::dice;
 use super::schedule::History;
-use super::trace::note;
+use super::trace::{note, wrong};
 use super::world::{Running, World, world};
 
 /// How long an operator waits for an answer.
@@ -22,6 +22,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) async fn revoke(history: &mut History) {
     if let Some(host) = dice::pick(&lost()) {
         lock_out(host, history).await;
+    }
+}
+
+/// Nobody counts on who is revoked, from the moment on in which they know.
+pub(crate) fn locked_out() {
+    for by in world(running) {
+        let view = by.view.borrow().clone();
+        for (key, network) in &view.networks {
+            let members = network.members.keys();
+            let mut hosts =
+                members.chain(network.endpoints.values().map(|endpoint| &endpoint.host));
+            if let Some(out) = hosts.find(|host| view.revoked.contains(host)) {
+                let (by, out) = (by.me.short(), out.short());
+                wrong(format!("{by} knows that {out} is revoked, and counts on it in {key}"));
+            }
+        }
     }
 }
 

@@ -132,6 +132,7 @@ pub(crate) async fn pass(seconds: u64) {
     for _ in 0..seconds.div_ceil(5) {
         shake_hands();
         sleep(Duration::from_secs(5)).await;
+        people::locked_out();
     }
 }
 

@@ -174,6 +174,7 @@ pub(crate) async fn eventful() -> History {
         event_ms: [0, 5, 50, 3000][dice::index(4)],
         step_fails: bad(60),
         look_fails: bad(100),
+        sandbox_fails: if dice::happens(150) { 1000 } else { 0 },
         disk_fails: bad(30),
         disk_ms: [0, 2, 20, 300][dice::index(4)],
     };
@@ -192,6 +193,7 @@ pub(crate) async fn eventful() -> History {
     for _ in 0..steps {
         run.step().await;
         shake_hands();
+        people::locked_out();
         let pause = match dice::below(20) {
             0..8 => dice::millis(0, 20),
             8..15 => dice::millis(0, 500),

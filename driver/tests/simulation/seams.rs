@@ -34,6 +34,8 @@ pub(crate) struct Weather {
     pub(crate) event_ms: u64,
     pub(crate) step_fails: u64,
     pub(crate) look_fails: u64,
+    /// A look for a container's namespace.
+    pub(crate) sandbox_fails: u64,
     pub(crate) disk_fails: u64,
     pub(crate) disk_ms: u64,
 }
@@ -41,7 +43,7 @@ pub(crate) struct Weather {
 thread_local! {
     static WEATHER: Cell<Weather> = const { Cell::new(Weather {
         call_fails: 0, answer_lost: 0, late_write: 0, call_ms: 0, event_ms: 0,
-        step_fails: 0, look_fails: 0, disk_fails: 0, disk_ms: 0,
+        step_fails: 0, look_fails: 0, sandbox_fails: 0, disk_fails: 0, disk_ms: 0,
     }) };
 }
 
@@ -253,7 +255,8 @@ impl Dataplane for SimPlane {
 
     async fn sandbox(&self, path: &std::path::Path) -> Seen<()> {
         self.life.seam("look").await;
-        if dice::happens(WEATHER.get().look_fails) {
+        let weather = WEATHER.get();
+        if dice::happens(weather.look_fails) || dice::happens(weather.sandbox_fails) {
             return Seen::Unknown;
         }
         self.inner.sandbox(path).await

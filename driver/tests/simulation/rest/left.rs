@@ -79,12 +79,14 @@ impl Picture {
     /// A network without members is gone from the store. Where the grace is longer than a run, some of
     /// it stays: what a backup brought back, what a host left while it still kept the membership of a
     /// lost one from an earlier history, what operators left when they removed its last member, and what
-    /// the last member, whose journal was lost, had begun to remove.
+    /// the last member, which was lost, or its journal, had begun to remove.
     pub(super) fn left_over(&self, history: &History, listing: &Listing, found: &mut Vec<String>) {
         let fresh = self.fresh.view();
         let is_swept = self.is_swept(history, listing);
         for network in &self.networks {
-            let may_stay = history.another_history || history.is_cleared;
+            let record = fresh.networks.get(&network.key()).and_then(|it| it.record.as_ref());
+            let is_begun = record.is_some_and(|record| record.freed);
+            let may_stay = history.another_history || history.is_cleared || is_begun;
             let may_stay = may_stay && self.witness.wrote_in(&network.key(), &self.lost);
             let may_stay = may_stay || self.witness.wrote_in(&network.key(), &self.forgetful);
             if may_stay && !is_swept {
