@@ -15,6 +15,7 @@ mod error;
 mod identity;
 mod kept;
 mod memory;
+mod private;
 mod seq;
 mod state;
 mod sweep;

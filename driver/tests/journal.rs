@@ -10,6 +10,8 @@ mod disk;
 mod kept;
 #[path = "journal/kill.rs"]
 mod kill;
+#[path = "journal/plain.rs"]
+mod plain;
 #[path = "protocol/support.rs"]
 mod support;
 
@@ -96,7 +98,11 @@ fn add_network(state: &mut State, id: &str) {
 }
 
 fn add_endpoint(state: &mut State, n: u64) {
-    state.network_mut(&id(SWARM_NETWORK)).unwrap().endpoints.insert(endpoint_id(n), endpoint(n));
+    add_endpoint_to(state, SWARM_NETWORK, n);
+}
+
+fn add_endpoint_to(state: &mut State, network: &str, n: u64) {
+    state.network_mut(&id(network)).unwrap().endpoints.insert(endpoint_id(n), endpoint(n));
 }
 
 /// The durable part: what counts or measures this process's own time is left out.

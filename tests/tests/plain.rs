@@ -5,10 +5,13 @@
 
 use std::time::Duration;
 
+use wgnet_proto::status::SlotStatus;
 use wgnet_tests::lab::checks::Container;
 use wgnet_tests::lab::{Host, Inventory, Lab, LabError, Result};
 use wgnet_tests::stream::Stream;
 use wgnet_tests::swarm::{SOON, eventually, only_network, plain_engines, status};
+
+const JOURNAL: &str = "/var/lib/wgnet/journal.redb";
 
 /// Docker waits for old containers before it starts them anew.
 const AFTER_A_CRASH: Duration = Duration::from_secs(60);
@@ -115,6 +118,8 @@ fn a_network_of_plain_engines_outlives_engines_drivers_and_hosts() -> Result<()>
         }
         all_reach_each_other(&format!("after a power cut, driver first: {driver_first}"), &boxes)?;
     }
+    a_power_cut_takes_the_journal_along(lab.host(2), &keys[1])?;
+    all_reach_each_other("after a power cut that damaged the journal", &boxes)?;
     lab.etcd().kill()?;
     lab.etcd().wipe()?;
     lab.etcd().start()?;
@@ -133,6 +138,22 @@ fn a_network_of_plain_engines_outlives_engines_drivers_and_hosts() -> Result<()>
     }
 
     nothing_remains(&lab, &before, &records_before)
+}
+
+/// The mirror is gone with the power; what Docker says only once is known all the same.
+fn a_power_cut_takes_the_journal_along(host: &Host, keys: &[SlotStatus]) -> Result<()> {
+    host.power_off()?;
+    host.write(JOURNAL, "no journal at all".repeat(5000))?;
+    host.boot()?;
+    host.driver_resume()?;
+    host.engine_start()?;
+    let damaged = || {
+        status(host).is_ok_and(|said| said.problems.iter().any(|it| it.code == "journal-damaged"))
+    };
+    eventually("the damaged journal in the status", SOON, damaged)?;
+    assert_eq!(only_network(host)?.slots, keys, "keys and ports are as they were");
+    host.sh(&format!("rm {JOURNAL}.damaged-1"))?;
+    eventually("an end of the problem", SOON, || !damaged())
 }
 
 /// Between plain engines nobody coordinates addresses but the drivers.

@@ -19,9 +19,11 @@ use super::{JournalError, Origin, Spare, State, aside, sweep};
 
 mod mirror;
 mod open;
+mod plain;
 mod rows;
 
 use mirror::Mirror;
+use plain::Plain;
 
 const SCHEMA: u32 = 1;
 /// Pages kept in memory. The state itself is in memory anyway.
@@ -59,6 +61,8 @@ pub(super) struct Disk {
     spare: Option<Spare>,
     /// When it was made last, or failed.
     mirror_tried: Instant,
+    /// The networks that Docker tells of only once, where a boot does no harm.
+    plain: Plain,
     health: watch::Sender<Option<JournalError>>,
 }
 
@@ -87,6 +91,7 @@ impl Disk {
                 self.open = Some(database);
                 let before = std::mem::replace(&mut self.known, state);
                 self.mirror_write(|mirror, known| mirror.write(&before, known));
+                self.plain.follow(&self.known);
                 Ok(())
             }
             Err(JournalError::Damaged { what, .. }) => self.replace(&what),
@@ -170,6 +175,7 @@ impl Disk {
             self.known = new.clone();
             self.mirror_write(|mirror, new| mirror.write(old, new));
             self.mirror_again();
+            self.plain.follow(&self.known);
         }
         written
     }
@@ -190,6 +196,7 @@ impl Disk {
     pub(super) fn flush(&mut self) -> Result<(), JournalError> {
         self.transact(Durability::Immediate, |_| Ok(()))?;
         self.mirror_again();
+        self.plain.follow(&self.known);
         Ok(())
     }
 

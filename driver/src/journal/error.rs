@@ -46,7 +46,7 @@ impl JournalError {
             Self::Newer { .. } => "install that version again",
             Self::Damaged { .. } => "check the disk and its file system",
             Self::Unknown { .. } => {
-                "running containers go on and are left alone; restart the host, or move the file away, stop all containers on wgnet networks here and start them again, as no other host reaches them until then; on a plain engine, which does not tell of its networks twice, remove those networks, too, and create them again"
+                "running containers go on and are left alone; restart the host, or move the file away, stop all containers on wgnet networks here and start them again, as no other host reaches them until then, and on a plain engine no other container, either; its networks come back from networks.json beside the file, remove those that do not and create them again"
             }
             Self::Aborted { .. } => "see wgnet-driver's log",
             Self::File { .. } if self.is_full() => "free some space on its disk",

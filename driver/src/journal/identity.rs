@@ -1,14 +1,13 @@
 //! The host's key in a file of its own beside the journal: a lost journal makes no other host of this one.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use wgnet_proto::seal::HostKey;
 use zeroize::Zeroizing;
 
-use super::JournalError;
+use super::{JournalError, private};
 
 const NAME: &str = "host.key";
 const HEADER: &str = "wgnet-host-key v1";
@@ -33,46 +32,27 @@ pub(super) fn read(dir: &Path) -> Result<Option<HostKey>, JournalError> {
 
 /// Writes the key, durably and under its name only when it is whole.
 pub(super) fn write(dir: &Path, key: &HostKey) -> Result<(), JournalError> {
-    let (path, new) = (path(dir), dir.join("host.key.new"));
-    let put = || {
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(render(key).as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, &path)?;
-        File::open(dir)?.sync_all()
-    };
-    put().map_err(|error: std::io::Error| JournalError::file("write host key", &path, error))
+    let path = path(dir);
+    private::put(&path, render(key).as_bytes())
+        .map_err(|error| JournalError::file("write host key", &path, error))
 }
 
 fn render(key: &HostKey) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(128));
     text.push_str(HEADER);
     text.push('\n');
-    for byte in key.expose() {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(digit.into(), 16).expect("half a byte is a digit"));
-        }
-    }
+    text.push_str(&private::hex(key.expose()));
     text.push('\n');
     text
 }
 
 fn parse(text: &str) -> Option<HostKey> {
     let mut lines = text.lines();
-    let (header, digits) = (lines.next()?, lines.next()?.trim().as_bytes());
-    if header != HEADER || digits.len() != 64 || lines.next().is_some() {
+    let (header, digits) = (lines.next()?, lines.next()?.trim());
+    if header != HEADER || lines.next().is_some() {
         return None;
     }
-    let digit = |digit: u8| char::from(digit).to_digit(16);
-    let mut key = Zeroizing::new([0; 32]);
-    for (byte, pair) in key.iter_mut().zip(digits.chunks(2)) {
-        *byte = u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok()?;
-    }
-    Some(HostKey::from_bytes(*key))
+    private::from_hex(digits).map(|key| HostKey::from_bytes(*key))
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ fn damaged(file: &Path) -> Problem {
     Problem {
         code: DAMAGED.to_owned(),
         object: file.display().to_string(),
-        cause: "the journal was damaged and is set aside here; it was written anew from its mirror of this boot, or with the host's key alone where there was none; running containers were not touched".to_owned(),
+        cause: "the journal was damaged and is set aside here; it was written anew from its mirror of this boot; where there was none, as after a boot, with the host's key and what networks.json beside it has, the networks of a plain engine; running containers were not touched".to_owned(),
         next_step: format!(
             "check the disk (dmesg, smartctl), then rm {}; on plain engines look whether every network of docker network ls is in `wgnetctl status`; one that is not: docker network rm, then create it again",
             file.display()

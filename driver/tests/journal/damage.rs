@@ -12,30 +12,30 @@ use crate::{SWARM_NETWORK, add_endpoint, add_network, block_on, durable, random}
 const BOOT: &str = "boot-1";
 
 /// A state directory and the memory of the host, as at one time.
-struct Host {
+pub(crate) struct Host {
     dir: TempDir,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let host = Self { dir: TempDir::new().unwrap() };
         fs::create_dir(host.dir.path().join("run")).unwrap();
         host
     }
 
-    fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.dir.path().join("lib")
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.state_dir().join("journal.redb")
     }
 
-    fn mirror(&self) -> PathBuf {
+    pub(crate) fn mirror(&self) -> PathBuf {
         self.dir.path().join("run/journal.redb")
     }
 
-    fn open(&self, boot: &str, is_running: bool) -> Result<Journal, JournalError> {
+    pub(crate) fn open(&self, boot: &str, is_running: bool) -> Result<Journal, JournalError> {
         let spare = Spare { path: self.mirror(), boot: boot.to_owned(), is_running };
         Journal::open_mirrored(&self.state_dir(), boot, &random(), Some(&spare))
     }
@@ -46,13 +46,18 @@ impl Host {
     }
 
     /// A host whose driver was killed just now.
-    fn killed(&self) -> Self {
+    pub(crate) fn killed(&self) -> Self {
         let killed = Self::new();
         fs::create_dir(killed.state_dir()).unwrap();
         for (from, to) in [(self.file(), killed.file()), (self.mirror(), killed.mirror())] {
             fs::copy(from, to).unwrap();
         }
-        fs::copy(self.state_dir().join("host.key"), killed.state_dir().join("host.key")).unwrap();
+        for name in ["host.key", "networks.json"] {
+            let (from, to) = (self.state_dir().join(name), killed.state_dir().join(name));
+            if from.exists() {
+                fs::copy(from, to).unwrap();
+            }
+        }
         killed
     }
 }
@@ -75,10 +80,10 @@ fn records(journal: &Journal) -> Vec<(String, Vec<u8>)> {
     block_on(journal.records()).unwrap()
 }
 
-type Damage = fn(&mut Vec<u8>);
+pub(crate) type Damage = fn(&mut Vec<u8>);
 
 /// What can be wrong with a file.
-const DAMAGES: [(&str, Damage); 7] = [
+pub(crate) const DAMAGES: [(&str, Damage); 7] = [
     ("truncated to half", |file| file.truncate(file.len() / 2)),
     ("cut in a page", |file| file.truncate(file.len() - 1000)),
     ("zeroed", |file| file.fill(0)),
@@ -94,7 +99,7 @@ const DAMAGES: [(&str, Damage); 7] = [
     }),
 ];
 
-fn damage(file: &Path, how: fn(&mut Vec<u8>)) {
+pub(crate) fn damage(file: &Path, how: fn(&mut Vec<u8>)) {
     let mut bytes = fs::read(file).unwrap();
     how(&mut bytes);
     fs::write(file, bytes).unwrap();

@@ -17,7 +17,7 @@ use crate::support::{self, Driver, create_endpoint, create_network, join};
 use crate::{SWARM_NETWORK, add_endpoint, add_network, block_on, durable, id, open, random};
 
 /// Runs with a small file system of its own at the path.
-fn with_small_disk(size: &str, run: impl FnOnce(&Path) + Send + 'static) {
+pub(crate) fn with_small_disk(size: &str, run: impl FnOnce(&Path) + Send + 'static) {
     let options = format!("size={size},mode=700");
     let small = move |path: &Path| {
         mount(Some("wgnett"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))

@@ -58,11 +58,13 @@ impl Disk {
             mirror: None,
             spare: spare.cloned(),
             mirror_tried: Instant::now(),
+            plain: Plain::read(dir, loaded.key.id()),
             health: watch::Sender::default(),
         };
         if loaded.origin != Origin::Kept {
             disk.restore(&mut loaded, mirrored)?;
         }
+        disk.plain.follow(&disk.known);
         keep_identity(dir, kept.as_ref(), &loaded.key);
         sync_directory(dir)?;
         if let Some(spare) = spare {
@@ -73,24 +75,23 @@ impl Disk {
         Ok((disk, loaded))
     }
 
-    /// Brings the file up to what is known of this boot.
+    /// Brings the file up to what is known of this boot, or else of the networks that outlive boots.
     fn restore(
         &mut self,
         loaded: &mut Loaded,
         mirrored: Option<Mirrored>,
     ) -> Result<(), JournalError> {
-        if loaded.origin != Origin::New {
-            error!(origin = ?loaded.origin, from_mirror = mirrored.is_some(), host = %loaded.key.id(), "The journal is not as it was left");
-        }
+        let mirrored = mirrored.filter(|it| it.key.expose() == loaded.key.expose());
+        let from_mirror = mirrored.is_some();
         let (mut state, records) = match mirrored {
-            Some(mirrored) if mirrored.key.expose() == loaded.key.expose() => {
-                (mirrored.state, mirrored.records)
-            }
-            _ => (loaded.state.clone(), Vec::new()),
+            Some(mirrored) => (mirrored.state, mirrored.records),
+            None => (loaded.state.clone(), Vec::new()),
         };
         if loaded.origin != Origin::New {
             let unused = seq::above_all(clock::of_host()());
             state.reserved_seq = state.reserved_seq.max(unused);
+            let plain = if from_mirror { 0 } else { self.plain.restore(&mut state) };
+            error!(origin = ?loaded.origin, from_mirror, plain, host = %loaded.key.id(), "The journal is not as it was left");
         }
         let before = loaded.state.clone();
         self.transact(Durability::Immediate, |transaction| {
@@ -110,7 +111,12 @@ impl Disk {
         if is_there {
             let (database, went_back) = whole(path, has_identity)?;
             let (key, state) = guarded(path, || load(&database, path))?;
-            let origin = if went_back { Origin::WentBack } else { Origin::Kept };
+            let origin = match went_back {
+                true => Origin::WentBack,
+                // It was made, and its start ended before anything was brought over.
+                false if state.boot.is_empty() => Origin::Lost,
+                false => Origin::Kept,
+            };
             return Ok((database, Loaded { key, state, origin }));
         }
         let (key, origin) = match kept {

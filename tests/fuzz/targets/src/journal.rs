@@ -85,6 +85,41 @@ const CUT: u8 = 1;
 const ZERO: u8 = 2;
 const SWAP: u8 = 3;
 
+/// What the networks of a plain engine were written down in, and what it is of.
+static PLAIN: LazyLock<(Vec<u8>, LocalNetwork)> = LazyLock::new(|| {
+    let directory = tempfile::tempdir().expect("there is a place for files");
+    let mut plain = LocalNetwork { endpoints: BTreeMap::new(), ..local() };
+    plain.definition.docker_id = "ab".repeat(32).parse().expect("it is an id");
+    let network = plain.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts");
+    let journal = Journal::open(directory.path(), "boot", &keys()).expect("a journal can be made");
+    let fill = journal.update(|state| {
+        state.networks.insert(network.definition.docker_id.clone(), Arc::new(network));
+    });
+    runtime.block_on(fill).expect("it can be written");
+    (std::fs::read(directory.path().join(NETWORKS)).expect("it is there"), plain)
+});
+
+const NETWORKS: &str = "networks.json";
+
+/// Without a journal it is the network as it was, or none. Whoever made the file up has no other one.
+pub(crate) fn plain(bytes: &[u8]) {
+    let directory = tempfile::tempdir().expect("there is a place for files");
+    let path = directory.path().join("journal.redb");
+    drop(Journal::open(directory.path(), "boot", &keys()).expect("a journal can be made"));
+    std::fs::remove_file(&path).expect("it is there");
+    std::fs::write(directory.path().join(NETWORKS), bytes).expect("a file can be written");
+    let journal = Journal::open(directory.path(), "next boot", &keys()).expect("it is ignored");
+    let (file, network) = &*PLAIN;
+    let networks = journal.state().networks.clone();
+    let all: Vec<_> = networks.values().map(|network| &**network).collect();
+    assert_eq!(all, if bytes == file { vec![network] } else { Vec::new() });
+}
+
+pub(crate) fn plain_seeds() -> Vec<Vec<u8>> {
+    vec![Vec::new(), PLAIN.0.clone()]
+}
+
 /// A file that was damaged in places is opened, or refused with a sentence.
 pub(crate) fn file(bytes: &[u8]) {
     let mut file = FILE.clone();

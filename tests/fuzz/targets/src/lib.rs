@@ -56,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     target("status", status::run, status::seeds, 1000),
     target("rows", journal::rows, journal::row_seeds, 1000),
     target("journal", journal::file, journal::file_seeds, 60),
+    target("networks", journal::plain, journal::plain_seeds, 60),
 ];
 
 /// The target of this name.

@@ -49,5 +49,5 @@ macro_rules! targets {
 
 targets! {
     names record envelope judge docker http config arguments secret shim_request shim_response
-    engine_request engine_response status rows journal
+    engine_request engine_response status rows journal networks
 }
