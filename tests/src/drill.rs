@@ -154,6 +154,17 @@ impl Row {
             .info("longest gap", milliseconds(report.longest_gap()), "ms")
     }
 
+    /// The same between hosts to which nothing happens.
+    pub(crate) fn lost_nothing_between_others(self, report: &Report) -> Self {
+        for loss in report.there.losses.iter().chain(&report.back.losses) {
+            eprintln!("  {}: {loss:?}", self.drill);
+        }
+        self.at_most("lost between other hosts", report.lost() as f64, "packets", 0.0)
+            .info("of", report.sent() as f64, "packets")
+            .at_least("sent a second each way", report.per_second(), "packets", PACE)
+            .info("longest gap there", milliseconds(report.longest_gap()), "ms")
+    }
+
     /// What misses its bar, one sentence each.
     pub fn missed(&self) -> Vec<String> {
         let missed = self.measured.iter().filter(|figure| figure.missed());

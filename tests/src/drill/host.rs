@@ -10,6 +10,7 @@ use super::path::{address, probe::Probe};
 use super::{Row, Rows, Scale};
 use crate::lab::checks::Container;
 use crate::lab::{Host, LabError, Result, wait_for};
+use crate::stream::Stream;
 use crate::swarm::{NAMED, SOON, Swarm, eventually, status};
 
 /// A dockerd that starts after a power cut waits for what was there before.
@@ -58,6 +59,7 @@ pub fn host(scale: Scale, rows: &mut Rows) -> Result<()> {
 /// A container on a host that loses its power, which restarts always with the same address, and
 /// another one that asks for it. Without etcd nobody can be told of another address.
 struct Pair<'s> {
+    near: Container<'s>,
     far: Container<'s>,
     probe: Probe,
 }
@@ -74,7 +76,7 @@ impl<'s> Pair<'s> {
         let probe = Probe::start(&near, target)?;
         // On Docker's overlay its gossip says first where the other one is.
         probe.wait_since(SystemTime::now(), NAMED)?;
-        Ok(Self { far, probe })
+        Ok(Self { near, far, probe })
     }
 
     fn back_after(&self, booted: SystemTime, within: Duration) -> Result<Back> {
@@ -153,6 +155,10 @@ fn one_host(swarm: &Swarm, drill: &'static str, meanwhile: Meanwhile) -> Result<
     let docker = Pair::start(swarm, "plain", [10, 82, 0])?;
     let (host, etcd) = (swarm.host(2), swarm.lab.etcd());
     let before = status(host)?.host_id;
+    // Between hosts that keep their power, where there are two.
+    let third = (swarm.lab.hosts().len() > 2).then(|| swarm.run(3, "third", "blue", &[]));
+    let third = third.transpose()?;
+    let stream = third.as_ref().map(|third| Stream::start(&ours.near, third)).transpose()?;
     if meanwhile == Meanwhile::NoEtcd {
         etcd.stop()?;
     }
@@ -169,12 +175,14 @@ fn one_host(swarm: &Swarm, drill: &'static str, meanwhile: Meanwhile) -> Result<
     if meanwhile == Meanwhile::NoEtcd {
         etcd.start()?;
     }
+    let report = stream.map(Stream::finish).transpose()?;
     let mut others = 0.0;
     if meanwhile == Meanwhile::JournalDamaged {
         is_made_anew(host)?;
         others = if status(host)?.host_id == before { 0.0 } else { 1.0 };
     }
     drop((ours, docker));
+    third.iter().try_for_each(|third| swarm.remove(third))?;
     for (number, names) in [(1, ["near-blue", "near-plain"]), (2, ["far-blue", "far-plain"])] {
         swarm.host(number).docker(&[&["rm", "-f"][..], &names].concat())?;
     }
@@ -184,13 +192,17 @@ fn one_host(swarm: &Swarm, drill: &'static str, meanwhile: Meanwhile) -> Result<
         }
         Meanwhile::Nothing | Meanwhile::NoEtcd => Row::new(drill),
     };
-    Ok(row
+    let row = row
         .at_most("reachable after its container's start", back.after, "s", 1.0)
         .beside(beside.after)
         .info("reachable after the boot", back.whole, "s")
         .beside(beside.whole)
         .info("started by hand, given up by Docker", back.by_hand, "times")
-        .beside(beside.by_hand))
+        .beside(beside.by_hand);
+    Ok(match report {
+        Some(report) => row.lost_nothing_between_others(&report),
+        None => row,
+    })
 }
 
 /// The damaged file is set aside, which people are told; whoever has looked at it takes it away.

@@ -13,6 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// cores one takes up to five seconds.)
 const ONE_IN: Duration = Duration::from_secs(6);
 
+/// An engine that is away refuses at once, again and again.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     /// Containers on each host.
@@ -62,6 +65,19 @@ pub(crate) fn under_load<T>(
     network: &str,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Load)> {
+    let (done, load) = while_they_come_and_go(hosts, network, work);
+    for failure in &load.failures {
+        eprintln!("  failed: {failure}");
+    }
+    Ok((done?, load))
+}
+
+/// The same where commands are to fail, for the work ends engines.
+pub(crate) fn while_they_come_and_go<T>(
+    hosts: &[&Host],
+    network: &str,
+    work: impl FnOnce() -> Result<T>,
+) -> (Result<T>, Load) {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let workers: Vec<_> =
@@ -73,10 +89,7 @@ pub(crate) fn under_load<T>(
         for worker in workers {
             load.add(worker.join().expect("a worker does not panic"));
         }
-        for failure in &load.failures {
-            eprintln!("  failed: {failure}");
-        }
-        Ok((done?, load))
+        (done, load)
     })
 }
 
@@ -85,11 +98,16 @@ fn run_until(host: &Host, network: &str, over: &AtomicBool) -> Load {
     while !over.load(Ordering::Relaxed) {
         let began = Instant::now();
         let run = ["run", "--rm", "--network", network, "bb", "true"];
-        match host.docker_within(PATIENCE, &run) {
+        let done = host.docker_within(PATIENCE, &run);
+        let took = began.elapsed();
+        match done {
             Ok(_) => started += 1,
-            Err(error) => load.failures.push(error.to_string()),
+            Err(error) => {
+                load.failures.push(error.to_string());
+                thread::sleep(AFTER_FAILURE);
+            }
         }
-        load.slowest = load.slowest.max(began.elapsed());
+        load.slowest = load.slowest.max(took);
     }
     load.started.push(started);
     load

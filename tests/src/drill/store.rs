@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Row, Rows, Scale, turn};
+use super::{Row, Rows, Scale, milliseconds, turn};
 use crate::lab::{Result, wait_for};
 use crate::stream::Stream;
 use crate::swarm::SOON;
@@ -91,25 +91,48 @@ fn away(scene: &mut Scene<'_>, scale: Scale) -> Result<Row> {
     let [quickest, before] = scene.starts(1, scale.pick(3, 10))?;
     scene.etcd().kill()?;
     let gone = Instant::now();
-    scene.run(1, "new1", 21)?;
-    scene.run(2, "new2", 22)?;
-    scene.remove("old")?;
-    scene.moved("mover", 3)?;
-    // What other work of the machine adds is in neither of the quickest.
-    let [quickest_meanwhile, meanwhile] = scene.starts(1, scale.pick(3, 10))?;
-    let length = Duration::from_secs(scale.pick(8, 600));
-    thread::sleep(length.saturating_sub(gone.elapsed()));
+    let length = Duration::from_secs(scale.pick(12, 600));
+    let mut starts = Vec::new();
+    while gone.elapsed() < length {
+        let next = Instant::now() + Duration::from_secs(scale.pick(0, 20));
+        starts.push(away_round(scene, starts.len())?);
+        thread::sleep(next.min(gone + length).saturating_duration_since(Instant::now()));
+    }
     let out = gone.elapsed();
     scene.etcd().start()?;
     let everywhere = scene.everywhere(Instant::now(), SOON)?;
-    scene.reachable(&["new1", "new2", "mover"])?;
+    scene.all_reachable()?;
+    let rounds = starts.len();
+    // What other work of the machine adds is in neither of the quickest.
+    let [quickest_meanwhile, meanwhile] = scene::quickest_and_median(starts);
     Ok(Row::new("etcd: all members down")
         .lost_nothing(&scene::finish(stream)?)
         .info("for", out.as_secs_f64(), "s")
+        .at_least(
+            "containers started, stopped or moved",
+            4.0 * rounds as f64,
+            "",
+            scale.pick(8.0, 80.0),
+        )
         .info("a start before", before, "ms")
         .at_most("a start meanwhile", meanwhile, "ms", 2.0 * before + 500.0)
         .at_most("the quickest", quickest_meanwhile, "ms", 1.5 * quickest + 200.0)
         .at_most("everywhere after its return", everywhere, "s", EVERYWHERE))
+}
+
+/// Two containers start, another one stops, and one moves on; how long the first took, in milliseconds.
+fn away_round(scene: &mut Scene<'_>, round: usize) -> Result<f64> {
+    let guest = |round| format!("guest{round}");
+    let began = Instant::now();
+    scene.run(1, &format!("new{round}"), 100 + round)?;
+    let start = milliseconds(began.elapsed());
+    scene.run(2 + round % 2, &guest(round), 150 + round)?;
+    match round.checked_sub(1) {
+        None => scene.remove("old")?,
+        Some(last) => scene.remove(&guest(last))?,
+    }
+    scene.moved("mover", [3, 1, 2][round % 3])?;
+    Ok(start)
 }
 
 fn wiped(scene: &mut Scene<'_>) -> Result<Row> {

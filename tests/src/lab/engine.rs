@@ -65,10 +65,25 @@ impl Host {
 
     /// Sends dockerd a signal that ends it, and waits for the end.
     pub fn engine_kill(&self, signal: &str) -> Result<()> {
-        let pid = self.service_pid(DOCKERD_PID).ok_or_else(|| {
-            LabError::Machine(format!("no dockerd runs on {}: start it first", self.name()))
-        })?;
+        let pid = self.engine_pid()?;
         self.signal(pid, signal)?;
+        self.engine_ended(pid)
+    }
+
+    /// Kills dockerd at the moment when a script, run inside, has come to its end.
+    pub fn engine_kill_after(&self, script: &str) -> Result<()> {
+        let pid = self.engine_pid()?;
+        self.sh(&format!("{script}\nkill -s KILL {pid}"))?;
+        self.engine_ended(pid)
+    }
+
+    fn engine_pid(&self) -> Result<u32> {
+        self.service_pid(DOCKERD_PID).ok_or_else(|| {
+            LabError::Machine(format!("no dockerd runs on {}: start it first", self.name()))
+        })
+    }
+
+    fn engine_ended(&self, pid: u32) -> Result<()> {
         self.wait_gone(pid, "dockerd", STOP)?;
         // A killed dockerd leaves its pid file, and another process may have that number at the next start.
         let _ = std::fs::remove_file(self.path(DOCKERD_PID));

@@ -1,29 +1,16 @@
-//! An engine ends and comes back: killed, stopped, slow to start, the swarm's leader.
+//! An engine ends and comes back: stopped, slow to start, the swarm's leader.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{AFTER_KILL, AFTER_START, BACK_WITHIN, Drills, Event, OURS, tasks};
+use super::{AFTER_START, BACK_WITHIN, Drills, Event, OURS, manages, tasks};
 use crate::drill::Row;
-use crate::lab::{Host, LabError, Result, wait_for};
+use crate::lab::{Host, Result, wait_for};
+use crate::swarm::eventually;
 
 const STOPPED_FOR: Duration = Duration::from_secs(30);
 
 impl Drills<'_> {
-    /// While no other container starts or ends there, as the row says.
-    pub(super) fn engine_killed(&self) -> Result<Row> {
-        let host = self.swarm.host(1);
-        self.swarm_row("dockerd SIGKILL and start on a swarm node", host, |row| {
-            let old = tasks(host);
-            let killed = Instant::now();
-            host.engine_kill("KILL")?;
-            host.engine_start()?;
-            let ([ours, dockers], cleared) = self.both_back(host, &old, Instant::now())?;
-            let row = row.at_most("its tasks reachable after the start", ours, "s", 60.0);
-            Ok((row.beside(dockers), Event { figure: AFTER_KILL, since: killed, cleared }))
-        })
-    }
-
     pub(super) fn engine_stopped(&self) -> Result<Row> {
         let host = self.swarm.host(1);
         self.swarm_row("dockerd stopped, started half a minute later", host, |row| {
@@ -58,7 +45,7 @@ impl Drills<'_> {
     /// Its engine is killed, and started again when another one leads.
     pub(super) fn leader_lost(&self) -> Result<Row> {
         let host = self.swarm.host(1);
-        self.check_leads(host)?;
+        self.let_lead(host)?;
         self.swarm_row("swarm leader lost and back", host, |row| {
             let old = tasks(host);
             host.engine_kill("KILL")?;
@@ -79,9 +66,29 @@ impl Drills<'_> {
         })
     }
 
-    fn check_leads(&self, host: &Host) -> Result<()> {
-        let said = host.docker(&["node", "inspect", "-f", "{{.ManagerStatus.Leader}}", "self"])?;
-        let refusal = || LabError::Machine(format!("{} does not lead the swarm", host.name()));
-        if said == "true" { Ok(()) } else { Err(refusal()) }
+    /// Makes a manager the swarm's leader: one that leads hands over when it is demoted.
+    pub(super) fn let_lead(&self, host: &Host) -> Result<()> {
+        if leads(host)? {
+            return Ok(());
+        }
+        let others = || self.swarm.lab.hosts().iter().filter(|other| other.name() != host.name());
+        for other in others() {
+            // Docker refuses an update that crosses one of its own.
+            let demote = ["node", "demote", other.name()];
+            wait_for("another manager's demotion", BACK_WITHIN, || host.docker(&demote))?;
+            eventually("its end", BACK_WITHIN, || manages(other).is_ok_and(|it| !it))?;
+        }
+        eventually("the last manager to lead", BACK_WITHIN, || leads(host).is_ok_and(|it| it))?;
+        for other in others() {
+            let promote = ["node", "promote", other.name()];
+            wait_for("another manager's return", BACK_WITHIN, || host.docker(&promote))?;
+            eventually("its manager", BACK_WITHIN, || manages(other).is_ok_and(|it| it))?;
+        }
+        Ok(())
     }
+}
+
+/// Whether a manager leads the swarm.
+pub(super) fn leads(host: &Host) -> Result<bool> {
+    Ok(host.docker(&["node", "inspect", "-f", "{{.ManagerStatus.Leader}}", "self"])? == "true")
 }

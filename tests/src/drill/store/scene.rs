@@ -8,6 +8,7 @@ use wgnet_proto::ClusterSecrets;
 
 use super::records::Records;
 use super::reports;
+use crate::drill::milliseconds;
 use crate::lab::checks::Container;
 use crate::lab::{Etcd, Host, LabError, LabOptions, Result, SECRET, wait_for};
 use crate::stream::{Report, Stream};
@@ -95,11 +96,10 @@ impl<'s> Scene<'s> {
         for _ in 0..times {
             let began = Instant::now();
             let container = self.swarm.run(host, "passing", NETWORK, &[])?;
-            all.push(began.elapsed().as_secs_f64() * 1e3);
+            all.push(milliseconds(began.elapsed()));
             self.swarm.remove(&container)?;
         }
-        all.sort_by(f64::total_cmp);
-        Ok([all[0], all[all.len() / 2]])
+        Ok(quickest_and_median(all))
     }
 
     /// Seconds until every host knows of everything that runs, and of nothing else, and has it in
@@ -129,6 +129,10 @@ impl<'s> Scene<'s> {
             let target = address(self.running[*name].1);
             eventually(&format!("a ping to {name}"), SOON, || self.eye.ping(&target).is_ok())
         })
+    }
+
+    pub(super) fn all_reachable(&self) -> Result<()> {
+        self.reachable(&self.running.keys().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// How many hosts do not come to report a problem.
@@ -263,6 +267,11 @@ pub(super) fn finish(stream: Stream) -> Result<Report> {
         }
     }
     Ok(report)
+}
+
+pub(super) fn quickest_and_median(mut all: Vec<f64>) -> [f64; 2] {
+    all.sort_by(f64::total_cmp);
+    [all[0], all[all.len() / 2]]
 }
 
 pub(super) fn odd(what: &str) -> LabError {

@@ -1,0 +1,134 @@
+//! An engine is killed while containers start and end on its host, and at the worst moment of a start: the
+//! container's interface is made and waits in the host's namespace, and Docker has not taken it. Nobody
+//! will ask for the end of what had begun.
+
+use std::collections::BTreeSet;
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::Instant;
+
+use wgnet_proto::EndpointId;
+
+use super::engines::leads;
+use super::{AFTER_START, BACK_WITHIN, Drills, GONE_AT_LAST, GONE_WITHIN, OURS, SERVICES};
+use super::{seconds, tasks};
+use crate::drill::Row;
+use crate::drill::load::while_they_come_and_go;
+use crate::lab::{Host, Result};
+use crate::swarm::{eventually, status};
+
+/// What came of one kill; times in seconds.
+struct Killed<'scope> {
+    /// Whether the host led the swarm.
+    led: bool,
+    /// Whether an interface still waited when the engine was gone.
+    waited: bool,
+    back: f64,
+    dockers_back: f64,
+    /// When the last of the endpoints of before was gone, which may be after other kills.
+    gone: ScopedJoinHandle<'scope, f64>,
+}
+
+impl Drills<'_> {
+    /// The first time while the host leads the swarm; load goes on through all of it.
+    pub(super) fn killed_under_load(&self, kills: usize) -> Result<Row> {
+        let host = self.swarm.host(1);
+        self.let_lead(host)?;
+        self.beside_others(|| thread::scope(|scope| self.kills(scope, host, kills)))
+    }
+
+    fn kills<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        host: &'env Host,
+        kills: usize,
+    ) -> Result<Row> {
+        // Two at a time, so that one may end while the other starts.
+        let (killed, load) = while_they_come_and_go(&[host, host], OURS, || {
+            (0..kills).map(|kill| self.kill(scope, host, kill)).collect::<Result<Vec<_>>>()
+        });
+        let killed = killed?;
+        let times = |of: fn(&Killed<'_>) -> bool| killed.iter().filter(|it| of(it)).count() as f64;
+        let worst = |of: fn(&Killed<'_>) -> f64| killed.iter().map(of).fold(0.0, f64::max);
+        let row = Row::new("dockerd SIGKILL under load and start")
+            .info("kills", kills as f64, "")
+            .at_least("of them of the swarm's leader, h1", times(|it| it.led), "", 1.0)
+            .at_least("with an interface waiting for Docker", times(|it| it.waited), "", 1.0)
+            .info("containers started", load.started(), "")
+            .at_most("its tasks reachable after the start", worst(|it| it.back), "s", 60.0)
+            .beside(worst(|it| it.dockers_back));
+        let gone = killed.into_iter().map(|kill| kill.gone.join().expect("it only looks"));
+        Ok(row.at_most(AFTER_START, gone.fold(0.0, f64::max), "s", GONE_WITHIN))
+    }
+
+    fn kill<'scope, 'env>(
+        &'env self,
+        scope: &'scope Scope<'scope, 'env>,
+        host: &'env Host,
+        kill: usize,
+    ) -> Result<Killed<'scope>> {
+        let [(ours, blue), (dockers, plain)] = SERVICES;
+        let [old, dockers_old] = tasks(host);
+        let led = leads(host)?;
+        host.engine_kill_after(&begun(3 + kill))?;
+        let waited = !host.sh(&format!("{WAITING} || true"))?.is_empty();
+        let before = self.endpoints(host)?;
+        let started = Instant::now();
+        let gone = scope.spawn(move || self.gone(host, &before, started));
+        host.engine_start()?;
+        let up = Instant::now();
+        let dockers = scope.spawn(move || {
+            let old = dockers_old.as_deref();
+            seconds(up, self.task_back(host, dockers, plain, old, BACK_WITHIN).ok())
+        });
+        let back = self.task_back(host, ours, blue, old.as_deref(), BACK_WITHIN)?;
+        let back = seconds(up, Some(back));
+        let dockers_back = dockers.join().expect("it only looks");
+        Ok(Killed { led, waited, back, dockers_back, gone })
+    }
+
+    /// Seconds until nothing is left of a host's endpoints of before.
+    fn gone(&self, host: &Host, old: &BTreeSet<EndpointId>, since: Instant) -> f64 {
+        let mut left = old.clone();
+        let gone = eventually("each old endpoint to be gone", GONE_AT_LAST, || {
+            self.endpoints(host).is_ok_and(|now| {
+                left = now.intersection(old).cloned().collect();
+                left.is_empty()
+            })
+        });
+        if gone.is_err() {
+            eprintln!("  {}: left {left:?}", host.name());
+        }
+        seconds(since, gone.ok().map(|()| Instant::now()))
+    }
+
+    /// A host's endpoints: what any host knows of them, and what it has interfaces for.
+    fn endpoints(&self, of: &Host) -> Result<BTreeSet<EndpointId>> {
+        let links = of.sh(
+            "for n in $(ls /run/netns | grep ^wgnet-); do ip -n $n -o link; done; ip -o link",
+        )?;
+        let aliases = links.split_whitespace().filter_map(|word| word.strip_prefix("wgnet:"));
+        let mut all: BTreeSet<_> = aliases.filter_map(|alias| alias.parse().ok()).collect();
+        for by in self.swarm.lab.hosts() {
+            let known = status(by)?.networks.into_iter().flat_map(|network| network.endpoints);
+            let theirs = known.filter(|endpoint| endpoint.host_name == of.name());
+            all.extend(theirs.map(|endpoint| endpoint.id));
+        }
+        Ok(all)
+    }
+}
+
+/// The containers' ends of pairs of ours that are in the host's namespace, by their aliases.
+const WAITING: &str = "ip -o link show type veth | grep -o 'wgnet:[0-9a-f]*'";
+
+/// Ends when so many of them were seen, each at its first appearance: Docker puts it back at the end.
+fn begun(times: usize) -> String {
+    format!(
+        "seen= left={times}
+         while [ $left -gt 0 ]; do
+             for end in $({WAITING}); do
+                 case $seen in *$end*) continue ;; esac
+                 seen=\"$seen $end\" left=$((left - 1))
+             done
+         done"
+    )
+}
