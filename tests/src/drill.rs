@@ -33,7 +33,8 @@ use crate::stream::Report;
 /// - A move for which Docker waits 25 s, as it does if the old host's driver is down before. The short
 ///   one is down after Docker's call and before it told anybody.
 /// - An hour before a backup is restored, a lost leader of the swarm, a dockerd that stays away or starts
-///   slowly, a node that joins again, the simulation and its mutations.
+///   slowly, a node that joins again, a stream between hosts while a third one has no power, the simulation
+///   and its mutations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     Short,
