@@ -15,9 +15,11 @@ mod rubbish;
 mod sealing;
 mod settle;
 mod sweep;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod tombstones;
+mod trial;
 mod wanted;
 
 pub use orders::{Order, Orderer, Orders, orders};
@@ -51,6 +53,8 @@ use outclaimed::Outclaimed;
 use rubbish::PutBack;
 use sealing::Sealing;
 use sweep::Sweeper;
+use taking::Taking;
+use trial::Trial;
 
 /// What the cluster task works with.
 pub struct Inputs<S> {
@@ -142,6 +146,7 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
     loop {
         task.settle().await;
         task.tell(&publishing.borrow().clone(), *lease.borrow());
+        let look_in = task.look_in();
         // All arms are cancel-safe; what an event leads to is awaited after the select.
         let event = tokio::select! {
             () = cancel.cancelled() => break,
@@ -156,7 +161,8 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
                 Ok(()) => Woken::Look,
                 Err(_) => return ended("What writes to etcd", &cancel),
             },
-            () = tokio::time::sleep(LOOK_EVERY) => Woken::Look,
+            taken = task.trial.answer() => Woken::Tried(taken),
+            () = tokio::time::sleep(look_in) => Woken::Look,
         };
         match event {
             Woken::Event(event) => {
@@ -164,6 +170,7 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
                 task.followed(event).await;
             }
             Woken::Order(order) => task.obey(order).await,
+            Woken::Tried(taken) => task.tried(taken),
             Woken::Look => {}
         }
         task.look_again_if_overtaken(publishing.borrow().is_overtaken);
@@ -181,6 +188,8 @@ fn ended(part: &str, cancel: &CancellationToken) {
 enum Woken {
     Event(Followed),
     Order(Order),
+    /// When etcd was seen to take a change, if it was.
+    Tried(Option<Instant>),
     Look,
 }
 
@@ -194,6 +203,8 @@ struct Task<S> {
     sealing: Sealing,
     noting: Noting,
     history: History,
+    taking: Taking,
+    trial: Trial,
     put_back: PutBack,
     sweeper: Sweeper,
     outclaimed: Outclaimed,
@@ -229,6 +240,8 @@ impl<S: Store> Task<S> {
         let judge = Judge::new(inputs.secrets.clone(), state.cluster, inputs.facts.me);
         Self {
             history: History::new(state.incarnation, state.history, state.written_from),
+            taking: Taking::default(),
+            trial: Trial::default(),
             put_back: PutBack::default(),
             sweeper: Sweeper::new(inputs.dead_host_grace),
             outclaimed: Outclaimed::default(),
@@ -273,6 +286,7 @@ impl<S: Store> Task<S> {
     }
 
     async fn followed(&mut self, event: Followed) {
+        self.taking.followed(&event, self.told_at);
         match event {
             Followed::Connected => {
                 info!("Connected to etcd");
@@ -321,7 +335,7 @@ impl<S: Store> Task<S> {
         let me = self.inputs.facts.me;
         let (mut gone, kept) = self.history.split_missing(missing, &self.judge, me);
         let mut stay = Vec::new();
-        if let Some(held) = self.history.brake(scope, &gone, self.judge.view()) {
+        if let Some(held) = self.history.brake(scope, &gone, self.judge.view(), &self.taking) {
             self.problem_of_brake(scope, held.vanishing.len(), held.of);
             // Its own a host puts back, and can only if it knows that they are missing.
             let owner = |path: &Path| self.judge.entry(path).map(|entry| entry.writer);

@@ -35,6 +35,11 @@ pub trait Fixture: Send {
     /// Stops the store, empties it and starts it again.
     fn wipe(&mut self) -> impl Future<Output = ()> + Send;
 
+    /// From here on there is no room for anything new.
+    fn fill(&mut self) -> impl Future<Output = ()> + Send;
+
+    fn make_room(&mut self) -> impl Future<Output = ()> + Send;
+
     /// Makes the store silent for this client, at least: connections stand, nothing answers.
     fn freeze(&mut self, client: &Self::Store) -> impl Future<Output = ()> + Send;
 
@@ -64,6 +69,7 @@ pub async fn suite<F: Fixture>(fixture: &mut F) {
     history::a_watch_from_a_compacted_revision_says_so(fixture).await;
     trouble::a_restart_ends_watches_and_the_client_goes_on(fixture).await;
     trouble::without_a_leader_calls_fail_and_watches_end(fixture).await;
+    trouble::a_full_store_takes_deletions_and_nothing_new(fixture).await;
     trouble::a_silent_store_is_noticed(fixture).await;
     trouble::a_wiped_store_shows_a_lower_revision(fixture).await;
 }

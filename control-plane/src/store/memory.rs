@@ -115,6 +115,26 @@ impl MemoryStore {
         });
     }
 
+    /// It takes no changes but deletions, as an etcd whose quota is used up, until
+    /// [`MemoryStore::make_room`].
+    pub fn fill(&self) {
+        self.change(|inner| inner.state.is_full = true);
+    }
+
+    pub fn make_room(&self) {
+        self.change(|inner| inner.state.is_full = false);
+    }
+
+    /// How many leases there are.
+    pub fn leases(&self) -> usize {
+        self.server.now().state.leases()
+    }
+
+    /// How many leases there ever were.
+    pub fn granted(&self) -> LeaseId {
+        self.server.lock().state.granted()
+    }
+
     /// Empty again: another history.
     pub fn wipe(&self) {
         self.change(|inner| inner.begin_anew(State::new()));
@@ -343,7 +363,7 @@ impl Store for MemoryStore {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.call("grant", |state| Ok(state.grant(ttl, Instant::now()))).await
+        self.call("grant", |state| state.grant(ttl, Instant::now())).await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
@@ -478,6 +498,14 @@ mod tests {
 
         async fn wipe(&mut self) {
             self.0.wipe();
+        }
+
+        async fn fill(&mut self) {
+            self.0.fill();
+        }
+
+        async fn make_room(&mut self) {
+            self.0.make_room();
         }
 
         async fn freeze(&mut self, client: &MemoryStore) {

@@ -243,6 +243,14 @@ impl Fixture for Etcd {
         self.start_all();
     }
 
+    async fn fill(&mut self) {
+        self.raise_alarm().await;
+    }
+
+    async fn make_room(&mut self) {
+        self.defragment_and_disarm().await;
+    }
+
     async fn freeze(&mut self, _client: &EtcdStore) {
         self.members.iter().for_each(|member| member.signal(Signal::SIGSTOP));
     }

@@ -41,15 +41,19 @@ impl<S: Store> Task<S> {
 
     /// Asks for another listing where a held one may be decided by now.
     fn look_at_held(&mut self) {
-        let (judge, sees) = (&self.judge, self.is_home());
+        if !self.is_home() {
+            return self.lost_sight();
+        }
+        let judge = &self.judge;
         let lives = |host: &HostId| {
             judge.in_store(&Path::Alive(*host)).is_some_and(|held| held.accepted.is_some())
         };
-        if self.history.brake_is_due(sees, judge.view(), lives)
+        if self.history.brake_is_due(&self.taking, judge.view(), lives)
             && let Some(scopes) = &self.scopes
         {
             scopes.list_again();
         }
+        self.try_changes();
     }
 
     /// Keeps to the first cluster this host meets.

@@ -8,6 +8,7 @@ mod refused;
 mod remember;
 mod rubbish;
 mod secret;
+mod taking;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -77,6 +78,7 @@ impl Store for Late {
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.1.answers_at_all("grant").await?;
         self.0.grant(ttl).await
     }
 

@@ -41,6 +41,42 @@ pub(super) async fn without_a_leader_calls_fail_and_watches_end<F: Fixture>(fixt
     assert_eq!(next_names(claim, &mut watch, 1).await, ["+c"]);
 }
 
+pub(super) async fn a_full_store_takes_deletions_and_nothing_new<F: Fixture>(fixture: &mut F) {
+    let claim = "a full store";
+    let store = fixture.client("/full");
+    let ttl = Duration::from_secs(45);
+    let lease = store.grant(ttl).await.expect("a lease is granted");
+    let leased = Op::PutLeased { key: "leased".into(), value: vec![], lease };
+    let revision = write(&store, vec![put("a", ""), put("b", ""), leased]).await;
+    let mut watch = store.watch("", revision + 1).await.expect("a watch begins");
+    fixture.fill().await;
+    // Not every member has heard it at once.
+    let told = async {
+        while !matches!(store.grant(ttl).await, Err(StoreError::Full { .. })) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within(claim, told).await;
+    for conditions in [vec![], vec![Condition::Absent("a".to_owned())]] {
+        let refused = try_commit(&store, conditions, vec![put("c", ""), delete("a")]).await;
+        assert!(matches!(refused, Err(StoreError::Full { .. })), "{claim}: {refused:?}");
+    }
+    assert_eq!(keys(&store, "").await, ["a", "b", "leased"]);
+    store.keep_alive(lease).await.expect("a lease that there is lives on");
+    write(&store, vec![delete("a")]).await;
+    store.revoke(lease).await.expect("the lease is revoked");
+    assert_eq!(next_names(claim, &mut watch, 2).await, ["-a", "-leased"]);
+    fixture.make_room().await;
+    let taken = async {
+        while store.grant(ttl).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within(claim, taken).await;
+    write(&store, vec![put("c", "")]).await;
+    assert_eq!(next_names(claim, &mut watch, 1).await, ["+c"]);
+}
+
 pub(super) async fn a_silent_store_is_noticed<F: Fixture>(fixture: &mut F) {
     let claim = "a silent store";
     let store = fixture.client("/silent");

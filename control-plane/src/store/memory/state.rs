@@ -20,6 +20,7 @@ pub(super) struct State {
     leases: BTreeMap<LeaseId, Lease>,
     last_lease: LeaseId,
     lose_next_change: bool,
+    pub(super) is_full: bool,
     pub(super) witness: Option<Witness>,
 }
 
@@ -64,6 +65,7 @@ impl State {
             leases: BTreeMap::new(),
             last_lease: 0,
             lose_next_change: false,
+            is_full: false,
             witness: None,
         }
     }
@@ -149,6 +151,10 @@ impl State {
     }
 
     pub(super) fn commit(&mut self, txn: Txn) -> Result<Committed, StoreError> {
+        // Whatever the conditions are.
+        if txn.ops.iter().any(|op| !matches!(op, Op::Delete { .. })) {
+            self.has_room()?;
+        }
         if !txn.conditions.iter().all(|condition| self.holds(condition)) {
             return Ok(Committed::Refused { revision: self.revision });
         }
@@ -166,6 +172,13 @@ impl State {
         }
         self.record(revision, changes);
         Ok(Committed::Done { revision: self.revision })
+    }
+
+    fn has_room(&self) -> Result<(), StoreError> {
+        if self.is_full {
+            return Err(StoreError::Full { endpoints: "memory".to_owned() });
+        }
+        Ok(())
     }
 
     fn holds(&self, condition: &Condition) -> bool {
@@ -231,9 +244,18 @@ impl State {
         }
     }
 
-    pub(super) fn grant(&mut self, ttl: Duration, now: Instant) -> LeaseId {
+    pub(super) fn grant(&mut self, ttl: Duration, now: Instant) -> Result<LeaseId, StoreError> {
+        self.has_room()?;
         self.last_lease += 1;
         self.leases.insert(self.last_lease, Lease { ttl, expires: now + ttl });
+        Ok(self.last_lease)
+    }
+
+    pub(super) fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
+    pub(super) fn granted(&self) -> LeaseId {
         self.last_lease
     }
 

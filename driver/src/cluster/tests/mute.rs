@@ -21,19 +21,21 @@ pub(super) struct Mute(Mutex<Option<Vec<Op>>>);
 
 impl Mute {
     pub(super) async fn answers(&self, txn: &Txn) -> Result<(), StoreError> {
-        let is_so = {
-            let mut unanswered = self.0.lock().unwrap();
-            unanswered.iter_mut().for_each(|ops| ops.extend(txn.ops.iter().cloned()));
-            unanswered.is_some()
-        };
-        if is_so {
-            sleep(CALL_DEADLINE).await;
-            return Err(StoreError::Deadline { operation: "commit" });
+        if let Some(unanswered) = &mut *self.0.lock().unwrap() {
+            unanswered.extend(txn.ops.iter().cloned());
         }
-        Ok(())
+        self.answers_at_all("commit").await
     }
 
-    fn begin(&self) {
+    pub(super) async fn answers_at_all(&self, operation: &'static str) -> Result<(), StoreError> {
+        if self.0.lock().unwrap().is_none() {
+            return Ok(());
+        }
+        sleep(CALL_DEADLINE).await;
+        Err(StoreError::Deadline { operation })
+    }
+
+    pub(super) fn begin(&self) {
         *self.0.lock().unwrap() = Some(Vec::new());
     }
 
