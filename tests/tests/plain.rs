@@ -12,6 +12,7 @@ use wgnet_tests::stream::Stream;
 use wgnet_tests::swarm::{SOON, eventually, only_network, plain_engines, status};
 
 const JOURNAL: &str = "/var/lib/wgnet/journal.redb";
+const MIRROR: &str = "/run/wgnet/journal.redb";
 
 /// Docker waits for old containers before it starts them anew.
 const AFTER_A_CRASH: Duration = Duration::from_secs(60);
@@ -120,6 +121,8 @@ fn a_network_of_plain_engines_outlives_engines_drivers_and_hosts() -> Result<()>
     }
     a_power_cut_takes_the_journal_along(lab.host(2), &keys[1])?;
     all_reach_each_other("after a power cut that damaged the journal", &boxes)?;
+    a_hand_moves_a_damaged_journal_away(lab.host(1), &keys[0])?;
+    all_reach_each_other("after a hand moved the journal away", &boxes)?;
     lab.etcd().kill()?;
     lab.etcd().wipe()?;
     lab.etcd().start()?;
@@ -154,6 +157,23 @@ fn a_power_cut_takes_the_journal_along(host: &Host, keys: &[SlotStatus]) -> Resu
     assert_eq!(only_network(host)?.slots, keys, "keys and ports are as they were");
     host.sh(&format!("rm {JOURNAL}.damaged-1"))?;
     eventually("an end of the problem", SOON, || !damaged())
+}
+
+/// With containers, and without a mirror, a hand is asked for: it does what the sentence says.
+fn a_hand_moves_a_damaged_journal_away(host: &Host, keys: &[SlotStatus]) -> Result<()> {
+    host.driver_stop()?;
+    host.sh(&format!("rm {MIRROR}; echo no journal at all > {JOURNAL}"))?;
+    host.driver_resume()?;
+    eventually("the driver to say what to do", SOON, || {
+        host.wgnetctl(&["status"]).is_err_and(|said| {
+            let said = said.to_string();
+            said.contains("move the file away") && said.contains("networks.json")
+        })
+    })?;
+    host.sh(&format!("mv {JOURNAL} /tmp/damaged.redb"))?;
+    eventually("the driver to work", SOON, || status(host).is_ok())?;
+    assert_eq!(only_network(host)?.slots, keys, "keys and ports are as they were");
+    host.sh("all=$(docker ps -q) && docker stop $all && docker start $all").map(drop)
 }
 
 /// Between plain engines nobody coordinates addresses but the drivers.
