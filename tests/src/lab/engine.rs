@@ -70,11 +70,12 @@ impl Host {
         self.engine_ended(pid)
     }
 
-    /// Kills dockerd at the moment when a script, run inside, has come to its end.
-    pub fn engine_kill_after(&self, script: &str) -> Result<()> {
+    /// Kills dockerd at the moment when a script, run inside, has come to its end; what that said.
+    pub fn engine_kill_after(&self, script: &str) -> Result<String> {
         let pid = self.engine_pid()?;
-        self.sh(&format!("{script}\nkill -s KILL {pid}"))?;
-        self.engine_ended(pid)
+        let said = self.sh(&format!("{script}\nkill -s KILL {pid}"))?;
+        self.engine_ended(pid)?;
+        Ok(said)
     }
 
     fn engine_pid(&self) -> Result<u32> {

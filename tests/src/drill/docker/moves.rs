@@ -37,7 +37,7 @@ enum OldDriver {
 const WITHOUT_DRIVER: Duration = Duration::from_secs(150);
 
 /// A host whose driver was down finds what has moved so soon after its return.
-const FOUND: f64 = 5000.0;
+const FOUND: f64 = 2000.0;
 
 /// What one move did to the worst client, in milliseconds.
 struct Gap {
