@@ -67,9 +67,9 @@ pub struct Publishing {
     pub endpoints: BTreeMap<NetworkKey, Unpublished>,
     /// Why, as far as it is known; `None` when all is well.
     pub error: Option<String>,
-    /// A record was found changed by others again and again, and no picture showed it: the picture
-    /// lacks an event. List again.
-    pub is_overtaken: bool,
+    /// The picture lacks an event: a record was found changed by others again and again, or what was
+    /// committed is still not shown. List again.
+    pub misses_events: bool,
 }
 
 /// Endpoints of a network that the store does not hold as wanted yet.
@@ -147,7 +147,7 @@ struct Loop<S> {
     /// How many rounds in a row found a record changed by others.
     overtaken: u32,
     again: Again,
-    /// When a record that is held back may be put again.
+    /// When a record that is held back may be put again, or a commit is late to be shown.
     due: Option<Instant>,
 }
 
@@ -155,7 +155,7 @@ struct Loop<S> {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Hindrance {
     error: Option<String>,
-    is_overtaken: bool,
+    misses_events: bool,
 }
 
 /// A commit that stands until the picture has caught up with it.
@@ -164,6 +164,7 @@ struct Done {
     /// `None` for a deletion.
     record: Option<Record>,
     revision: Revision,
+    at: Instant,
 }
 
 /// How a round ended.
@@ -191,6 +192,10 @@ enum Outcome {
 
 /// The picture may tell of nothing but the trouble itself: not a try for each.
 const PAUSE_IN_TROUBLE: Duration = Duration::from_millis(50);
+
+/// A commit that no picture shows after so long is not on its way: the store did not tell of it, and
+/// may have been restored since to what it held before.
+const SHOWN_WITHIN: Duration = Duration::from_secs(60);
 
 /// So often it is no coincidence, and worth a word in the status.
 const OFTEN: u32 = 3;
@@ -250,7 +255,8 @@ impl<S: Store> Loop<S> {
             }
             Round::Idle | Round::Progress | Round::Overtaken(_) => None,
         };
-        let hindrance = Hindrance { error, is_overtaken: self.overtaken >= OFTEN };
+        let late = self.look_for_late(&picture);
+        let hindrance = Hindrance { error, misses_events: self.overtaken >= OFTEN || late };
         self.hindered.send_if_modified(|told| {
             let is_news = *told != hindrance;
             *told = hindrance;
@@ -271,6 +277,17 @@ impl<S: Store> Loop<S> {
         let shows =
             |path: &Path, done: &Done| seen(picture, path).is_some_and(|at| at >= done.revision);
         self.done.retain(|path, done| !shows(path, done));
+    }
+
+    /// Whether a commit is late to be shown in a scope that is followed. Looks again when the next
+    /// one will be.
+    fn look_for_late(&mut self, picture: &Picture) -> bool {
+        let now = Instant::now();
+        let awaited = self.done.iter().filter(|(path, _)| is_seen(picture, path));
+        let first = awaited.map(|(_, done)| done.at + SHOWN_WITHIN).min();
+        let later = first.filter(|due| *due > now);
+        self.due = [self.due, later].into_iter().flatten().min();
+        first.is_some() && later.is_none()
     }
 
     /// The picture with what was committed since.
@@ -383,7 +400,8 @@ impl<S: Store> Loop<S> {
                 None
             }
         };
-        self.done.insert(change.path.clone(), Done { record, revision });
+        let done = Done { record, revision, at: Instant::now() };
+        self.done.insert(change.path.clone(), done);
     }
 }
 
@@ -405,7 +423,7 @@ async fn tell(
                 unpublished: missing.len() + left(&wanted, &picture),
                 endpoints: endpoints(missing),
                 error: hindrance.error.clone(),
-                is_overtaken: hindrance.is_overtaken,
+                misses_events: hindrance.misses_events,
             }
         };
         told.send_if_modified(|told| {

@@ -3,7 +3,7 @@ mod host;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::store::{Condition, MemoryStore};
@@ -121,9 +121,32 @@ async fn one_record_that_was_overtaken_holds_no_other_up() {
     holds(&store, &endpoint(49, 1)).await;
     assert!(before.elapsed() < Duration::from_millis(50), "{:?}", before.elapsed());
     host.says("somebody else keeps changing networks/n-a/endpoints/10.1.0.1").await;
-    assert!(host.publishing.borrow().is_overtaken);
+    assert!(host.publishing.borrow().misses_events);
     host.scopes.list_again();
     holds(&store, &endpoint(1, 2)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_never_shows_is_put_again_though_no_listing_missed_it() {
+    let store = MemoryStore::new();
+    let mut host = Host::on(&store);
+    host.wants(&[endpoint(1, 1)]);
+    holds(&store, &endpoint(1, 1)).await;
+    host.is_settled().await;
+    let backup = store.backup();
+    // The store tells nobody of it, and then it is gone: what is known of the store is what it holds.
+    store.lose_next_change();
+    host.wants(&[endpoint(1, 1), endpoint(2, 1)]);
+    holds(&store, &endpoint(2, 1)).await;
+    store.restore(&backup);
+    write(&store, Op::Put { key: "elsewhere".to_owned(), value: vec![] }).await;
+    assert!(!host.publishing.borrow().misses_events);
+    let missed = host.publishing.wait_for(|it| it.misses_events);
+    timeout(Duration::from_secs(70), missed).await.expect("it is late").unwrap();
+    host.scopes.list_again();
+    holds(&store, &endpoint(2, 1)).await;
+    host.is_settled().await;
+    assert!(!host.publishing.borrow().misses_events);
 }
 
 #[tokio::test(start_paused = true)]
