@@ -173,7 +173,7 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
             Woken::Tried(taken) => task.tried(taken),
             Woken::Look => {}
         }
-        task.look_again_if_overtaken(publishing.borrow().is_overtaken);
+        task.look_again_if(publishing.borrow().misses_events);
     }
 }
 
@@ -220,7 +220,7 @@ struct Task<S> {
     connection: Option<Result<(), String>>,
     /// When a call to etcd that was waited for here failed, on this connection.
     failed: Option<Instant>,
-    was_overtaken: bool,
+    missed_events: bool,
     /// Networks with an address that was lost and could not be noted in the journal yet.
     unnoted: BTreeSet<NetworkKey>,
     /// Paths where the journal may keep something else than what is in force.
@@ -260,7 +260,7 @@ impl<S: Store> Task<S> {
             seen: BTreeMap::new(),
             connection: None,
             failed: None,
-            was_overtaken: false,
+            missed_events: false,
             unnoted: BTreeSet::new(),
             unkept: BTreeSet::new(),
             told_at: Instant::now(),
@@ -434,14 +434,14 @@ impl<S: Store> Task<S> {
     }
 
     /// The store holds something else than this host was told, and the audit would be slow to see it.
-    fn look_again_if_overtaken(&mut self, is_overtaken: bool) {
-        if is_overtaken
-            && !self.was_overtaken
+    fn look_again_if(&mut self, misses_events: bool) {
+        if misses_events
+            && !self.missed_events
             && let Some(scopes) = &self.scopes
         {
             scopes.list_again();
         }
-        self.was_overtaken = is_overtaken;
+        self.missed_events = misses_events;
     }
 }
 

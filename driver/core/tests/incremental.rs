@@ -108,13 +108,15 @@ fn change(cluster: &mut Cluster, dice: &mut Dice) {
             cluster.network().endpoints.remove(&at);
         }
         10 => cluster.yield_addresses(),
-        _ => match dice.below(4) {
+        _ => match dice.below(5) {
             0 => drop(cluster.network().members.remove(&host)),
             1 => drop(cluster.view.revoked.insert(host)),
             2 => {
                 cluster.view.revoked.clear();
                 cluster.publish(host);
             }
+            3 if !cluster.view.unheard.is_empty() => cluster.view.unheard.clear(),
+            3 => drop(cluster.view.unheard.insert(host)),
             _ => cluster.network().generation = dice.pick(&[0, 1]),
         },
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 use wgnet_control_plane::store::{Revision, covers};
-use wgnet_core::Judge;
+use wgnet_core::{ClusterView, Judge};
 use wgnet_proto::record::ClusterRecord;
 use wgnet_proto::{ClusterId, HostId, Incarnation, NetworkKey, Path, Record};
 
@@ -302,6 +302,16 @@ impl History {
             self.given_up.insert(host);
         }
         keeps
+    }
+
+    /// The other hosts that have not said in this history that their records are there.
+    pub(super) fn unheard(&self, view: &ClusterView, me: HostId) -> BTreeSet<HostId> {
+        let Some(incarnation) = self.incarnation else {
+            return BTreeSet::new();
+        };
+        let others = view.hosts.iter().filter(|(host, _)| **host != me);
+        let unheard = others.filter(|(_, record)| self.fell || record.incarnation != incarnation);
+        unheard.map(|(host, _)| *host).collect()
     }
 
     fn has_spoken(&self, host: HostId, judge: &Judge) -> bool {

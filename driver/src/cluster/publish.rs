@@ -94,8 +94,9 @@ impl<S: Store> Task<S> {
         })
     }
 
-    /// Whether this history of the store holds every wanted record. What a scope held that was not
-    /// listed in this one yet says nothing.
+    /// Whether this history of the store holds every wanted record, and no endpoint of this host that
+    /// has ended: from here on all its claims count. What a scope held that was not listed in this one
+    /// yet says nothing.
     fn is_complete(&self, wanted: &WantedRecords) -> bool {
         let is_listed = |path: &Path| {
             let key = path.to_string();
@@ -105,7 +106,11 @@ impl<S: Store> Task<S> {
             let held = self.judge.in_store(path).and_then(|held| held.accepted);
             held.is_some_and(|held| self.is_of_this_history(path, &held))
         };
+        let is_ended =
+            |path: &Path| matches!(path, Path::Endpoint(..)) && !wanted.contains_key(path);
         wanted.keys().all(|path| is_listed(path) && is_anew(path))
+            && self.searched.is_done_once()
+            && !self.judge.own_in_store().iter().any(is_ended)
             && wanted::is_complete(wanted, &self.judge)
     }
 

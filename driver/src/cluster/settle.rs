@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use wgnet_control_plane::store::{Condition, Op, Store, Txn, covers};
+use wgnet_core::ClusterView;
 use wgnet_proto::seal::claimed_writer;
 use wgnet_proto::{HostId, NetworkKey, Path, Record, Sealer};
 
@@ -221,6 +222,8 @@ impl<S: Store> Task<S> {
     pub(super) async fn tell_view(&mut self) {
         let mut changed = self.judge.take_changed();
         changed.networks.append(&mut self.unnoted);
+        let unheard = self.history.unheard(self.judge.view(), self.inputs.facts.me);
+        changed.hosts |= *self.view.borrow().unheard != unheard;
         if !changed.cluster && !changed.hosts && changed.networks.is_empty() {
             for key in &self.followed {
                 if let Some(revision) = self.seen.get(&scope_of(key)) {
@@ -234,7 +237,7 @@ impl<S: Store> Task<S> {
         {
             scopes.list_again();
         }
-        let view = Arc::new(self.judge.view().clone());
+        let view = Arc::new(ClusterView { unheard: unheard.into(), ..self.judge.view().clone() });
         // At once: whoever has the view can say up to which revision it goes.
         self.view.send_modify(|told| {
             *told = Arc::clone(&view);
@@ -301,6 +304,10 @@ pub(super) struct Searched {
 impl Searched {
     fn is_due(&self) -> bool {
         self.first.is_none_or(|at| !self.again && at.elapsed() >= ARRIVES_WITHIN)
+    }
+
+    pub(super) fn is_done_once(&self) -> bool {
+        self.first.is_some()
     }
 
     fn done(&mut self) {

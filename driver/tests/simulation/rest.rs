@@ -18,8 +18,7 @@ use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::journal::State;
 use wgnet_driver::keyring::Keyring;
 use wgnet_driver::underlay::Underlay;
-use wgnet_proto::record::EndpointRecord;
-use wgnet_proto::{ClusterSecrets, HostId, IfName, NetworkKey, PublicKey};
+use wgnet_proto::{ClusterSecrets, HostId, IfName, PublicKey};
 
 use super::checks::{Place, Witness, short};
 use super::dice;
@@ -229,10 +228,8 @@ impl Picture {
                 found.push(format!("host {} {belongs}", host.number));
             }
         }
-        let back = listing.entries.iter().filter(|entry| entry.mod_revision <= history.restored);
-        let ghosts = back.map(|entry| entry.key.as_str()).collect();
         for host in &self.hosts {
-            self.same_view(host, &ghosts, &mut found);
+            self.same_view(host, &mut found);
             self.published(host, &mut found);
             self.reaches(host, &mut found);
         }
@@ -257,25 +254,7 @@ impl Picture {
         network
     }
 
-    /// Whether a record's owner has withdrawn it for one that a backup brought back, and that others
-    /// refuse as an old one: a gap that is known.
-    fn is_haunted(
-        &self,
-        key: &NetworkKey,
-        record: &EndpointRecord,
-        ghosts: &BTreeSet<&str>,
-    ) -> bool {
-        let owner = self.hosts.iter().find(|owner| owner.me == record.host);
-        let local = owner.and_then(|owner| owner.state.by_key(key));
-        let endpoint = local.and_then(|local| local.endpoints.get(&record.endpoint));
-        let is_ghost = |address: &IpAddr| {
-            ghosts.contains(format!("networks/{key}/endpoints/{address}").as_str())
-        };
-        endpoint.is_some_and(|endpoint| endpoint.superseded)
-            && record.addresses.iter().any(is_ghost)
-    }
-
-    fn same_view(&self, host: &Host, ghosts: &BTreeSet<&str>, found: &mut Vec<String>) {
+    fn same_view(&self, host: &Host, found: &mut Vec<String>) {
         let fresh = self.fresh.view();
         let n = host.number;
         let hosts = |view: &ClusterView| {
@@ -306,8 +285,7 @@ impl Picture {
         }
         for key in host.state.networks.values().map(|network| &network.definition.key) {
             let none = NetworkView::default();
-            let mut seen = self.of_the_living(host.view.networks.get(key).unwrap_or(&none));
-            seen.endpoints.retain(|_, record| !self.is_haunted(key, record, ghosts));
+            let seen = self.of_the_living(host.view.networks.get(key).unwrap_or(&none));
             let there = self.of_the_living(fresh.networks.get(key).unwrap_or(&none));
             if seen != there {
                 found.push(format!(

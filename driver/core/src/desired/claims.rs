@@ -1,4 +1,5 @@
-//! Who owns which address: the higher claim wins, then the higher host id.
+//! Who owns which address: the higher claim wins, then the higher host id. Claims of hosts that are
+//! unheard in the store's present history come after all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -61,7 +62,7 @@ impl<'a> Owners<'a> {
             let here = at.get(&address).into_iter().flatten().map(|e| local_claimant(e, me));
             let there = network.endpoints.on(address).map(|(_, record)| record);
             let there = there.filter(|record| counts(record.host, network, cluster, me));
-            for claimant in here.chain(there.map(remote_claimant)) {
+            for claimant in here.chain(there.map(|record| remote_claimant(record, cluster))) {
                 let addresses = claimant.addresses();
                 if claimants.insert(claimant.rank(), claimant).is_none() {
                     left.extend(addresses.filter(|address| known.insert(*address)));
@@ -108,6 +109,7 @@ pub(super) fn counts(
 }
 
 struct Claimant<'a> {
+    is_heard: bool,
     claim: Claim,
     host: HostId,
     endpoint: &'a EndpointId,
@@ -115,7 +117,7 @@ struct Claimant<'a> {
     owner: Owner<'a>,
 }
 
-type Rank<'a> = (Claim, HostId, &'a EndpointId, Option<IpAddr>);
+type Rank<'a> = (bool, Claim, HostId, &'a EndpointId, Option<IpAddr>);
 
 #[derive(Clone, Copy)]
 enum Addresses<'a> {
@@ -126,7 +128,7 @@ enum Addresses<'a> {
 impl<'a> Claimant<'a> {
     /// A host numbers its claims once; id and primary address only make the order total.
     fn rank(&self) -> Rank<'a> {
-        (self.claim, self.host, self.endpoint, self.addresses().next())
+        (self.is_heard, self.claim, self.host, self.endpoint, self.addresses().next())
     }
 
     fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<'a> {
@@ -150,7 +152,7 @@ fn claimants<'a>(
     let remote = network.endpoints.values().filter(move |e| hosts.contains(&e.host));
     live(local)
         .map(|endpoint| local_claimant(endpoint, me))
-        .chain(remote.map(remote_claimant))
+        .chain(remote.map(|record| remote_claimant(record, cluster)))
         .collect()
 }
 
@@ -161,6 +163,7 @@ fn live(local: &LocalNetwork) -> impl Iterator<Item = &LocalEndpoint> {
 
 fn local_claimant(endpoint: &LocalEndpoint, me: HostId) -> Claimant<'_> {
     Claimant {
+        is_heard: true,
         claim: endpoint.claim,
         host: me,
         endpoint: &endpoint.id,
@@ -169,8 +172,9 @@ fn local_claimant(endpoint: &LocalEndpoint, me: HostId) -> Claimant<'_> {
     }
 }
 
-fn remote_claimant(record: &EndpointRecord) -> Claimant<'_> {
+fn remote_claimant<'a>(record: &'a EndpointRecord, cluster: &ClusterView) -> Claimant<'a> {
     Claimant {
+        is_heard: !cluster.unheard.contains(&record.host),
         claim: record.claim,
         host: record.host,
         endpoint: &record.endpoint,

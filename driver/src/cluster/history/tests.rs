@@ -1,3 +1,5 @@
+use wgnet_proto::record::HostRecord;
+
 use super::*;
 
 const OURS: Incarnation = Incarnation([1; 16]);
@@ -52,6 +54,35 @@ fn a_backup_that_names_an_earlier_history_is_announced_as_another_one() {
         assert_eq!((history.met(), history.written_from()), ((Some(NEXT), 6), NEXT_SEQ));
         assert_eq!(history.number(), number + u64::from(!falls));
     }
+}
+
+#[test]
+fn hosts_are_unheard_from_a_fall_until_each_has_spoken() {
+    let mut history = at_a_hundred();
+    let [me, spoken, silent] = [1, 2, 3].map(|number| HostId([number; 16]));
+    let view = |incarnations: [Incarnation; 3]| {
+        let mut view = ClusterView::default();
+        for (host, incarnation) in [me, spoken, silent].into_iter().zip(incarnations) {
+            let named = HostRecord {
+                name: host.short(),
+                underlay: Vec::new(),
+                version: String::new(),
+                backend: String::new(),
+                incarnation,
+            };
+            view.hosts.insert(host, named);
+        }
+        view
+    };
+    assert_eq!(History::new(None, 0, 0).unheard(&view([OURS, NEXT, OURS]), me), [].into());
+    assert_eq!(history.unheard(&view([OURS; 3]), me), [].into());
+    history.fell();
+    // A backup's records name the history that the backup is of.
+    assert_eq!(history.unheard(&view([OURS; 3]), me), [spoken, silent].into());
+    history.seen_to_be(Owner::Us, 51);
+    assert_eq!(history.meet(&record(NEXT, 6), NEXT_SEQ), Turn::Another);
+    assert_eq!(history.unheard(&view([OURS, NEXT, OURS]), me), [silent].into());
+    assert_eq!(history.unheard(&view([OURS, NEXT, NEXT]), me), [].into());
 }
 
 #[test]
