@@ -85,6 +85,11 @@ fn a_dead_engine_is_replaced() {
 }
 
 #[test]
+fn what_the_engine_made_for_a_killed_driver_is_ours() {
+    engine::what_the_engine_made_for_a_killed_driver_is_ours();
+}
+
+#[test]
 fn a_driver_without_a_journal_removes_only_what_is_marked() {
     let engine = Engine::new();
     strays::only_what_is_marked_goes(engine.choice());

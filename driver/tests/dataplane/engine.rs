@@ -10,6 +10,7 @@ use wgnet_core::{Seen, Step};
 use wgnet_driver::dataplane::linux::Choice;
 use wgnet_driver::dataplane::{Dataplane, Events, Joined};
 use wgnet_engine::{Client, Spawn};
+use wgnet_proto::IfName;
 
 use crate::traffic::{Side, namespace};
 
@@ -93,4 +94,29 @@ pub(crate) fn a_dead_engine_is_replaced() {
     assert!(seen.wireguards.is_empty());
     side.make_wireguard();
     side.apply(Step::DeleteNamespace);
+}
+
+/// A driver was killed after the engine had made the interface and before it was marked. Another's
+/// interface of the same name is left alone.
+pub(crate) fn what_the_engine_made_for_a_killed_driver_is_ours() {
+    let engine = Engine::new();
+    let side = Side::start(1, &engine.choice());
+    side.make_network();
+    let wg0 = |words: &str| side.host.sh(&format!("ip -netns {} {words}", namespace()));
+    wg0("link set wg0 alias '' group default down");
+    side.make_wireguard();
+    let link = wg0("-d link show wg0");
+    assert!(link.contains("alias wgnet") && link.contains("UP"), "{link}");
+    wg0("link set wg0 alias '' group default");
+    let name: IfName = "wg0".parse().unwrap();
+    side.apply(Step::RemoveWireguard { name: name.clone() });
+    let links = wg0("-o link");
+    assert!(!links.contains("wg0"), "{links}");
+
+    wg0("tuntap add mode tun name wg0");
+    let plane = side.plane.clone();
+    let refused = side.host.run(async move {
+        plane.apply(&namespace(), &Step::RemoveWireguard { name }).await.is_err()
+    });
+    assert!(refused && wg0("-o link").contains("wg0"));
 }

@@ -17,7 +17,7 @@ use self::genl::PeerChange;
 use self::kernel::Kernel;
 use self::userspace::Userspace;
 use super::error::{Result, failed, failing, refused};
-use super::link::Link;
+use super::link::{Kind, Link};
 use super::space::{Network, Space};
 use crate::dataplane::ErrorKind;
 
@@ -45,7 +45,12 @@ impl Backend {
     ) -> Result<()> {
         let operation = "create WireGuard interface";
         let existing = network.space.rtnl.link(name.as_str()).await;
-        if let Some(link) = existing.map_err(failing(operation, network.object(name)))? {
+        let existing = existing.map_err(failing(operation, network.object(name)))?;
+        let is_unmarked = match &existing {
+            Some(link) => self.made_unmarked(network, name, link).await?,
+            None => false,
+        };
+        if let Some(link) = existing.filter(|_| !is_unmarked) {
             if !link.is_our_wireguard() {
                 let reason = "a link of this name is there and is not wgnet's: remove or rename it";
                 return Err(refused(operation, network.object(name), ErrorKind::Other, reason));
@@ -63,11 +68,26 @@ impl Backend {
         }
     }
 
+    /// Whether a link is ours though it has no mark: a driver that was killed in between had the
+    /// engine make it. (The kernel makes its own with the mark.)
+    async fn made_unmarked(&self, network: &Network, name: &IfName, link: &Link) -> Result<bool> {
+        match self {
+            Self::Userspace(engine) if link.kind == Kind::Tun && !link.is_ours() => {
+                engine.has(network, name).await
+            }
+            Self::Userspace(_) | Self::Kernel(_) => Ok(false),
+        }
+    }
+
     pub(crate) async fn remove(&self, network: &Network, name: &IfName) -> Result<()> {
         let operation = "delete WireGuard interface";
         let link = network.space.rtnl.link(name.as_str()).await;
         let link = link.map_err(failing(operation, network.object(name)))?;
-        if link.as_ref().is_some_and(|link| !link.is_our_wireguard()) {
+        let is_unmarked = match &link {
+            Some(link) => self.made_unmarked(network, name, link).await?,
+            None => false,
+        };
+        if link.as_ref().is_some_and(|link| !link.is_our_wireguard() && !is_unmarked) {
             let reason = "the link of this name is not wgnet's";
             return Err(refused(operation, network.object(name), ErrorKind::Other, reason));
         }

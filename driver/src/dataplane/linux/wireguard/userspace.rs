@@ -91,6 +91,15 @@ impl Userspace {
             .map_err(failing("set up WireGuard interface", object))
     }
 
+    /// Whether the engine has this device.
+    pub(crate) async fn has(&self, network: &Network, name: &IfName) -> Result<bool> {
+        match self.client.get_device(&device_id(network, name)).await {
+            Ok(device) => Ok(device.is_some()),
+            Err(ClientError::Connect { .. }) => Ok(false),
+            Err(error) => Err(answered("read WireGuard interface", network.object(name), error)),
+        }
+    }
+
     /// What is not the engine's, or is gone with its engine, is success.
     pub(crate) async fn delete(&self, network: &Network, name: &IfName) -> Result<()> {
         let id = device_id(network, name);
