@@ -149,10 +149,11 @@ impl Row {
 
     /// A stream that must not notice.
     pub fn lost_nothing(self, report: &Report) -> Self {
-        self.at_most("lost", report.lost() as f64, "packets", 0.0)
-            .info("of", report.sent() as f64, "packets")
-            .at_least("sent a second each way", report.per_second(), "packets", PACE)
-            .info("longest gap", milliseconds(report.longest_gap()), "ms")
+        self.at_most("lost", report.lost() as f64, "packets", 0.0).of(report).info(
+            "longest gap",
+            milliseconds(report.longest_gap()),
+            "ms",
+        )
     }
 
     /// The same between hosts to which nothing happens.
@@ -161,9 +162,16 @@ impl Row {
             eprintln!("  {}: {loss:?}", self.drill);
         }
         self.at_most("lost between other hosts", report.lost() as f64, "packets", 0.0)
-            .info("of", report.sent() as f64, "packets")
-            .at_least("sent a second each way", report.per_second(), "packets", PACE)
+            .of(report)
             .info("longest gap there", milliseconds(report.longest_gap()), "ms")
+    }
+
+    /// How much was sent, and whether it arrived once and in order.
+    fn of(self, report: &Report) -> Self {
+        self.info("of", report.sent() as f64, "packets")
+            .at_least("sent a second each way", report.per_second(), "packets", PACE)
+            .at_most("duplicated", report.duplicated() as f64, "packets", 0.0)
+            .info("reordered", report.reordered() as f64, "packets")
     }
 
     /// What misses its bar, one sentence each.
