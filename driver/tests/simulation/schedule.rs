@@ -22,7 +22,7 @@ use super::trace::{note, wrong};
 use super::world::{self, Network, create, start_driver, world};
 
 /// Everything that can happen, with how often; a run has about half of the faults.
-const DEEDS: [(Deed, u64); 39] = [
+const DEEDS: [(Deed, u64); 41] = [
     (Deed::Start, 120),
     (Deed::Stop, 80),
     (Deed::Move, 15),
@@ -47,6 +47,8 @@ const DEEDS: [(Deed, u64); 39] = [
     (Deed::StopStore, 8),
     (Deed::StartStore, 30),
     (Deed::RestartStore, 8),
+    (Deed::FillStore, 6),
+    (Deed::MakeRoom, 20),
     (Deed::LoseLeader, 8),
     (Deed::RegainLeader, 25),
     (Deed::Compact, 15),
@@ -90,6 +92,8 @@ enum Deed {
     StopStore,
     StartStore,
     RestartStore,
+    FillStore,
+    MakeRoom,
     LoseLeader,
     RegainLeader,
     Compact,
@@ -110,8 +114,8 @@ enum Deed {
 impl Deed {
     /// What makes things well again, and Docker's ordinary work, is in every run.
     fn is_always(self) -> bool {
-        use Deed::{EmptyDisk, Mend, RegainLeader, Start, StartStore, Stop};
-        matches!(self, Start | Stop | Mend | StartStore | RegainLeader | EmptyDisk)
+        use Deed::{EmptyDisk, MakeRoom, Mend, RegainLeader, Start, StartStore, Stop};
+        matches!(self, Start | Stop | Mend | StartStore | MakeRoom | RegainLeader | EmptyDisk)
     }
 }
 
@@ -289,6 +293,8 @@ impl Run {
                 Deed::StopStore => store.stop(),
                 Deed::StartStore => store.start(),
                 Deed::RestartStore => store.restart(),
+                Deed::FillStore => store.fill(),
+                Deed::MakeRoom => store.make_room(),
                 Deed::LoseLeader => store.lose_leader(),
                 Deed::RegainLeader => store.regain_leader(),
                 Deed::Compact => store.compact(),
@@ -449,6 +455,7 @@ pub(crate) async fn heal(history: &mut History) {
     world(|world| {
         world.healing = true;
         world.store.start();
+        world.store.make_room();
         world.store.regain_leader();
         world.store.lose_no_change();
         for host in &world.hosts {
