@@ -302,7 +302,7 @@ impl<S: Store> Task<S> {
                 self.connection = Some(Err(error));
             }
             Followed::History { revision, highest } => {
-                if self.history.fell() {
+                if self.history.fell(revision) {
                     warn!(revision, highest, "The store's revision fell: it was wiped or restored");
                     self.problem_of_history(revision, highest);
                 }
@@ -318,6 +318,7 @@ impl<S: Store> Task<S> {
     }
 
     async fn listed(&mut self, scope: &str, revision: Revision, entries: Vec<Entry>) {
+        self.judge.set_fallen(self.history.fallen_to());
         for entry in &entries {
             let verdict = self.judge.put(&entry.key, &entry.value, entry.mod_revision);
             self.history.is_back(&entry.key);
@@ -365,6 +366,7 @@ impl<S: Store> Task<S> {
     }
 
     async fn changed(&mut self, scope: &str, revision: Revision, changes: Vec<Change>) {
+        self.judge.set_fallen(self.history.fallen_to());
         let mut keys = Vec::new();
         for change in changes {
             let key = match change {

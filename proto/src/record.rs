@@ -23,6 +23,9 @@ pub struct ClusterRecord {
     pub schema: u32,
     /// Counts the incarnations, so that one of a backup is known for an earlier one.
     pub history: u64,
+    /// The store's revision when this history was announced: what stands since then or before, a
+    /// backup may have brought back. 0 for a cluster founded in an empty store.
+    pub announced_at: i64,
 }
 
 /// `hosts/<HostId>`, written last by a host that republishes.

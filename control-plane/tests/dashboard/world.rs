@@ -72,8 +72,13 @@ impl World {
 
     /// Everything, with so many endpoints in all.
     pub(crate) fn records(&self, endpoints: usize) -> Vec<(usize, Path, Record)> {
-        let cluster =
-            ClusterRecord { cluster: CLUSTER, incarnation: INCARNATION, schema: 1, history: 1 };
+        let cluster = ClusterRecord {
+            cluster: CLUSTER,
+            incarnation: INCARNATION,
+            schema: 1,
+            history: 1,
+            announced_at: 0,
+        };
         let mut records = vec![(0, Path::Cluster, Record::Cluster(cluster))];
         for network in 0..self.networks {
             let record = NetworkRecord {

@@ -182,7 +182,8 @@ async fn a_tombstone_is_sealed_with_the_secret_all_hosts_know_and_anew_when_they
 
     fleet.change_secret("drop-old");
     let incarnation = Incarnation([2; 16]);
-    let cluster = ClusterRecord { cluster: CLUSTER, incarnation, schema: 1, history: 1 };
+    let cluster =
+        ClusterRecord { cluster: CLUSTER, incarnation, schema: 1, history: 1, announced_at: 0 };
     fleet.put_anew(1, Path::Cluster, Record::Cluster(cluster)).await;
     assert_eq!(fleet.tombstone().await.1.epoch, 2, "it lasts");
     assert_eq!(fleet.revoke("h2")["was_revoked"], true);
@@ -195,7 +196,8 @@ async fn a_tombstone_that_was_forgotten_when_its_secret_was_dropped_is_sealed_by
     fleet.change_secret("next");
     fleet.change_secret("drop-old");
     let incarnation = Incarnation([2; 16]);
-    let cluster = ClusterRecord { cluster: CLUSTER, incarnation, schema: 1, history: 1 };
+    let cluster =
+        ClusterRecord { cluster: CLUSTER, incarnation, schema: 1, history: 1, announced_at: 0 };
     fleet.put_anew(1, Path::Cluster, Record::Cluster(cluster)).await;
     fleet.renew(1).await;
     let problems = fleet.json(&["problems"]);

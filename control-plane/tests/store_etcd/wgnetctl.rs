@@ -58,7 +58,8 @@ impl Fleet {
         ClusterSecrets::generate(SECRET).write_new(&dir.path().join("secret")).unwrap();
         let mut fleet = Self { etcd, store, dir, seq: 0 };
         let incarnation = Incarnation([2; 16]);
-        let cluster = ClusterRecord { cluster: CLUSTER, incarnation, schema: 1, history: 1 };
+        let cluster =
+            ClusterRecord { cluster: CLUSTER, incarnation, schema: 1, history: 1, announced_at: 0 };
         fleet.put(1, Path::Cluster, Record::Cluster(cluster)).await;
         let subnets = vec!["10.0.0.0/24".parse().unwrap()];
         let network = NetworkRecord { subnets, options: BTreeMap::new(), freed: false };

@@ -87,6 +87,8 @@ pub struct Judge {
     floors: BTreeMap<NetworkKey, BTreeMap<HostId, u64>>,
     claims: BTreeMap<NetworkKey, Claim>,
     own_highest_seq: u64,
+    /// How far the store had come when its fall was seen, until somebody announces another history.
+    fallen_to: Option<i64>,
     /// Paths where the store holds something else than what is in force.
     clobbered: BTreeSet<Path>,
     /// Paths where the store holds something that this host wrote.
@@ -111,6 +113,7 @@ impl Judge {
             floors: BTreeMap::new(),
             claims: BTreeMap::new(),
             own_highest_seq: 0,
+            fallen_to: None,
             clobbered: BTreeSet::new(),
             own_in_store: BTreeSet::new(),
             strays: 0,
@@ -126,7 +129,14 @@ impl Judge {
         let Some(path) = Path::parse(key) else {
             return Verdict::Ignored;
         };
-        let judged = self.admit(&path, value);
+        let announced_at = self.cluster.as_ref().map(|cluster| cluster.announced_at);
+        let is_old = self.fallen_to.or(announced_at).is_some_and(|it| mod_revision <= it);
+        let judged = self.admit(&path, value, is_old);
+        if let Ok(writer) = judged
+            && !is_old
+        {
+            self.drop_overwritten(&path, writer);
+        }
         let place = self.places.get(&path);
         let is_known = place.is_some_and(|place| place.held.is_refused_at(mod_revision));
         let is_stray = place.is_none() && judged.is_err();
@@ -140,6 +150,13 @@ impl Judge {
         }
         self.settle(&path);
         self.verdict(&path, value, judged, is_known)
+    }
+
+    /// The store fell to this revision, and nobody has announced another history yet: endpoints that
+    /// stand there since then or before take an address from nobody. The announcement says the same of
+    /// the revision that it names.
+    pub fn set_fallen(&mut self, fallen_to: Option<i64>) {
+        self.fallen_to = fallen_to;
     }
 
     /// A key is gone. Its record leaves the view; a tombstone does not: revocation is for good.
@@ -327,7 +344,7 @@ impl Judge {
             let Some(path) = Path::parse(key) else {
                 continue;
             };
-            let judged = self.admit(&path, value);
+            let judged = self.admit(&path, value, false);
             self.settle(&path);
             match self.verdict(&path, value, judged, false) {
                 Verdict::Accepted | Verdict::Ignored => {}

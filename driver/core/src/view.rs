@@ -21,9 +21,6 @@ pub struct ClusterView {
     pub hosts: Shared<BTreeMap<HostId, HostRecord>>,
     pub alive: Shared<BTreeSet<HostId>>,
     pub revoked: Shared<BTreeSet<HostId>>,
-    /// Hosts that have not repeated their records since the store's history is another one: what a
-    /// backup brought back of theirs may have ended since. Others' claims come before theirs.
-    pub unheard: Shared<BTreeSet<HostId>>,
     pub networks: BTreeMap<NetworkKey, NetworkView>,
 }
 

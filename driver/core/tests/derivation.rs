@@ -169,22 +169,23 @@ fn an_endpoint_that_lost_a_secondary_address_keeps_the_primary_one() {
 }
 
 #[test]
-fn what_a_backup_brought_back_takes_no_address_until_its_host_is_heard() {
+fn what_only_a_backup_knows_takes_no_address() {
     let mut world = World::new();
     world.member(B, &[0]);
     world.local_endpoint(1, 5, 1);
     world.remote_endpoint(2, 5, 9, B);
-    world.cluster.unheard.insert(B);
+    world.network.endpoints.weaken(ipv4(5));
     let veth = RouteTarget::Link(IfName::veth_host(&endpoint_id(1)));
     assert_eq!(world.desired().routes[&host(5)], veth);
     assert!(world.lost().is_empty());
-    world.cluster.unheard.remove(&B);
+    // Its host has put it there again.
+    world.remote_endpoint(2, 5, 9, B);
     assert_eq!(world.desired().routes[&host(5)], RouteTarget::Link(link("wg0")));
     assert_eq!(world.lost(), BTreeSet::from([endpoint_id(1)]));
 }
 
 #[test]
-fn among_others_the_claim_of_a_host_that_is_heard_comes_first() {
+fn among_others_what_only_a_backup_knows_comes_last() {
     let mut world = World::new();
     world.member(B, &[0]);
     world.member(C, &[0]);
@@ -192,14 +193,13 @@ fn among_others_the_claim_of_a_host_that_is_heard_comes_first() {
     world.remote_endpoint(2, 6, 1, C);
     world.also(ipv4(5), ipv6(5));
     world.also(ipv4(6), ipv6(5));
-    world.cluster.unheard.insert(B);
     let allowed = |world: &World, host| {
         let peers = &world.desired().wireguards[&link("wg0")].peers;
         peers[&key(host, 0)].allowed.contains(&ipv6(5))
     };
-    assert!(allowed(&world, C) && !allowed(&world, B));
-    world.cluster.unheard.remove(&B);
     assert!(allowed(&world, B) && !allowed(&world, C));
+    world.network.endpoints.weaken(ipv4(5));
+    assert!(allowed(&world, C) && !allowed(&world, B));
 }
 
 #[test]

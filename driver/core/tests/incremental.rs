@@ -102,21 +102,25 @@ fn change(cluster: &mut Cluster, dice: &mut Dice) {
             let at = addresses[0];
             let record = EndpointRecord { addresses, endpoint: id, host, mac, claim };
             cluster.network().endpoints.insert(at, record);
+            if dice.one_in(3) {
+                cluster.network().endpoints.weaken(at);
+            }
         }
         9 => {
             let at = ipv4(2 + dice.below(12) as u8);
-            cluster.network().endpoints.remove(&at);
+            match dice.one_in(2) {
+                true => drop(cluster.network().endpoints.remove(&at)),
+                false => cluster.network().endpoints.weaken(at),
+            }
         }
         10 => cluster.yield_addresses(),
-        _ => match dice.below(5) {
+        _ => match dice.below(4) {
             0 => drop(cluster.network().members.remove(&host)),
             1 => drop(cluster.view.revoked.insert(host)),
             2 => {
                 cluster.view.revoked.clear();
                 cluster.publish(host);
             }
-            3 if !cluster.view.unheard.is_empty() => cluster.view.unheard.clear(),
-            3 => drop(cluster.view.unheard.insert(host)),
             _ => cluster.network().generation = dice.pick(&[0, 1]),
         },
     }

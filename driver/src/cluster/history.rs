@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::Instant;
 use wgnet_control_plane::store::{Revision, covers};
-use wgnet_core::{ClusterView, Judge};
+use wgnet_core::Judge;
 use wgnet_proto::record::ClusterRecord;
 use wgnet_proto::{ClusterId, HostId, Incarnation, NetworkKey, Path, Record};
 
@@ -43,10 +43,10 @@ pub(super) struct History {
     written_from: u64,
     /// Counts the histories of this process.
     number: u64,
-    /// The revision fell, and no new incarnation was met since.
-    fell: bool,
+    /// The revision fell, to this one, and no new incarnation was met since.
+    fell: Option<Revision>,
     /// The same when the store was last seen to be ours, and how far it had come then.
-    fell_as_ours: bool,
+    fell_as_ours: Option<Revision>,
     highest_as_ours: Revision,
     owner: Owner,
     /// Ours again after it was others'; not told yet.
@@ -74,8 +74,8 @@ impl History {
             ordinal,
             written_from,
             number: 0,
-            fell: false,
-            fell_as_ours: false,
+            fell: None,
+            fell_as_ours: None,
             highest_as_ours: 0,
             owner: Owner::Nobody,
             returned: false,
@@ -94,16 +94,21 @@ impl History {
     }
 
     /// The store's revision fell. Returns whether that says anything about our store's history.
-    pub(super) fn fell(&mut self) -> bool {
+    pub(super) fn fell(&mut self, to: Revision) -> bool {
         self.number += 1;
         if self.owner == Owner::Others {
             return false;
         }
-        self.fell = true;
+        self.fell = Some(to);
         true
     }
 
     pub(super) fn has_fallen(&self) -> bool {
+        self.fell.is_some()
+    }
+
+    /// How far the store had come when its fall was seen, until another history is announced.
+    pub(super) fn fallen_to(&self) -> Option<Revision> {
         self.fell
     }
 
@@ -114,7 +119,9 @@ impl History {
             Owner::Us if before == Owner::Others => {
                 self.number += 1;
                 self.returned = true;
-                self.fell |= revision < self.highest_as_ours;
+                if revision < self.highest_as_ours {
+                    self.fell = Some(revision);
+                }
             }
             Owner::Others if before != Owner::Others => {
                 // It was not ours that fell.
@@ -148,16 +155,16 @@ impl History {
         self.founding = None;
         let returned = std::mem::take(&mut self.returned);
         match self.incarnation {
-            Some(known) if known == record.incarnation && self.fell => Turn::Announce,
+            Some(known) if known == record.incarnation && self.has_fallen() => Turn::Announce,
             Some(known) if known == record.incarnation && returned => Turn::Returned,
             Some(known) if known == record.incarnation => Turn::Same,
             None => {
                 (self.incarnation, self.ordinal) = (Some(record.incarnation), record.history);
-                self.fell = false;
+                self.fell = None;
                 Turn::Same
             }
             Some(_) if record.history < self.ordinal => {
-                if !std::mem::replace(&mut self.fell, true) {
+                if self.fell.replace(self.highest_as_ours).is_none() {
                     self.number += 1;
                 }
                 Turn::Announce
@@ -165,7 +172,7 @@ impl History {
             Some(_) => {
                 (self.incarnation, self.ordinal) = (Some(record.incarnation), record.history);
                 self.written_from = next_seq;
-                if !std::mem::take(&mut self.fell) {
+                if self.fell.take().is_none() {
                     self.number += 1;
                 }
                 Turn::Another
@@ -173,14 +180,15 @@ impl History {
         }
     }
 
-    /// The record that announces another history.
+    /// The record that announces another history of a store that has come so far.
     pub(super) fn announcing(
         &self,
         stood: &ClusterRecord,
         incarnation: Incarnation,
+        announced_at: Revision,
     ) -> ClusterRecord {
         let history = self.ordinal.max(stood.history) + 1;
-        ClusterRecord { incarnation, history, ..stood.clone() }
+        ClusterRecord { incarnation, history, announced_at, ..stood.clone() }
     }
 
     /// The newest history met, and its number.
@@ -192,17 +200,23 @@ impl History {
         self.written_from
     }
 
-    /// The record to found the cluster with: under the id this host is pinned to, if it is.
+    /// The record to found the cluster with in a store that has come so far: under the id this host
+    /// is pinned to, if it is.
     pub(super) fn founding(
         &mut self,
         pinned: Option<ClusterId>,
         cluster: ClusterId,
         incarnation: Incarnation,
+        revision: Revision,
     ) -> ClusterRecord {
         let (cluster, history) = (pinned.unwrap_or(cluster), self.ordinal + 1);
-        let record = ClusterRecord { cluster, incarnation, schema: 1, history };
-        // Somebody else's cluster was met meanwhile, and is gone again.
-        self.founding.take_if(|tried| pinned.is_some_and(|id| id != tried.cluster));
+        // Where the record was only deleted, all else in the store is of this history.
+        let announced_at = if self.has_fallen() { revision } else { 0 };
+        let record = ClusterRecord { cluster, incarnation, schema: 1, history, announced_at };
+        // Somebody else's cluster was met meanwhile, and is gone again; or the store was restored.
+        self.founding.take_if(|tried| {
+            pinned.is_some_and(|id| id != tried.cluster) || tried.announced_at > revision
+        });
         self.founding.get_or_insert(record).clone()
     }
 
@@ -286,7 +300,7 @@ impl History {
 
     /// Whether nothing speaks against taking what the store lacks for gone.
     pub(super) fn is_certain(&self) -> bool {
-        self.is_ours() && !self.fell && self.incarnation.is_some() && self.braked.is_empty()
+        self.is_ours() && !self.has_fallen() && self.incarnation.is_some() && self.braked.is_empty()
     }
 
     /// The owners of what is kept without the store.
@@ -304,19 +318,9 @@ impl History {
         keeps
     }
 
-    /// The other hosts that have not said in this history that their records are there.
-    pub(super) fn unheard(&self, view: &ClusterView, me: HostId) -> BTreeSet<HostId> {
-        let Some(incarnation) = self.incarnation else {
-            return BTreeSet::new();
-        };
-        let others = view.hosts.iter().filter(|(host, _)| **host != me);
-        let unheard = others.filter(|(_, record)| self.fell || record.incarnation != incarnation);
-        unheard.map(|(host, _)| *host).collect()
-    }
-
     fn has_spoken(&self, host: HostId, judge: &Judge) -> bool {
         // What a store lacks that is not ours says nothing.
-        if self.fell || !self.is_ours() {
+        if self.has_fallen() || !self.is_ours() {
             return false;
         }
         if self.given_up.contains(&host) {

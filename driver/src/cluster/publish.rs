@@ -40,14 +40,14 @@ impl<S: Store> Task<S> {
     }
 
     pub(super) fn wanted_now(&mut self) -> WantedRecords {
-        if !self.seen.contains_key(CLUSTER) {
+        let Some(come_to) = self.seen.get(CLUSTER).copied() else {
             return WantedRecords::clone(&self.wanted.borrow());
-        }
+        };
         let Some(held) = self.cluster_in_store() else {
             let (cluster, incarnation) = (self.random_id(), self.random_id());
             // By the judge, not the journal, whose disk may have been full: no other would be accepted.
             let pinned = self.judge.cluster_id();
-            let record = self.history.founding(pinned, cluster, incarnation);
+            let record = self.history.founding(pinned, cluster, incarnation, come_to);
             self.sealing.set(self.sealer(record.cluster));
             // What stands is not taken back because somebody deleted this one.
             let mut wanted = WantedRecords::clone(&self.wanted.borrow());
@@ -94,9 +94,8 @@ impl<S: Store> Task<S> {
         })
     }
 
-    /// Whether this history of the store holds every wanted record, and no endpoint of this host that
-    /// has ended: from here on all its claims count. What a scope held that was not listed in this one
-    /// yet says nothing.
+    /// Whether this history of the store holds every wanted record. What a scope held that was not
+    /// listed in this one yet says nothing.
     fn is_complete(&self, wanted: &WantedRecords) -> bool {
         let is_listed = |path: &Path| {
             let key = path.to_string();
@@ -106,11 +105,7 @@ impl<S: Store> Task<S> {
             let held = self.judge.in_store(path).and_then(|held| held.accepted);
             held.is_some_and(|held| self.is_of_this_history(path, &held))
         };
-        let is_ended =
-            |path: &Path| matches!(path, Path::Endpoint(..)) && !wanted.contains_key(path);
         wanted.keys().all(|path| is_listed(path) && is_anew(path))
-            && self.searched.is_done_once()
-            && !self.judge.own_in_store().iter().any(is_ended)
             && wanted::is_complete(wanted, &self.judge)
     }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use wgnet_control_plane::store::{Condition, Op, Store, Txn, covers};
-use wgnet_core::ClusterView;
 use wgnet_proto::seal::claimed_writer;
 use wgnet_proto::{HostId, NetworkKey, Path, Record, Sealer};
 
@@ -59,21 +58,24 @@ impl<S: Store> Task<S> {
 
     /// Keeps to the first cluster this host meets.
     pub(super) async fn pin_cluster(&mut self) {
-        let Some(record) = self.judge.cluster() else {
+        let Some(cluster) = self.judge.cluster_id() else {
             return;
         };
         let state = self.inputs.journal.state();
         // What the store held in a history that has ended is no reason to announce another one.
         let is_listed = self.seen.contains_key(CLUSTER);
         let held = self.judge.in_store(&Path::Cluster).filter(|_| is_listed);
-        if held.is_some_and(|held| held.accepted.is_some()) {
+        if held.is_some_and(|held| held.accepted.is_some())
+            && let Some(record) = self.judge.cluster()
+        {
             self.inputs.problems.clear("foreign-cluster", "etcd");
             self.turn_history(&record).await;
         }
+        // Also without such a record by now: the disk may have been full when there was one.
         let (met, written_from) = (self.history.met(), self.history.written_from());
-        if state.cluster != Some(record.cluster) || (state.incarnation, state.history) != met {
+        if state.cluster != Some(cluster) || (state.incarnation, state.history) != met {
             let pin = move |state: &mut State| {
-                state.cluster = Some(record.cluster);
+                state.cluster = Some(cluster);
                 (state.incarnation, state.history) = met;
                 state.written_from = written_from;
             };
@@ -110,7 +112,8 @@ impl<S: Store> Task<S> {
                 let Some(held) = self.judge.in_store(&Path::Cluster) else {
                     return;
                 };
-                let next = self.history.announcing(record, self.random_id());
+                let come_to = self.seen.get(CLUSTER).copied().unwrap_or(held.mod_revision);
+                let next = self.history.announcing(record, self.random_id(), come_to);
                 // Without one there is another look: they are reserved whenever few are left.
                 let Some(seq) = self.inputs.journal.take_seq() else {
                     return;
@@ -222,8 +225,6 @@ impl<S: Store> Task<S> {
     pub(super) async fn tell_view(&mut self) {
         let mut changed = self.judge.take_changed();
         changed.networks.append(&mut self.unnoted);
-        let unheard = self.history.unheard(self.judge.view(), self.inputs.facts.me);
-        changed.hosts |= *self.view.borrow().unheard != unheard;
         if !changed.cluster && !changed.hosts && changed.networks.is_empty() {
             for key in &self.followed {
                 if let Some(revision) = self.seen.get(&scope_of(key)) {
@@ -237,7 +238,7 @@ impl<S: Store> Task<S> {
         {
             scopes.list_again();
         }
-        let view = Arc::new(ClusterView { unheard: unheard.into(), ..self.judge.view().clone() });
+        let view = Arc::new(self.judge.view().clone());
         // At once: whoever has the view can say up to which revision it goes.
         self.view.send_modify(|told| {
             *told = Arc::clone(&view);
@@ -304,10 +305,6 @@ pub(super) struct Searched {
 impl Searched {
     fn is_due(&self) -> bool {
         self.first.is_none_or(|at| !self.again && at.elapsed() >= ARRIVES_WITHIN)
-    }
-
-    pub(super) fn is_done_once(&self) -> bool {
-        self.first.is_some()
     }
 
     fn done(&mut self) {

@@ -146,6 +146,18 @@ impl<S: Store> Task<S> {
         }
         if let Err(error) = self.remove_due(&due, searches).await {
             debug!(%error, "Cannot remove now what nobody claims");
+            if matches!(error, NotSwept::Changed) {
+                self.may_have_missed(&due.dead);
+            }
+        }
+    }
+
+    /// The store does not hold what this host was told: an event may have been lost, such as that of a
+    /// host that was back in between.
+    fn may_have_missed(&mut self, dead: &BTreeSet<HostId>) {
+        self.sweeper.absences.forget(dead);
+        if let Some(scopes) = &self.scopes {
+            scopes.list_again();
         }
     }
 

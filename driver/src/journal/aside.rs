@@ -17,11 +17,11 @@ pub(super) fn set_aside(path: &Path) -> Result<PathBuf, JournalError> {
         std::fs::rename(path, &aside)?;
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     };
-    renamed().map_err(|error| JournalError::file("set aside damaged journal", path, error))?;
+    renamed().map_err(|error| JournalError::file("set aside the damaged", path, error))?;
     let too_many = (before.len() + 1).saturating_sub(KEPT);
     for oldest in before.iter().take(too_many) {
         if let Err(error) = std::fs::remove_file(oldest) {
-            tracing::warn!(%error, file = %oldest.display(), "Cannot remove an old damaged journal");
+            tracing::warn!(%error, file = %oldest.display(), "Cannot remove what was set aside long ago");
         }
     }
     Ok(aside)

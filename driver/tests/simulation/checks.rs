@@ -107,6 +107,19 @@ impl Witness {
         claims.into_iter().flatten().any(|(c, h, _)| *h != host && (*c, *h) > (claim, host))
     }
 
+    /// The same by another endpoint of this host.
+    pub(crate) fn was_given_anew(
+        &self,
+        network: &NetworkKey,
+        address: IpAddr,
+        claim: Claim,
+        host: HostId,
+    ) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let claims = seen.claims.get(&(network.clone(), address));
+        claims.into_iter().flatten().any(|(c, h, _)| *h == host && *c > claim)
+    }
+
     /// Whether one of these hosts ever wrote anything of a network.
     pub(crate) fn wrote_in(&self, network: &NetworkKey, hosts: &BTreeSet<HostId>) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

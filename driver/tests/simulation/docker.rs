@@ -368,7 +368,9 @@ async fn is_waited_for(host: usize, network: &Network, endpoint: &Endpoint, epoc
         let me = world.hosts[host].disk.host_id().expect("it runs since long");
         let (key, address) = (network.key(), endpoint.address.into());
         // What nobody reaches there, or somebody took away by hand, looks like what has ended.
+        // So does what another container here was given the address of.
         world.hosts[host].is_tampered
+            || world.witness.was_given_anew(&key, address, joined.claim, me)
             || world.witness.was_outclaimed(&key, address, joined.claim, me)
     });
     if !may_go {

@@ -78,7 +78,13 @@ fn any_record() -> impl Strategy<Value = (Path, Record)> {
         let (cluster, incarnation) = (ClusterId(cluster), Incarnation(incarnation));
         (
             Path::Cluster,
-            Record::Cluster(ClusterRecord { cluster, incarnation, schema: 1, history: 1 }),
+            Record::Cluster(ClusterRecord {
+                cluster,
+                incarnation,
+                schema: 1,
+                history: 1,
+                announced_at: 7,
+            }),
         )
     });
     let host = ("[ -~]{1,64}", distinct_addresses(0), any::<[u8; 16]>()).prop_map(

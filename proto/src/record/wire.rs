@@ -78,6 +78,7 @@ fn cluster_to_wire(record: &ClusterRecord) -> v1::ClusterRecord {
         incarnation: record.incarnation.0.to_vec(),
         schema: record.schema,
         history: record.history,
+        announced_at: record.announced_at,
     }
 }
 
@@ -87,6 +88,7 @@ fn cluster_from_wire(wire: v1::ClusterRecord) -> Result<ClusterRecord, BadRecord
         incarnation: id("incarnation", &wire.incarnation)?,
         schema: wire.schema,
         history: wire.history,
+        announced_at: wire.announced_at,
     })
 }
 

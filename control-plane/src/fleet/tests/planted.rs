@@ -59,8 +59,13 @@ impl Planted {
     pub(super) fn healthy() -> Self {
         let mut planted =
             Self { records: BTreeMap::new(), secrets: BTreeMap::new(), reports: BTreeMap::new() };
-        let cluster =
-            ClusterRecord { cluster: CLUSTER, incarnation: INCARNATION, schema: 1, history: 1 };
+        let cluster = ClusterRecord {
+            cluster: CLUSTER,
+            incarnation: INCARNATION,
+            schema: 1,
+            history: 1,
+            announced_at: 0,
+        };
         planted.put(1, Path::Cluster, Record::Cluster(cluster));
         planted.network("blue", "10.0.0.0/24");
         for host in 1..=3 {

@@ -1,5 +1,5 @@
-//! Who owns which address: the higher claim wins, then the higher host id. Claims of hosts that are
-//! unheard in the store's present history come after all others.
+//! Who owns which address: the higher claim wins, then the higher host id. What only a backup of the
+//! store knows comes after everything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -60,9 +60,9 @@ impl<'a> Owners<'a> {
         let mut known = addresses;
         while let Some(address) = left.pop() {
             let here = at.get(&address).into_iter().flatten().map(|e| local_claimant(e, me));
-            let there = network.endpoints.on(address).map(|(_, record)| record);
-            let there = there.filter(|record| counts(record.host, network, cluster, me));
-            for claimant in here.chain(there.map(|record| remote_claimant(record, cluster))) {
+            let there = network.endpoints.on(address);
+            let there = there.filter(|(_, record)| counts(record.host, network, cluster, me));
+            for claimant in here.chain(there.map(|it| remote_claimant(it, network))) {
                 let addresses = claimant.addresses();
                 if claimants.insert(claimant.rank(), claimant).is_none() {
                     left.extend(addresses.filter(|address| known.insert(*address)));
@@ -109,7 +109,7 @@ pub(super) fn counts(
 }
 
 struct Claimant<'a> {
-    is_heard: bool,
+    is_strong: bool,
     claim: Claim,
     host: HostId,
     endpoint: &'a EndpointId,
@@ -128,7 +128,7 @@ enum Addresses<'a> {
 impl<'a> Claimant<'a> {
     /// A host numbers its claims once; id and primary address only make the order total.
     fn rank(&self) -> Rank<'a> {
-        (self.is_heard, self.claim, self.host, self.endpoint, self.addresses().next())
+        (self.is_strong, self.claim, self.host, self.endpoint, self.addresses().next())
     }
 
     fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<'a> {
@@ -149,10 +149,11 @@ fn claimants<'a>(
     // Once per host, not once per endpoint.
     let hosts: BTreeSet<HostId> =
         network.members.keys().copied().filter(|h| counts(*h, network, cluster, me)).collect();
-    let remote = network.endpoints.values().filter(move |e| hosts.contains(&e.host));
+    let remote = network.endpoints.iter().filter(move |(_, e)| hosts.contains(&e.host));
+    let remote = remote.map(|(at, record)| (*at, record));
     live(local)
         .map(|endpoint| local_claimant(endpoint, me))
-        .chain(remote.map(|record| remote_claimant(record, cluster)))
+        .chain(remote.map(|it| remote_claimant(it, network)))
         .collect()
 }
 
@@ -163,7 +164,7 @@ fn live(local: &LocalNetwork) -> impl Iterator<Item = &LocalEndpoint> {
 
 fn local_claimant(endpoint: &LocalEndpoint, me: HostId) -> Claimant<'_> {
     Claimant {
-        is_heard: true,
+        is_strong: true,
         claim: endpoint.claim,
         host: me,
         endpoint: &endpoint.id,
@@ -172,9 +173,12 @@ fn local_claimant(endpoint: &LocalEndpoint, me: HostId) -> Claimant<'_> {
     }
 }
 
-fn remote_claimant<'a>(record: &'a EndpointRecord, cluster: &ClusterView) -> Claimant<'a> {
+fn remote_claimant<'a>(
+    (at, record): (IpAddr, &'a EndpointRecord),
+    network: &NetworkView,
+) -> Claimant<'a> {
     Claimant {
-        is_heard: !cluster.unheard.contains(&record.host),
+        is_strong: !network.endpoints.is_weak(&at),
         claim: record.claim,
         host: record.host,
         endpoint: &record.endpoint,

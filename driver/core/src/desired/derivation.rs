@@ -189,13 +189,12 @@ impl Desired {
 
 impl Last {
     fn of(inputs: Inputs<'_>) -> Self {
-        let ClusterView { hosts, alive, revoked, unheard, networks: _ } = inputs.cluster;
+        let ClusterView { hosts, alive, revoked, .. } = inputs.cluster;
         let (hosts, alive, revoked) = (hosts.clone(), alive.clone(), revoked.clone());
-        let unheard = unheard.clone();
         Self {
             local: Arc::clone(inputs.local),
             network: inputs.network.clone(),
-            cluster: ClusterView { hosts, alive, revoked, unheard, networks: BTreeMap::new() },
+            cluster: ClusterView { hosts, alive, revoked, networks: BTreeMap::new() },
             me: inputs.me,
             families: inputs.families,
         }
@@ -211,7 +210,6 @@ impl Last {
             || self.network.members != network.members
             || self.cluster.hosts != cluster.hosts
             || self.cluster.revoked != cluster.revoked
-            || self.cluster.unheard != cluster.unheard
             || self.me != me
             || self.families != families;
         if is_other {

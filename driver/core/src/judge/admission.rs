@@ -24,12 +24,19 @@ impl NotAdmitted {
 }
 
 impl Judge {
-    /// Checks a value, and keeps it as its writer's record at this path if it counts.
-    pub(super) fn admit(&mut self, path: &Path, sealed: &[u8]) -> Result<HostId, NotAdmitted> {
+    /// Checks a value, and keeps it as its writer's record at this path if it counts. `is_old`: the
+    /// store holds it since before its present history.
+    pub(super) fn admit(
+        &mut self,
+        path: &Path,
+        sealed: &[u8],
+        is_old: bool,
+    ) -> Result<HostId, NotAdmitted> {
+        let is_weak = is_old && matches!(path, Path::Endpoint(..));
         if *path != Path::Cluster
-            && let Some(known) = self.places.get(path).and_then(|place| place.same(sealed))
+            && let Some(writer) = self.places.get_mut(path).and_then(|it| it.meet(sealed, is_weak))
         {
-            return Ok(known.writer);
+            return Ok(writer);
         }
         let opened = self.opener.open(path, sealed).map_err(|reason| NotAdmitted {
             writer: None,
@@ -45,7 +52,7 @@ impl Judge {
         })?;
         self.check(path, &opened, &record).map_err(|not| NotAdmitted::by(&opened, not))?;
         let writer = opened.writer;
-        self.keep(path, opened, &record, sealed);
+        self.keep(path, opened, &record, sealed, is_weak);
         self.follow_up(path, writer, record);
         Ok(writer)
     }
@@ -156,7 +163,7 @@ impl Judge {
         }
     }
 
-    fn keep(&mut self, path: &Path, opened: Opened, record: &Record, sealed: &[u8]) {
+    fn keep(&mut self, path: &Path, opened: Opened, record: &Record, sealed: &[u8], is_weak: bool) {
         if let Some(graves) = self.graves.get_mut(path) {
             graves.remove(&opened.writer);
             if graves.is_empty() {
@@ -168,7 +175,7 @@ impl Judge {
         let decoded = is_few.then(|| Box::new(record.clone()));
         let place = self.place_mut(path);
         let was_stray = place.is_stray();
-        place.keep(Valid { writer, seq, epoch, sealed: sealed.into(), decoded });
+        place.keep(Valid { writer, seq, epoch, is_weak, sealed: sealed.into(), decoded });
         if was_stray {
             self.strays -= 1;
         }
@@ -214,6 +221,20 @@ impl Judge {
             let is_tombstone = |path: &Path| matches!(path, Path::Tombstone(_));
             let paths = self.places.keys().filter(|path| !is_tombstone(path)).cloned().collect();
             self.void(host, paths, |_| true);
+        }
+    }
+
+    /// What only a backup brought back, and another host wrote over: its owner will put it back as a
+    /// new one, or it has ended. It cannot be replayed.
+    pub(super) fn drop_overwritten(&mut self, path: &Path, writer: HostId) {
+        let Some(place) = self.places.get_mut(path) else {
+            return;
+        };
+        let is_gone = |valid: &Valid| valid.is_weak && valid.writer != writer;
+        for valid in place.records.extract_if(.., |valid| is_gone(valid)) {
+            let graves = self.graves.entry(path.clone()).or_default();
+            let seq = graves.entry(valid.writer).or_default();
+            *seq = valid.seq.max(*seq);
         }
     }
 

@@ -47,12 +47,13 @@ impl Judge {
         let writer = place.and_then(|place| place.held.writer());
         set(&mut self.own_in_store, path, writer == Some(self.own));
         let valid = place.and_then(|place| place.in_force(path));
+        let is_weak = valid.is_some_and(|valid| valid.is_weak);
         let record = valid.map(|valid| valid.record(path));
-        self.show(path, record);
+        self.show(path, record, is_weak);
     }
 
     /// Puts the record in force into the view.
-    fn show(&mut self, path: &Path, record: Option<Record>) {
+    fn show(&mut self, path: &Path, record: Option<Record>, is_weak: bool) {
         let view = &mut self.view;
         match (path, record) {
             (Path::Cluster, record) => {
@@ -97,9 +98,14 @@ impl Judge {
                 let Some(Record::Endpoint(record)) = record else {
                     return network.endpoints.remove(ip).is_some();
                 };
-                let is_news = network.endpoints.get(ip) != Some(&record);
+                let endpoints = &mut network.endpoints;
+                let is_news =
+                    endpoints.get(ip) != Some(&record) || endpoints.is_weak(ip) != is_weak;
                 if is_news {
-                    network.endpoints.insert(*ip, record);
+                    endpoints.insert(*ip, record);
+                }
+                if is_weak {
+                    endpoints.weaken(*ip);
                 }
                 is_news
             }),

@@ -10,6 +10,9 @@ pub(super) struct Valid {
     pub(super) writer: HostId,
     pub(super) seq: u64,
     pub(super) epoch: Epoch,
+    /// The store held it since before its present history when it was last seen there: a backup
+    /// brought it back, and it may have ended since.
+    pub(super) is_weak: bool,
     pub(super) sealed: Box<[u8]>,
     /// This host's own, the cluster's and networks': they are few, and asked for at every turn.
     pub(super) decoded: Option<Box<Record>>,
@@ -73,9 +76,17 @@ impl Place {
         self.records.iter().find(|valid| valid.writer == writer)
     }
 
-    /// The record that these very bytes are: listings repeat what is known, and opening is dear.
-    pub(super) fn same(&self, sealed: &[u8]) -> Option<&Valid> {
-        self.records.iter().find(|valid| *valid.sealed == *sealed)
+    /// The writer of the record that these very bytes are: listings repeat what is known, and opening
+    /// is dear.
+    pub(super) fn meet(&mut self, sealed: &[u8], is_weak: bool) -> Option<HostId> {
+        let known = self.records.iter_mut().find(|valid| *valid.sealed == *sealed)?;
+        let was_weak = std::mem::replace(&mut known.is_weak, is_weak);
+        let writer = known.writer;
+        // Then all that is known here was written before, and what it is to each other stays.
+        if is_weak && !was_weak {
+            self.records.iter_mut().for_each(|valid| valid.is_weak = true);
+        }
+        Some(writer)
     }
 
     pub(super) fn keep(&mut self, valid: Valid) {
@@ -108,7 +119,9 @@ impl Place {
             [only] => Some(only),
             // Whoever replaces the incarnation compares and puts: the store's order decides.
             [.., last] if *path == Path::Cluster => Some(last),
-            several => several.iter().max_by_key(|valid| (rank(&valid.record(path)), valid.writer)),
+            several => several
+                .iter()
+                .max_by_key(|valid| (!valid.is_weak, rank(&valid.record(path)), valid.writer)),
         }
     }
 

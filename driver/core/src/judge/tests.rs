@@ -68,7 +68,11 @@ impl Sealed {
     }
 
     fn put(&self, judge: &mut Judge) -> Verdict {
-        judge.put(&self.path.to_string(), &self.bytes, 7)
+        self.put_at(judge, 7)
+    }
+
+    fn put_at(&self, judge: &mut Judge, mod_revision: i64) -> Verdict {
+        judge.put(&self.path.to_string(), &self.bytes, mod_revision)
     }
 
     fn delete(&self, judge: &mut Judge) {
@@ -126,8 +130,13 @@ fn tombstone(writer: u8, seq: u64, of: u8) -> Sealed {
 }
 
 fn cluster(writer: u8, seq: u64, incarnation: u8) -> Sealed {
+    announced(writer, seq, incarnation, 0)
+}
+
+fn announced(writer: u8, seq: u64, incarnation: u8, announced_at: i64) -> Sealed {
     let incarnation = Incarnation([incarnation; 16]);
-    let record = ClusterRecord { cluster: CLUSTER, incarnation, schema: 1, history: 1 };
+    let record =
+        ClusterRecord { cluster: CLUSTER, incarnation, schema: 1, history: 1, announced_at };
     Sealed::new(writer, seq, Path::Cluster, Record::Cluster(record))
 }
 

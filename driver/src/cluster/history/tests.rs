@@ -1,5 +1,3 @@
-use wgnet_proto::record::HostRecord;
-
 use super::*;
 
 const OURS: Incarnation = Incarnation([1; 16]);
@@ -9,7 +7,7 @@ const NEXT: Incarnation = Incarnation([2; 16]);
 const NEXT_SEQ: u64 = 7;
 
 fn record(incarnation: Incarnation, history: u64) -> ClusterRecord {
-    ClusterRecord { cluster: ClusterId([3; 16]), incarnation, schema: 1, history }
+    ClusterRecord { cluster: ClusterId([3; 16]), incarnation, schema: 1, history, announced_at: 0 }
 }
 
 fn at_a_hundred() -> History {
@@ -23,7 +21,7 @@ fn at_a_hundred() -> History {
 #[test]
 fn a_fallen_revision_is_announced_unless_somebody_did() {
     let mut history = at_a_hundred();
-    assert!(history.fell());
+    assert!(history.fell(1));
     history.seen_to_be(Owner::Us, 50);
     assert_eq!(history.meet(&record(OURS, 5), NEXT_SEQ), Turn::Announce);
     history.seen_to_be(Owner::Us, 51);
@@ -37,7 +35,7 @@ fn a_backup_that_names_an_earlier_history_is_announced_as_another_one() {
     for falls in [true, false] {
         let mut history = at_a_hundred();
         if falls {
-            assert!(history.fell());
+            assert!(history.fell(1));
         }
         let (number, earlier) = (history.number(), record(Incarnation([9; 16]), 4));
         history.seen_to_be(Owner::Us, 50);
@@ -46,7 +44,7 @@ fn a_backup_that_names_an_earlier_history_is_announced_as_another_one() {
             assert!(history.has_fallen());
         }
         assert_eq!(history.number(), number + u64::from(!falls));
-        let announced = history.announcing(&earlier, NEXT);
+        let announced = history.announcing(&earlier, NEXT, 51);
         assert_eq!((announced.incarnation, announced.history), (NEXT, 6));
         assert_eq!(history.met(), (Some(OURS), 5), "what is in the backup was not met");
         assert_eq!(history.written_from(), 0);
@@ -57,32 +55,17 @@ fn a_backup_that_names_an_earlier_history_is_announced_as_another_one() {
 }
 
 #[test]
-fn hosts_are_unheard_from_a_fall_until_each_has_spoken() {
+fn an_announced_history_says_how_far_the_store_had_come() {
     let mut history = at_a_hundred();
-    let [me, spoken, silent] = [1, 2, 3].map(|number| HostId([number; 16]));
-    let view = |incarnations: [Incarnation; 3]| {
-        let mut view = ClusterView::default();
-        for (host, incarnation) in [me, spoken, silent].into_iter().zip(incarnations) {
-            let named = HostRecord {
-                name: host.short(),
-                underlay: Vec::new(),
-                version: String::new(),
-                backend: String::new(),
-                incarnation,
-            };
-            view.hosts.insert(host, named);
-        }
-        view
-    };
-    assert_eq!(History::new(None, 0, 0).unheard(&view([OURS, NEXT, OURS]), me), [].into());
-    assert_eq!(history.unheard(&view([OURS; 3]), me), [].into());
-    history.fell();
-    // A backup's records name the history that the backup is of.
-    assert_eq!(history.unheard(&view([OURS; 3]), me), [spoken, silent].into());
-    history.seen_to_be(Owner::Us, 51);
-    assert_eq!(history.meet(&record(NEXT, 6), NEXT_SEQ), Turn::Another);
-    assert_eq!(history.unheard(&view([OURS, NEXT, OURS]), me), [silent].into());
-    assert_eq!(history.unheard(&view([OURS, NEXT, NEXT]), me), [].into());
+    assert_eq!(history.announcing(&record(OURS, 5), NEXT, 51).announced_at, 51);
+    let mut founded =
+        |revision| history.founding(None, ClusterId([3; 16]), NEXT, revision).announced_at;
+    assert_eq!(founded(60), 0, "all that stands is of this history, but for the deleted record");
+    history.fell(1);
+    history.founding = None;
+    let mut founded =
+        |revision| history.founding(None, ClusterId([3; 16]), NEXT, revision).announced_at;
+    assert_eq!([founded(40), founded(45), founded(2)], [40, 40, 2]);
 }
 
 #[test]
@@ -99,10 +82,10 @@ fn what_a_held_listing_lacks_is_missing_until_it_is_believed() {
 fn a_host_founds_the_same_until_it_keeps_to_another_cluster() {
     let [met, first, second] = [1, 2, 3].map(|number| ClusterId([number; 16]));
     let mut history = History::new(None, 0, 0);
-    let tried = history.founding(None, first, OURS);
-    assert_eq!(history.founding(None, second, NEXT), tried);
-    assert_eq!(history.founding(Some(first), second, NEXT), tried);
-    assert_eq!(history.founding(Some(met), second, NEXT).cluster, met);
+    let tried = history.founding(None, first, OURS, 1);
+    assert_eq!(history.founding(None, second, NEXT, 1), tried);
+    assert_eq!(history.founding(Some(first), second, NEXT, 1), tried);
+    assert_eq!(history.founding(Some(met), second, NEXT, 1).cluster, met);
 }
 
 #[test]
@@ -111,13 +94,13 @@ fn others_store_in_place_of_ours_and_back_is_no_other_history() {
         let mut history = at_a_hundred();
         let number = history.number();
         if falls_going {
-            assert!(history.fell());
+            assert!(history.fell(1));
         }
         assert!(history.seen_to_be(Owner::Others, theirs));
         assert!(!history.is_ours() && !history.is_certain() && !history.has_fallen());
         assert!(!history.seen_to_be(Owner::Others, theirs + 1), "it is told once");
         if falls_coming {
-            assert!(!history.fell(), "leaving others' store is no fall of ours");
+            assert!(!history.fell(1), "leaving others' store is no fall of ours");
         }
         history.seen_to_be(Owner::Us, 100);
         assert_eq!(history.meet(&record(OURS, 5), NEXT_SEQ), Turn::Returned);

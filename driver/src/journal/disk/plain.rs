@@ -4,7 +4,8 @@
 //! The file follows the journal and is never ahead of it: it is written when an update is on the disk
 //! and before anybody is told so. Where it cannot be written it stays if it only lacks something, for
 //! a network that is lost is lost for good. What has been removed since, or has other keys, must not
-//! come back: then the file goes. An end between the two is made good by the next start.
+//! come back: then the file goes. An end between the two is made good by the next start. A file that
+//! cannot be read is set aside for people to look at.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use wgnet_core::NetworkDefinition;
 use wgnet_proto::{Generation, HostId};
 
-use super::super::private;
+use super::super::{aside, private};
 use super::*;
 
 const NAME: &str = "networks.json";
@@ -32,9 +33,9 @@ type Networks = BTreeMap<DockerNetworkId, Arc<LocalNetwork>>;
 pub(super) struct Plain {
     path: PathBuf,
     host: HostId,
-    /// What the file holds; `None` where that is nothing of this host's, or not known.
+    /// What the file holds; `None` where that is not known.
     on_disk: Option<Networks>,
-    /// Said once.
+    /// Said once; what the file holds may not outlive a power cut, whatever it is.
     has_failed: bool,
 }
 
@@ -77,14 +78,8 @@ impl Plain {
         let on_disk = match read(&path) {
             Ok(None) => Some(Networks::new()),
             Ok(Some((of, networks))) if of == host => Some(networks),
-            Ok(Some((of, _))) => {
-                ignored(&path, &format!("it belongs to another host, {of}"));
-                None
-            }
-            Err(why) => {
-                ignored(&path, &why);
-                None
-            }
+            Ok(Some((of, _))) => ignored(&path, &format!("it belongs to another host, {of}")),
+            Err(why) => ignored(&path, &why),
         };
         Self { path, host, on_disk, has_failed: false }
     }
@@ -117,8 +112,8 @@ impl Plain {
     /// Brings the file in step. A failure is none of the journal's, and the next call tries again.
     pub(super) fn follow(&mut self, state: &State) {
         let wanted = of(state);
-        if self.on_disk.as_ref().is_some_and(|on_disk| holds(on_disk, &wanted, true)) {
-            self.has_failed = false;
+        let is_held = |on_disk| holds(on_disk, &wanted, true);
+        if !self.has_failed && self.on_disk.as_ref().is_some_and(is_held) {
             return;
         }
         match self.write(&wanted) {
@@ -147,6 +142,12 @@ impl Plain {
         if is_first {
             warn!("{}", error.sentence());
         }
+        // It may have its new content all the same.
+        self.on_disk = match read(&self.path) {
+            Ok(None) => Some(Networks::new()),
+            Ok(Some((of, networks))) if of == self.host => Some(networks),
+            Ok(Some(_)) | Err(_) => None,
+        };
         if self.on_disk.as_ref().is_some_and(|on_disk| holds(wanted, on_disk, false)) {
             return;
         }
@@ -165,11 +166,18 @@ impl Plain {
     }
 }
 
-fn ignored(path: &Path, why: &str) {
+/// Says why a file is ignored, and sets it aside; what is there then.
+fn ignored(path: &Path, why: &str) -> Option<Networks> {
+    let aside = aside::set_aside(path);
+    let now = match &aside {
+        Ok(aside) => format!("; it is {} now", aside.display()),
+        Err(error) => format!("; {}", error.sentence()),
+    };
     warn!(
-        "The networks of a plain engine in {} are ignored: {why}; what the journal does not know of them is to be removed with docker network rm and created again",
+        "The networks of a plain engine in {} are ignored: {why}{now}; what the journal does not know of them is to be removed with docker network rm and created again",
         path.display()
     );
+    aside.ok().map(|_| Networks::new())
 }
 
 fn of(state: &State) -> Networks {

@@ -2,7 +2,7 @@
 
 use wgnet_control_plane::store::Listing;
 use wgnet_core::Seen;
-use wgnet_proto::Path;
+use wgnet_proto::{Path, Refused};
 
 use super::Picture;
 use crate::schedule::History;
@@ -76,10 +76,16 @@ impl Picture {
         }
     }
 
+    fn is_foreign(&self, key: &str) -> bool {
+        let held = Path::parse(key).and_then(|path| self.fresh.in_store(&path));
+        held.is_some_and(|held| held.refused == Some(Refused::ForeignCluster))
+    }
+
     /// A network without members is gone from the store. Where the grace is longer than a run, some of
     /// it stays: what a backup brought back, what a host left while it still kept the membership of a
     /// lost one from an earlier history, what operators left when they removed its last member, and what
-    /// the last member, which was lost, or its journal, had begun to remove.
+    /// the last member, which was lost, or its journal, had begun to remove. What is sealed for a former
+    /// cluster stays until people take it out.
     pub(super) fn left_over(&self, history: &History, listing: &Listing, found: &mut Vec<String>) {
         let fresh = self.fresh.view();
         let is_swept = self.is_swept(history, listing);
@@ -97,7 +103,7 @@ impl Picture {
                 .entries
                 .iter()
                 .filter(|entry| is_swept || entry.mod_revision > history.restored)
-                .filter(|entry| entry.key.starts_with(&prefix))
+                .filter(|entry| entry.key.starts_with(&prefix) && !self.is_foreign(&entry.key))
                 .map(|entry| entry.key.as_str())
                 .collect();
             let members = fresh.networks.get(&network.key()).map_or(0, |n| n.members.len());

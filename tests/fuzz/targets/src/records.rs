@@ -96,6 +96,7 @@ pub(crate) fn example(path: &Path) -> Record {
             incarnation: Incarnation([7; 16]),
             schema: 1,
             history: 1,
+            announced_at: 7,
         }),
         Path::Host(_) => Record::Host(HostRecord {
             name: "h1".to_owned(),

@@ -129,7 +129,8 @@ mod tests {
             let secrets = ClusterSecrets::generate([9; 32]);
             let mut store = Self { secrets, sealed: BTreeMap::new() };
             let cluster = ClusterId([7; 16]);
-            let record = ClusterRecord { cluster, incarnation, schema: 1, history };
+            let record =
+                ClusterRecord { cluster, incarnation, schema: 1, history, announced_at: 0 };
             store.put(1, seq, Path::Cluster, Record::Cluster(record));
             for number in [1, 2] {
                 store.host(number, seq, incarnation);

@@ -76,7 +76,13 @@ fn found_another(scene: &Scene<'_>) -> Result<(Vec<String>, i64)> {
     let secrets = ClusterSecrets::load(&hosts[0].path(SECRET)).expect("the lab made it");
     let (cluster, incarnation) = (ClusterId([7; 16]), Incarnation([7; 16]));
     let sealer = Sealer::new(HostKey::from_random([7; 32]), secrets, cluster);
-    let record = Record::Cluster(ClusterRecord { cluster, incarnation, schema: 1, history: 1 });
+    let record = Record::Cluster(ClusterRecord {
+        cluster,
+        incarnation,
+        schema: 1,
+        history: 1,
+        announced_at: 0,
+    });
     etcd.put(&format!("{PREFIX}/cluster"), &sealer.seal_record(&Path::Cluster, 1, &record))?;
     etcd.advance(usize::try_from(ours).unwrap_or(0) + 100)?;
     let theirs = held_by(scene)?;

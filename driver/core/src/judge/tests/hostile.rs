@@ -10,8 +10,13 @@ fn the_cluster_is_learned_from_its_record_and_then_pinned() {
     assert_eq!(judge.cluster_id(), Some(CLUSTER));
     assert_eq!(member(1, 1, 0).put(&mut judge), Verdict::Accepted);
     let other = ClusterId([0xc2; 16]);
-    let record =
-        ClusterRecord { cluster: other, incarnation: Incarnation([1; 16]), schema: 1, history: 1 };
+    let record = ClusterRecord {
+        cluster: other,
+        incarnation: Incarnation([1; 16]),
+        schema: 1,
+        history: 1,
+        announced_at: 0,
+    };
     let foreign = Sealer::new(HostKey::from_random([2; 32]), secrets(), other);
     let sealed = foreign.seal_record(&Path::Cluster, 1, &Record::Cluster(record.clone()));
     assert_eq!(reason(judge.put("cluster", &sealed, 1)), Refused::ForeignCluster);

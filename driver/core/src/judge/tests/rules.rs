@@ -55,6 +55,44 @@ fn the_cluster_record_follows_a_restored_store() {
 }
 
 #[test]
+fn what_a_backup_brought_back_has_an_address_only_where_nobody_else_has() {
+    let mut judge = judge_with(&[endpoint(1, 5, 2, 1), endpoint(1, 6, 4, 1)]);
+    let [ghost, alone] = [endpoint(2, 9, 2, 9), endpoint(2, 8, 3, 9)];
+    judge.set_fallen(Some(7));
+    assert_eq!(ghost.put_at(&mut judge, 7), Verdict::Outclaimed { by: id(1) });
+    judge.set_fallen(None);
+    assert_eq!(announced(1, 4, 2, 9).put_at(&mut judge, 10), Verdict::Accepted);
+    assert_eq!(ghost.put_at(&mut judge, 7), Verdict::Outclaimed { by: id(1) });
+    assert_eq!(alone.put_at(&mut judge, 9), Verdict::Accepted);
+    assert_eq!(endpoint(1, 6, 4, 1).put_at(&mut judge, 7), Verdict::Accepted);
+    let is_weak = |judge: &Judge, last| judge.view().networks[&blue()].endpoints.is_weak(&ip(last));
+    assert_eq!((owner_of(&judge, 2), owner_of(&judge, 3)), (Some(id(1)), Some(id(2))));
+    assert!(!is_weak(&judge, 2) && is_weak(&judge, 3));
+    assert!(is_weak(&judge, 4), "whoever begins to look now must see the same");
+    assert_eq!(endpoint(1, 6, 4, 1).put_at(&mut judge, 10), Verdict::Accepted);
+    assert!(!is_weak(&judge, 4), "put back as it was");
+    // Of two that were known before, the same has it as before, whichever the backup is of.
+    let known = [endpoint(1, 5, 2, 8), endpoint(2, 6, 2, 4)];
+    for brought_back in &known {
+        let mut judge = super::judge();
+        known.iter().for_each(|it| drop(it.put(&mut judge)));
+        judge.set_fallen(Some(7));
+        brought_back.put_at(&mut judge, 7);
+        assert_eq!(owner_of(&judge, 2), Some(id(1)));
+    }
+    // Whoever has it puts its own there: the other is gone, and cannot be replayed.
+    assert_eq!(endpoint(1, 7, 2, 1).put_at(&mut judge, 11), Verdict::Accepted);
+    assert_eq!(owner_of(&judge, 2), Some(id(1)));
+    let replayed = ghost.put_at(&mut judge, 12);
+    assert!(matches!(replayed, Verdict::Refused(it) if it.reason == Refused::RolledBack));
+    // Unless its host is there and puts it there anew.
+    assert_eq!(endpoint(2, 10, 2, 9).put_at(&mut judge, 13), Verdict::Accepted);
+    assert_eq!(endpoint(2, 11, 3, 9).put_at(&mut judge, 14), Verdict::Accepted);
+    assert_eq!((owner_of(&judge, 2), owner_of(&judge, 3)), (Some(id(2)), Some(id(2))));
+    assert!(!is_weak(&judge, 2) && !is_weak(&judge, 3));
+}
+
+#[test]
 fn the_higher_claim_has_the_address_and_then_the_higher_host() {
     let mut judge = judge_with(&[endpoint(1, 1, 2, 5)]);
     assert_eq!(endpoint(2, 1, 2, 4).put(&mut judge), Verdict::Outclaimed { by: id(1) });

@@ -119,6 +119,36 @@ fn a_journal_that_turns_out_damaged_later_takes_nothing_along() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_set_aside_as_it_is() {
+    let dir = tempfile::TempDir::new().unwrap();
+    drop(written(dir.path(), &with(&[&network("ab")])));
+    let file = dir.path().join(NAME);
+    let mut content = std::fs::read(&file).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &content).unwrap();
+    let plain = written(dir.path(), &State::default());
+    assert_eq!(plain.on_disk, Some(Networks::new()));
+    let aside = dir.path().join("networks.json.damaged-1");
+    assert!(!file.exists() && std::fs::read(aside).unwrap() == content);
+}
+
+#[test]
+fn a_write_that_failed_says_nothing_of_what_the_file_holds() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let (one, other) = (network("ab"), network("cd"));
+    let mut plain = written(dir.path(), &with(&[&one]));
+    let (file, new) = (dir.path().join(NAME), dir.path().join("networks.json.new"));
+    std::fs::create_dir(&new).unwrap();
+    plain.follow(&with(&[&one, &other]));
+    assert_eq!(plain.on_disk, Some(with(&[&one]).networks), "nothing in it is gone");
+    std::fs::remove_dir(&new).unwrap();
+    // The name was changed, and only the directory could not be written through.
+    std::fs::write(&file, &*render(plain.host, &with(&[&one, &other]).networks)).unwrap();
+    plain.follow(&with(&[&one]));
+    assert_eq!(read(&file), Ok(Some((plain.host, with(&[&one]).networks))));
+}
+
+#[test]
 fn a_file_is_of_the_length_that_was_counted_and_shows_its_checksum_where_it_is_looked_for() {
     let networks = with(&[&network("ab")]).networks;
     let content = render(HostId([1; 16]), &networks);
