@@ -155,7 +155,9 @@ impl Drills<'_> {
             host.docker(&join)?;
             let joined = Instant::now();
             let ([ours, dockers], cleared) = self.both_back(host, &old, joined)?;
-            let row = row.info("tasks reachable after it joined again", ours, "s").beside(dockers);
+            let row = row
+                .at_most("tasks reachable after it joined again", ours, "s", 60.0)
+                .beside(dockers);
             Ok((row, Event { figure: AFTER_LEAVE, since: left, cleared }))
         })
     }

@@ -58,7 +58,7 @@ impl Drills<'_> {
                 "",
                 (kills as f64 / 2.0).ceil(),
             )
-            .info("containers started", load.started(), "")
+            .at_least("containers started", load.started(), "", 2.0 * kills as f64)
             .at_most("its tasks reachable after the start", worst(|it| it.back), "s", 60.0)
             .beside(worst(|it| it.dockers_back));
         let gone = killed.into_iter().map(|kill| kill.gone.join().expect("it only looks"));

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use wgnet_proto::{EndpointId, IfName};
+
 use crate::lab::{Host, LabError, Result};
 use crate::swarm::{Swarm, status};
 
@@ -31,7 +33,7 @@ impl Leftovers {
         Ok(Self {
             local: surplus(known(host, host)?),
             elsewhere: surplus(elsewhere),
-            interfaces: interfaces(host, running.len())?,
+            interfaces: interfaces(host, network)?,
         })
     }
 }
@@ -45,16 +47,17 @@ pub(super) fn joined(swarm: &Swarm, host: &Host, network: &str) -> Result<usize>
     Ok(known(host, host)?.len())
 }
 
-/// Of the containers that run.
 fn addresses(host: &Host, network: &str) -> Result<BTreeSet<IpAddr>> {
+    let addresses = of_running(host, network, "IPAddress")?;
+    Ok(addresses.iter().flat_map(|address| address.parse()).collect())
+}
+
+/// A field of the attachments to a network, of the containers that run.
+fn of_running(host: &Host, network: &str, field: &str) -> Result<BTreeSet<String>> {
     let filter = format!("network={network}");
     let ids = host.docker(&["ps", "-q", "--filter", &filter])?;
-    let each = format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
-    let mut addresses = BTreeSet::new();
-    for id in ids.lines() {
-        addresses.extend(host.docker(&["inspect", "-f", &each, id])?.parse::<IpAddr>());
-    }
-    Ok(addresses)
+    let each = format!("{{{{(index .NetworkSettings.Networks \"{network}\").{field}}}}}");
+    ids.lines().map(|id| host.docker(&["inspect", "-f", &each, id])).collect()
 }
 
 /// Whatever one host's driver knows of another's endpoints.
@@ -64,12 +67,18 @@ pub(super) fn known(by: &Host, of: &Host) -> Result<BTreeSet<IpAddr>> {
     Ok(theirs.flat_map(|endpoint| endpoint.addresses).collect())
 }
 
-/// All of them, where there are more than containers.
-fn interfaces(host: &Host, containers: usize) -> Result<BTreeSet<String>> {
+/// Those of no container that runs.
+fn interfaces(host: &Host, network: &str) -> Result<BTreeSet<String>> {
+    let endpoints = of_running(host, network, "EndpointID")?;
+    let used: BTreeSet<String> = endpoints
+        .iter()
+        .flat_map(|id| id.parse())
+        .map(|id: EndpointId| IfName::veth_host(&id).as_str().to_owned())
+        .collect();
     let list = "for n in $(ls /run/netns | grep ^wgnet- || true); do ip -n $n -o link; done";
     let links = host.sh(list)?;
     let names = links.lines().filter_map(|line| line.split(": ").nth(1));
-    let veths: BTreeSet<_> =
-        names.filter(|name| name.starts_with("wgv")).map(str::to_owned).collect();
-    Ok(if veths.len() > containers { veths } else { BTreeSet::new() })
+    // With its other end's number or name.
+    let names = names.map(|name| name.split('@').next().unwrap_or(name).to_owned());
+    Ok(names.filter(|name| name.starts_with("wgv") && !used.contains(name)).collect())
 }
