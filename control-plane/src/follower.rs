@@ -44,11 +44,14 @@ pub struct FollowerOptions {
     /// How often it is compared with jitter what of a scope has changed, and how many keys it has,
     /// with what was told.
     pub audit: Duration,
+    /// How far the store had come when it was last seen, by an earlier process: if it is behind that
+    /// now, it has another history.
+    pub known: Revision,
 }
 
 impl Default for FollowerOptions {
     fn default() -> Self {
-        Self { audit: Duration::from_secs(600) }
+        Self { audit: Duration::from_secs(600), known: 0 }
     }
 }
 
@@ -83,6 +86,7 @@ impl Follower {
         let (telling, events) = mpsc::channel(EVENTS);
         let (reporting, reports) = mpsc::channel(EVENTS);
         let restarts = Arc::<AtomicU64>::default();
+        let bearings = Arc::new(Bearings::at(options.known));
         let owner = Owner {
             store,
             options,
@@ -92,7 +96,7 @@ impl Follower {
             scopes: BTreeMap::new(),
             restarts: Arc::clone(&restarts),
             failures: 0,
-            bearings: Arc::default(),
+            bearings,
             gate: Arc::default(),
             tasks: 0,
             told: None,

@@ -124,8 +124,8 @@ pub async fn run<S: Store>(inputs: Inputs<S>, outputs: Outputs, cancel: Cancella
         // Nobody listens any more only when everything ends.
         let _ = remembered.send(());
     }
-    let mut follower =
-        Follower::start(task.inputs.store.clone(), FollowerOptions::default(), &cancel);
+    let options = FollowerOptions { known: task.history.come_to(), ..FollowerOptions::default() };
+    let mut follower = Follower::start(task.inputs.store.clone(), options, &cancel);
     task.scopes = Some(follower.scopes());
     follower.scopes().follow(CLUSTER);
     let session = Session::start(task.inputs.store.clone(), LEASE_TTL, &cancel);
@@ -215,6 +215,8 @@ struct Task<S> {
     /// Those in which etcd has members that do not count here, and when that was seen.
     occupied: BTreeMap<NetworkKey, Instant>,
     searched: settle::Searched,
+    /// When the journal was told how far the store has come.
+    come_to_noted: Option<Instant>,
     /// The revision of each scope's last event in this history.
     seen: BTreeMap<String, Revision>,
     connection: Option<Result<(), String>>,
@@ -239,7 +241,12 @@ impl<S: Store> Task<S> {
         let state = inputs.journal.state();
         let judge = Judge::new(inputs.secrets.clone(), state.cluster, inputs.facts.me);
         Self {
-            history: History::new(state.incarnation, state.history, state.written_from),
+            history: History::new(
+                state.incarnation,
+                state.history,
+                state.written_from,
+                state.store_revision,
+            ),
             taking: Taking::default(),
             trial: Trial::default(),
             put_back: PutBack::default(),
@@ -257,6 +264,7 @@ impl<S: Store> Task<S> {
             leaving: BTreeMap::new(),
             occupied: BTreeMap::new(),
             searched: settle::Searched::default(),
+            come_to_noted: None,
             seen: BTreeMap::new(),
             connection: None,
             failed: None,
@@ -334,7 +342,7 @@ impl<S: Store> Task<S> {
         missing.sort();
         missing.dedup();
         let me = self.inputs.facts.me;
-        let (mut gone, kept) = self.history.split_missing(missing, &self.judge, me);
+        let (mut gone, kept) = self.history.split_missing(missing, revision, &self.judge, me);
         let mut stay = Vec::new();
         if let Some(held) = self.history.brake(scope, &gone, self.judge.view(), &self.taking) {
             self.problem_of_brake(scope, held.vanishing.len(), held.of);
@@ -376,11 +384,13 @@ impl<S: Store> Task<S> {
                     self.judged(&entry.key, &verdict);
                     entry.key
                 }
-                Change::Delete { key, .. } => {
+                Change::Delete { key, mod_revision } => {
                     self.refused_no_more(|refused| refused == key);
                     let me = self.inputs.facts.me;
                     match Path::parse(&key) {
-                        Some(path) if self.history.outlives(&path, &self.judge, me) => {
+                        Some(path)
+                            if self.history.outlives(&path, mod_revision, &self.judge, me) =>
+                        {
                             self.judge.keep_without_store(&path);
                         }
                         Some(_) | None => self.judge.delete(&key),

@@ -4,7 +4,7 @@
 //! Only time counts in which this host could have seen the other: between two looks at a store that
 //! answered, and never more than [`LONGEST_STEP`] at once. Any sign of life sets it back to nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use wgnet_proto::HostId;
 
@@ -52,11 +52,6 @@ impl Absences {
     /// Everything begins anew: another history of the store.
     pub fn clear(&mut self) {
         *self = Self::default();
-    }
-
-    /// What was seen of these hosts may be wrong: they are absent from now on, if they are.
-    pub fn forget(&mut self, hosts: &BTreeSet<HostId>) {
-        self.hosts.retain(|host, _| !hosts.contains(host));
     }
 
     /// Seconds for which a host was seen absent; `None` while it is there, or unknown.
@@ -115,18 +110,6 @@ mod tests {
         absences.feed(50, &look(false, 1));
         absences.feed(55, &look(false, 1));
         assert_eq!(absences.of(HOST), Some(15));
-    }
-
-    #[test]
-    fn what_may_be_wrong_counts_from_the_next_look() {
-        let mut absences = Absences::default();
-        absences.feed(0, &look(false, 1));
-        absences.feed(10, &look(false, 1));
-        absences.forget(&BTreeSet::from([HOST]));
-        assert_eq!(absences.of(HOST), None);
-        absences.feed(15, &look(false, 1));
-        absences.feed(17, &look(false, 1));
-        assert_eq!(absences.of(HOST), Some(2));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct InStore {
     pub refused: Option<Refused>,
     /// `None` if it was refused, or voided since.
     pub accepted: Option<InForce>,
+    /// A backup of the store may have brought it back.
+    pub is_weak: bool,
 }
 
 /// Keeps every valid record and the view made of them.
@@ -129,8 +131,8 @@ impl Judge {
         let Some(path) = Path::parse(key) else {
             return Verdict::Ignored;
         };
-        let announced_at = self.cluster.as_ref().map(|cluster| cluster.announced_at);
-        let is_old = self.fallen_to.or(announced_at).is_some_and(|it| mod_revision <= it);
+        let announced_at = self.announced_at();
+        let is_old = self.is_old(mod_revision);
         let judged = self.admit(&path, value, is_old);
         if let Ok(writer) = judged
             && !is_old
@@ -149,6 +151,9 @@ impl Judge {
             };
         }
         self.settle(&path);
+        if path == Path::Cluster && announced_at != self.announced_at() {
+            self.weigh_anew();
+        }
         self.verdict(&path, value, judged, is_known)
     }
 
@@ -157,6 +162,14 @@ impl Judge {
     /// the revision that it names.
     pub fn set_fallen(&mut self, fallen_to: Option<i64>) {
         self.fallen_to = fallen_to;
+    }
+
+    fn announced_at(&self) -> Option<i64> {
+        self.cluster.as_ref().map(|cluster| cluster.announced_at)
+    }
+
+    fn is_old(&self, mod_revision: i64) -> bool {
+        self.fallen_to.or(self.announced_at()).is_some_and(|it| mod_revision <= it)
     }
 
     /// A key is gone. Its record leaves the view; a tombstone does not: revocation is for good.
@@ -285,8 +298,10 @@ impl Judge {
         let Held::Value { mod_revision, writer, refused } = place.held else {
             return None;
         };
-        let accepted = place.held_record().map(|valid| in_force(path, valid));
-        Some(InStore { mod_revision, writer, refused, accepted })
+        let held = place.held_record();
+        let is_weak = held.is_some_and(|valid| valid.is_weak);
+        let accepted = held.map(|valid| in_force(path, valid));
+        Some(InStore { mod_revision, writer, refused, accepted, is_weak })
     }
 
     /// Since which revision the store holds what it does at a path.

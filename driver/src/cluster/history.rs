@@ -68,7 +68,12 @@ pub(super) struct History {
 
 impl History {
     /// As the journal knows it.
-    pub(super) fn new(incarnation: Option<Incarnation>, ordinal: u64, written_from: u64) -> Self {
+    pub(super) fn new(
+        incarnation: Option<Incarnation>,
+        ordinal: u64,
+        written_from: u64,
+        come_to: Revision,
+    ) -> Self {
         Self {
             incarnation,
             ordinal,
@@ -76,7 +81,7 @@ impl History {
             number: 0,
             fell: None,
             fell_as_ours: None,
-            highest_as_ours: 0,
+            highest_as_ours: come_to,
             owner: Owner::Nobody,
             returned: false,
             kept: BTreeMap::new(),
@@ -196,22 +201,28 @@ impl History {
         (self.incarnation, self.ordinal)
     }
 
+    /// How far it was seen to have come.
+    pub(super) fn come_to(&self) -> Revision {
+        self.highest_as_ours
+    }
+
     pub(super) fn written_from(&self) -> u64 {
         self.written_from
     }
 
     /// The record to found the cluster with in a store that has come so far: under the id this host
-    /// is pinned to, if it is.
+    /// is pinned to, if it is. `last`: where the last history was announced.
     pub(super) fn founding(
         &mut self,
         pinned: Option<ClusterId>,
         cluster: ClusterId,
         incarnation: Incarnation,
         revision: Revision,
+        last: Revision,
     ) -> ClusterRecord {
         let (cluster, history) = (pinned.unwrap_or(cluster), self.ordinal + 1);
-        // Where the record was only deleted, all else in the store is of this history.
-        let announced_at = if self.has_fallen() { revision } else { 0 };
+        // Where the record was only deleted, all else in the store is as old or new as it was.
+        let announced_at = if self.has_fallen() { revision } else { last.min(revision) };
         let record = ClusterRecord { cluster, incarnation, schema: 1, history, announced_at };
         // Somebody else's cluster was met meanwhile, and is gone again; or the store was restored.
         self.founding.take_if(|tried| {
@@ -221,12 +232,14 @@ impl History {
     }
 
     /// Parts what a listing lacks into what is gone and what stands: in another history a host's
-    /// former records stand until its `hosts/` record names that history.
+    /// former records stand until its `hosts/` record names that history, which a listing of an
+    /// earlier revision knows nothing of.
     ///
     /// What was kept before and is missing again is judged anew.
     pub(super) fn split_missing(
         &mut self,
         missing: Vec<Path>,
+        revision: Revision,
         judge: &Judge,
         me: HostId,
     ) -> (Vec<Path>, Vec<Path>) {
@@ -237,7 +250,7 @@ impl History {
                 Some(owner)
                     if (owner != me || self.owner == Owner::Others)
                         && !is_leased(&path)
-                        && !self.has_spoken(owner, judge) =>
+                        && !self.has_spoken(owner, revision, judge) =>
                 {
                     self.kept.insert(path.clone(), owner);
                     kept.push(path);
@@ -253,10 +266,16 @@ impl History {
 
     /// Whether a record stands though its key is deleted: what was there was another host's, as a
     /// backup brings it back, and the record's owner has not spoken in this history yet.
-    pub(super) fn outlives(&mut self, path: &Path, judge: &Judge, me: HostId) -> bool {
+    pub(super) fn outlives(
+        &mut self,
+        path: &Path,
+        revision: Revision,
+        judge: &Judge,
+        me: HostId,
+    ) -> bool {
         let (entry, held) = (judge.entry(path), judge.in_store(path));
         let is_others = entry.zip(held).is_some_and(|(it, held)| held.writer != Some(it.writer));
-        is_others && !self.split_missing(vec![path.clone()], judge, me).1.is_empty()
+        is_others && !self.split_missing(vec![path.clone()], revision, judge, me).1.is_empty()
     }
 
     /// A listing without these is not believed yet: they stay missing until it is.
@@ -292,7 +311,8 @@ impl History {
     /// repeated by now is gone, and a new listing will tell.
     pub(super) fn has_news(&mut self, judge: &Judge) -> bool {
         let owners: BTreeSet<HostId> = self.kept.values().copied().collect();
-        let spoken = owners.into_iter().filter(|owner| self.has_spoken(*owner, judge)).collect();
+        let has_spoken = |owner: &HostId| self.has_spoken(*owner, Revision::MAX, judge);
+        let spoken = owners.into_iter().filter(has_spoken).collect();
         // Those who have not spoken in another history since are news once they do.
         let heard = std::mem::replace(&mut self.heard, spoken);
         !self.heard.is_subset(&heard)
@@ -318,7 +338,8 @@ impl History {
         keeps
     }
 
-    fn has_spoken(&self, host: HostId, judge: &Judge) -> bool {
+    /// Whether a host had spoken in this history by that revision.
+    fn has_spoken(&self, host: HostId, by: Revision, judge: &Judge) -> bool {
         // What a store lacks that is not ours says nothing.
         if self.has_fallen() || !self.is_ours() {
             return false;
@@ -326,8 +347,12 @@ impl History {
         if self.given_up.contains(&host) {
             return true;
         }
-        match judge.entry(&Path::Host(host)).map(|entry| entry.record) {
-            Some(Record::Host(record)) => Some(record.incarnation) == self.incarnation,
+        let path = Path::Host(host);
+        match judge.entry(&path).map(|entry| entry.record) {
+            Some(Record::Host(record)) => {
+                Some(record.incarnation) == self.incarnation
+                    && judge.revision_in_store(&path).is_none_or(|said| said <= by)
+            }
             _ => true,
         }
     }

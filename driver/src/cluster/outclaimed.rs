@@ -62,7 +62,9 @@ impl<S: Store> Task<S> {
             let owner = self.judge.entry(path)?.writer;
             let is_wanted =
                 owner == self.inputs.facts.me && self.wanted.borrow().contains_key(path);
-            let is_other = self.judge.in_store(path)?.accepted.is_some();
+            let held = self.judge.in_store(path)?;
+            // What a backup brought back says nothing of an owner that cannot reach etcd now.
+            let is_other = held.accepted.is_some() && !held.is_weak;
             (!is_wanted && is_other).then(|| (path.clone(), owner))
         })
     }

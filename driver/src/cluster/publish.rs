@@ -47,7 +47,8 @@ impl<S: Store> Task<S> {
             let (cluster, incarnation) = (self.random_id(), self.random_id());
             // By the judge, not the journal, whose disk may have been full: no other would be accepted.
             let pinned = self.judge.cluster_id();
-            let record = self.history.founding(pinned, cluster, incarnation, come_to);
+            let last = self.judge.cluster().map_or(0, |record| record.announced_at);
+            let record = self.history.founding(pinned, cluster, incarnation, come_to, last);
             self.sealing.set(self.sealer(record.cluster));
             // What stands is not taken back because somebody deleted this one.
             let mut wanted = WantedRecords::clone(&self.wanted.borrow());

@@ -19,6 +19,10 @@ use crate::journal::State;
 /// meanwhile. So the next one is not made at the next event.
 pub(super) const AGAIN: Duration = Duration::from_secs(10);
 
+/// How often it is noted how far the store has come. A backup that is no older may be missed by a
+/// driver which is down while it is restored; each note is a write to the disk.
+const COME_TO_EVERY: Duration = Duration::from_secs(300);
+
 impl<S: Store> Task<S> {
     /// Brings everything that follows from judge and journal up to date.
     pub(super) async fn settle(&mut self) {
@@ -73,11 +77,19 @@ impl<S: Store> Task<S> {
         }
         // Also without such a record by now: the disk may have been full when there was one.
         let (met, written_from) = (self.history.met(), self.history.written_from());
-        if state.cluster != Some(cluster) || (state.incarnation, state.history) != met {
+        let come_to = self.history.come_to();
+        let is_due = come_to > state.store_revision
+            && self.come_to_noted.is_none_or(|at| at.elapsed() >= COME_TO_EVERY);
+        if state.cluster != Some(cluster)
+            || (state.incarnation, state.history) != met
+            || (is_due && !self.history.has_fallen())
+        {
+            self.come_to_noted = Some(Instant::now());
             let pin = move |state: &mut State| {
                 state.cluster = Some(cluster);
                 (state.incarnation, state.history) = met;
                 state.written_from = written_from;
+                state.store_revision = come_to;
             };
             self.noting.update("note the cluster", pin).await;
         }

@@ -35,6 +35,8 @@ pub(super) struct Sweeper {
     looked: Option<Instant>,
     searched: Option<Instant>,
     tried: BTreeMap<HostId, Instant>,
+    /// Absent for half the grace: whether they are was asked anew, as an event may have been lost.
+    asked: BTreeSet<HostId>,
     /// By order: the same order again is no mistake.
     pub(super) forgotten: BTreeSet<HostId>,
 }
@@ -51,6 +53,7 @@ impl Sweeper {
             looked: None,
             searched: None,
             tried: BTreeMap::new(),
+            asked: BTreeSet::new(),
             forgotten: BTreeSet::new(),
         }
     }
@@ -127,6 +130,7 @@ impl<S: Store> Task<S> {
         self.sweeper.absences.feed(now, &seen);
         self.sweeper.tried.retain(|host, _| seen.contains_key(host));
         self.give_up_kept();
+        self.ask_anew();
 
         let rank = self.rank(&seen);
         let stored = self.stored_hosts();
@@ -146,16 +150,26 @@ impl<S: Store> Task<S> {
         }
         if let Err(error) = self.remove_due(&due, searches).await {
             debug!(%error, "Cannot remove now what nobody claims");
-            if matches!(error, NotSwept::Changed) {
-                self.may_have_missed(&due.dead);
+            // Somebody may have been back in between, whose event was lost.
+            if matches!(error, NotSwept::Changed) && !due.dead.is_empty() {
+                self.list_again();
             }
         }
     }
 
-    /// The store does not hold what this host was told: an event may have been lost, such as that of a
-    /// host that was back in between.
-    fn may_have_missed(&mut self, dead: &BTreeSet<HostId>) {
-        self.sweeper.absences.forget(dead);
+    /// Has everything listed once while a host is absent, in time to set its absence back.
+    fn ask_anew(&mut self) {
+        let half = self.sweeper.grace / 2;
+        let long = |host: &HostId| self.sweeper.absences.of(*host).is_some_and(|for_| for_ >= half);
+        let long: BTreeSet<HostId> = self.judge.view().hosts.keys().copied().filter(long).collect();
+        let is_news = !long.is_subset(&self.sweeper.asked);
+        self.sweeper.asked = long;
+        if is_news {
+            self.list_again();
+        }
+    }
+
+    fn list_again(&self) {
         if let Some(scopes) = &self.scopes {
             scopes.list_again();
         }
@@ -217,11 +231,9 @@ impl<S: Store> Task<S> {
     }
 
     fn give_up(&mut self, host: HostId) {
-        if self.history.give_up(host)
-            && let Some(scopes) = &self.scopes
-        {
+        if self.history.give_up(host) {
             info!(%host, "Forgetting what the store's former history had of a host that is gone");
-            scopes.list_again();
+            self.list_again();
         }
     }
 

@@ -106,6 +106,7 @@ struct Rig {
     status: watch::Receiver<ClusterStatus>,
     others: Vec<HostKey>,
     secrets: ClusterSecrets,
+    random: Random,
     seq: u64,
     _stop: DropGuard,
 }
@@ -143,6 +144,51 @@ fn with_one_network(state: &mut crate::journal::State) {
     state.networks.insert(docker_id(), Arc::new(network));
 }
 
+/// What a driver tells, and what ends it.
+type Running = (watch::Receiver<Arc<ClusterView>>, watch::Receiver<ClusterStatus>, DropGuard);
+
+fn launch(
+    store: Late,
+    journal: &Journal,
+    random: Random,
+    secrets: ClusterSecrets,
+    problems: Problems,
+) -> Running {
+    let facts = HostFacts {
+        me: journal.host_id(),
+        name: "me".to_owned(),
+        version: "0".to_owned(),
+        backend: "model".to_owned(),
+        boot: "boot".to_owned(),
+        underlay: Vec::new(),
+    };
+    let (underlay, addresses) = watch::channel(Underlay::default());
+    let (view, views) = watch::channel(Arc::new(ClusterView::default()));
+    let inputs = Inputs {
+        store,
+        host_key: journal.host_key().clone(),
+        journal: journal.clone(),
+        secrets,
+        facts,
+        underlay: addresses,
+        random,
+        problems,
+        dead_host_grace: Duration::from_secs(7 * 86_400),
+        orders: Orders::default(),
+        progress: Progress::default(),
+    };
+    let (status, told) = watch::channel(ClusterStatus::default());
+    let outputs = Outputs { view, status, remembered: oneshot::channel().0 };
+    let cancel = CancellationToken::new();
+    let running = run(inputs, outputs, cancel.clone());
+    tokio::spawn(async move {
+        // Whoever tells of the underlay lives as long as whoever listens.
+        let _underlay = underlay;
+        running.await;
+    });
+    (views, told, cancel.drop_guard())
+}
+
 impl Rig {
     /// A host with one network, which two others share.
     async fn start() -> Self {
@@ -163,42 +209,11 @@ impl Rig {
         journal.update(with_one_network).await.unwrap();
         let (store, me) = (MemoryStore::new(), journal.host_id());
         let (line, mute) = (store.client(), Arc::<Mute>::default());
-        let facts = HostFacts {
-            me,
-            name: "me".to_owned(),
-            version: "0".to_owned(),
-            backend: "model".to_owned(),
-            boot: "boot".to_owned(),
-            underlay: Vec::new(),
-        };
-        let (underlay, addresses) = watch::channel(Underlay::default());
-        let (view, views) = watch::channel(Arc::new(ClusterView::default()));
         let problems = Problems::default();
-        let inputs = Inputs {
-            store: Late(line.clone(), Arc::clone(&mute)),
-            host_key: journal.host_key().clone(),
-            journal: journal.clone(),
-            secrets: secrets.clone(),
-            facts,
-            underlay: addresses,
-            random,
-            problems: problems.clone(),
-            dead_host_grace: Duration::from_secs(7 * 86_400),
-            orders: Orders::default(),
-            progress: Progress::default(),
-        };
-        let (status, told) = watch::channel(ClusterStatus::default());
-        let outputs = Outputs { view, status, remembered: oneshot::channel().0 };
-        let cancel = CancellationToken::new();
-        let running = run(inputs, outputs, cancel.clone());
-        tokio::spawn(async move {
-            // Whoever tells of the underlay lives as long as whoever listens.
-            let _underlay = underlay;
-            running.await;
-        });
+        let late = Late(line.clone(), Arc::clone(&mute));
+        let (view, status, _stop) =
+            launch(late, &journal, random.clone(), secrets.clone(), problems.clone());
         let others = [2, 3].map(|number| HostKey::from_random([number; 32])).to_vec();
-        let _stop = cancel.drop_guard();
-        let (view, status) = (views, told);
         let seq = 1;
         let mut rig = Self {
             store,
@@ -212,6 +227,7 @@ impl Rig {
             status,
             others,
             secrets,
+            random,
             seq,
             _stop,
         };
@@ -223,6 +239,21 @@ impl Rig {
         }
         rig.until("three members", |rig| Box::pin(async { rig.members() == 3 })).await;
         rig
+    }
+
+    /// The driver ends, and starts again when this is done.
+    async fn restart_after(&mut self, meanwhile: impl AsyncFnOnce(&mut Self)) {
+        self._stop = CancellationToken::new().drop_guard();
+        meanwhile(self).await;
+        let late = Late(self.line.clone(), Arc::clone(&self.mute));
+        self.problems = Problems::default();
+        (self.view, self.status, self._stop) = launch(
+            late,
+            &self.journal,
+            self.random.clone(),
+            self.secrets.clone(),
+            self.problems.clone(),
+        );
     }
 
     fn has(&self, code: &str) -> bool {
@@ -348,6 +379,42 @@ impl Rig {
             sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_restored_while_the_driver_was_down_is_noticed() {
+    let mut rig = Rig::start().await;
+    let cluster = rig.founded(None).await;
+    let stands = rig.store.list("cluster").await.unwrap().entries.remove(0).value;
+    sleep(Duration::from_secs(601)).await;
+    rig.write(0, cluster.cluster, rig.host(0, cluster.incarnation)).await;
+    rig.until("a note of how far it has come", |rig| {
+        Box::pin(async {
+            rig.journal.state().store_revision
+                >= rig.revision_of(Path::Host(rig.others[0].id())).await.unwrap()
+        })
+    })
+    .await;
+    let noted = rig.journal.state().store_revision;
+    // A backup from before everything but the cluster.
+    rig.restart_after(async |rig| {
+        rig.store.wipe();
+        let key = Path::Cluster.to_string();
+        let put = Txn { conditions: vec![], ops: vec![Op::Put { key, value: stands.clone() }] };
+        rig.store.commit(put).await.unwrap();
+    })
+    .await;
+    rig.until("another history", |rig| {
+        let before = cluster.incarnation;
+        Box::pin(async move { rig.founded(None).await.incarnation != before })
+    })
+    .await;
+    assert!(rig.has("store-history"));
+    assert_eq!(rig.members(), 3, "the others have not spoken since");
+    rig.until("the new one in the journal", |rig| {
+        Box::pin(async move { rig.journal.state().store_revision < noted })
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,6 +27,9 @@ pub struct State {
     pub history: u64,
     /// Records of this host with a lower seq are of an earlier history, and written anew.
     pub written_from: u64,
+    /// How far that history was seen to have come, noted now and then: a store that is behind it when
+    /// the driver starts was restored meanwhile.
+    pub store_revision: i64,
     /// Sequence numbers below this one may have been used.
     pub reserved_seq: u64,
     pub networks: BTreeMap<DockerNetworkId, Arc<LocalNetwork>>,

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use wgnet_proto::record::NetworkRecord;
 use wgnet_proto::{HostId, NetworkKey, Opened, Path, Record, Refused, seal};
 
-use super::place::{Held, Valid};
+use super::place::{Held, Place, Valid};
 use super::{InForce, Judge, Refusal, Verdict, keys_of, scope};
 
 /// Why an entry does not count.
@@ -221,6 +221,22 @@ impl Judge {
             let is_tombstone = |path: &Path| matches!(path, Path::Tombstone(_));
             let paths = self.places.keys().filter(|path| !is_tombstone(path)).cloned().collect();
             self.void(host, paths, |_| true);
+        }
+    }
+
+    /// Another history was announced: what the store holds is older than that, or not.
+    pub(super) fn weigh_anew(&mut self) {
+        let held = |(path, place): (&Path, &Place)| match place.held {
+            Held::Value { mod_revision, writer: Some(writer), refused: None } => {
+                matches!(path, Path::Endpoint(..)).then(|| (path.clone(), writer, mod_revision))
+            }
+            _ => None,
+        };
+        for (path, writer, mod_revision) in self.places.iter().filter_map(held).collect::<Vec<_>>()
+        {
+            let is_weak = self.is_old(mod_revision);
+            self.place_mut(&path).weigh(writer, is_weak);
+            self.settle(&path);
         }
     }
 

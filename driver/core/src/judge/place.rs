@@ -79,14 +79,21 @@ impl Place {
     /// The writer of the record that these very bytes are: listings repeat what is known, and opening
     /// is dear.
     pub(super) fn meet(&mut self, sealed: &[u8], is_weak: bool) -> Option<HostId> {
-        let known = self.records.iter_mut().find(|valid| *valid.sealed == *sealed)?;
+        let writer = self.records.iter().find(|valid| *valid.sealed == *sealed)?.writer;
+        self.weigh(writer, is_weak);
+        Some(writer)
+    }
+
+    /// The store holds this writer's known record.
+    pub(super) fn weigh(&mut self, writer: HostId, is_weak: bool) {
+        let Some(known) = self.records.iter_mut().find(|valid| valid.writer == writer) else {
+            return;
+        };
         let was_weak = std::mem::replace(&mut known.is_weak, is_weak);
-        let writer = known.writer;
         // Then all that is known here was written before, and what it is to each other stays.
         if is_weak && !was_weak {
             self.records.iter_mut().for_each(|valid| valid.is_weak = true);
         }
-        Some(writer)
     }
 
     pub(super) fn keep(&mut self, valid: Valid) {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
+use imbl::ordset::DiffItem as Turned;
 use imbl::{OrdMap, OrdSet};
 use wgnet_proto::Claim;
 use wgnet_proto::record::EndpointRecord;
@@ -119,9 +120,8 @@ impl Endpoints {
     /// Every address of the records that only one of both has, or both have otherwise.
     pub(crate) fn addresses_that_differ(&self, other: &Self) -> BTreeSet<IpAddr> {
         let mut addresses = BTreeSet::new();
-        let turned = self.weak.iter().filter(|at| !other.is_weak(at));
-        let turned = turned.chain(other.weak.iter().filter(|at| !self.is_weak(at)));
-        for at in turned {
+        for item in self.weak.diff(&other.weak) {
+            let (Turned::Add(at) | Turned::Remove(at)) = item;
             addresses.insert(*at);
             let records = [self.get(at), other.get(at)].into_iter().flatten();
             addresses.extend(records.flat_map(|record| &record.addresses));

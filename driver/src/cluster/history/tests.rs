@@ -1,4 +1,7 @@
+use wgnet_proto::{ClusterSecrets, HostKey, Sealer};
+
 use super::*;
+use crate::cluster::{HostFacts, wanted};
 
 const OURS: Incarnation = Incarnation([1; 16]);
 const NEXT: Incarnation = Incarnation([2; 16]);
@@ -11,7 +14,7 @@ fn record(incarnation: Incarnation, history: u64) -> ClusterRecord {
 }
 
 fn at_a_hundred() -> History {
-    let mut history = History::new(Some(OURS), 5, 0);
+    let mut history = History::new(Some(OURS), 5, 0, 0);
     assert!(!history.seen_to_be(Owner::Us, 90));
     assert_eq!(history.meet(&record(OURS, 5), NEXT_SEQ), Turn::Same);
     history.reached(100);
@@ -59,13 +62,40 @@ fn an_announced_history_says_how_far_the_store_had_come() {
     let mut history = at_a_hundred();
     assert_eq!(history.announcing(&record(OURS, 5), NEXT, 51).announced_at, 51);
     let mut founded =
-        |revision| history.founding(None, ClusterId([3; 16]), NEXT, revision).announced_at;
-    assert_eq!(founded(60), 0, "all that stands is of this history, but for the deleted record");
+        |revision| history.founding(None, ClusterId([3; 16]), NEXT, revision, 30).announced_at;
+    assert_eq!(founded(60), 30, "only the record was deleted");
     history.fell(1);
     history.founding = None;
     let mut founded =
-        |revision| history.founding(None, ClusterId([3; 16]), NEXT, revision).announced_at;
+        |revision| history.founding(None, ClusterId([3; 16]), NEXT, revision, 30).announced_at;
     assert_eq!([founded(40), founded(45), founded(2)], [40, 40, 2]);
+}
+
+#[test]
+fn a_listing_from_before_a_host_had_spoken_ends_nothing_of_it() {
+    let mut history = at_a_hundred();
+    assert!(history.fell(1));
+    history.seen_to_be(Owner::Us, 2);
+    assert_eq!(history.meet(&record(NEXT, 6), NEXT_SEQ), Turn::Another);
+    let secrets = ClusterSecrets::insecure();
+    let key = HostKey::from_random([8; 32]);
+    let (me, them) = (HostId([9; 16]), key.id());
+    let sealer = Sealer::new(key, secrets.clone(), ClusterId([3; 16]));
+    let mut judge = Judge::new(secrets, Some(ClusterId([3; 16])), me);
+    let facts = HostFacts {
+        me: them,
+        name: "host".to_owned(),
+        version: "0".to_owned(),
+        backend: "model".to_owned(),
+        boot: "boot".to_owned(),
+        underlay: Vec::new(),
+    };
+    let path = Path::Host(them);
+    let said = sealer.seal_record(&path, 1, &wanted::host_record(&facts, NEXT));
+    judge.put(&path.to_string(), &said, 6);
+    let mut split = |revision| history.split_missing(vec![path.clone()], revision, &judge, me);
+    assert_eq!(split(5), (vec![], vec![path.clone()]));
+    assert_eq!(split(6), (vec![path.clone()], vec![]));
 }
 
 #[test]
@@ -81,11 +111,11 @@ fn what_a_held_listing_lacks_is_missing_until_it_is_believed() {
 #[test]
 fn a_host_founds_the_same_until_it_keeps_to_another_cluster() {
     let [met, first, second] = [1, 2, 3].map(|number| ClusterId([number; 16]));
-    let mut history = History::new(None, 0, 0);
-    let tried = history.founding(None, first, OURS, 1);
-    assert_eq!(history.founding(None, second, NEXT, 1), tried);
-    assert_eq!(history.founding(Some(first), second, NEXT, 1), tried);
-    assert_eq!(history.founding(Some(met), second, NEXT, 1).cluster, met);
+    let mut history = History::new(None, 0, 0, 0);
+    let tried = history.founding(None, first, OURS, 1, 0);
+    assert_eq!(history.founding(None, second, NEXT, 1, 0), tried);
+    assert_eq!(history.founding(Some(first), second, NEXT, 1, 0), tried);
+    assert_eq!(history.founding(Some(met), second, NEXT, 1, 0).cluster, met);
 }
 
 #[test]

@@ -73,6 +73,9 @@ pub(super) fn load(transaction: &ReadTransaction) -> Result<(HostKey, State), Un
     if let Some(value) = meta.get("written_from")? {
         state.written_from = parse(value.value(), || "written_from".to_owned())?;
     }
+    if let Some(value) = meta.get("store_revision")? {
+        state.store_revision = parse(value.value(), || "store_revision".to_owned())?;
+    }
     if let Some(value) = meta.get("seq")? {
         state.reserved_seq = parse(value.value(), || "seq".to_owned())?;
     }
@@ -182,6 +185,7 @@ pub(super) fn write_changes(
     let history = (old.incarnation, old.history) != (new.incarnation, new.history);
     put(history, "history", json(&(new.incarnation, new.history)))?;
     put(old.written_from != new.written_from, "written_from", json(&new.written_from))?;
+    put(old.store_revision != new.store_revision, "store_revision", json(&new.store_revision))?;
     put(old.reserved_seq != new.reserved_seq, "seq", json(&new.reserved_seq))?;
 
     for (id, before, after) in differences(&old.networks, &new.networks) {

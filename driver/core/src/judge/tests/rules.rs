@@ -72,6 +72,7 @@ fn what_a_backup_brought_back_has_an_address_only_where_nobody_else_has() {
     assert_eq!(endpoint(1, 6, 4, 1).put_at(&mut judge, 10), Verdict::Accepted);
     assert!(!is_weak(&judge, 4), "put back as it was");
     // Of two that were known before, the same has it as before, whichever the backup is of.
+    let once = judge;
     let known = [endpoint(1, 5, 2, 8), endpoint(2, 6, 2, 4)];
     for brought_back in &known {
         let mut judge = super::judge();
@@ -80,6 +81,15 @@ fn what_a_backup_brought_back_has_an_address_only_where_nobody_else_has() {
         brought_back.put_at(&mut judge, 7);
         assert_eq!(owner_of(&judge, 2), Some(id(1)));
     }
+    // Whoever looks on is told of the announcement after all that stands.
+    let mut judge = judge_with(&[cluster(1, 1, 1)]);
+    assert_eq!(alone.put_at(&mut judge, 7), Verdict::Accepted);
+    assert_eq!(endpoint(1, 6, 4, 1).put_at(&mut judge, 11), Verdict::Accepted);
+    judge.take_changed();
+    assert_eq!(announced(1, 4, 2, 9).put_at(&mut judge, 10), Verdict::Accepted);
+    assert!(is_weak(&judge, 3) && !is_weak(&judge, 4));
+    assert!(judge.take_changed().networks.contains(&blue()));
+    let mut judge = once;
     // Whoever has it puts its own there: the other is gone, and cannot be replayed.
     assert_eq!(endpoint(1, 7, 2, 1).put_at(&mut judge, 11), Verdict::Accepted);
     assert_eq!(owner_of(&judge, 2), Some(id(1)));

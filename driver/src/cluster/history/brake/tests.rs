@@ -56,7 +56,7 @@ fn held(numbers: &[u8], of: usize, whole: bool) -> Option<Held> {
 
 #[tokio::test(start_paused = true)]
 async fn a_listing_without_most_hosts_is_held_until_it_is_released() {
-    let (mut history, view) = (History::new(None, 0, 0), five_hosts());
+    let (mut history, view) = (History::new(None, 0, 0, 0), five_hosts());
     let mut taking = Taking::default();
     let most = without(&[2, 3, 4]);
     assert_eq!(history.brake(SCOPE, &most[1..], &view, &taking), None);
@@ -80,7 +80,7 @@ async fn a_listing_without_most_hosts_is_held_until_it_is_released() {
 
 #[tokio::test(start_paused = true)]
 async fn hosts_that_live_and_put_nothing_back_are_believed_to_be_gone() {
-    let (mut history, view) = (History::new(None, 0, 0), five_hosts());
+    let (mut history, view) = (History::new(None, 0, 0, 0), five_hosts());
     let mut taking = Taking::default();
     let most = without(&[1, 2, 3, 4]);
     assert_eq!(history.brake(SCOPE, &most, &view, &taking), held(&[1, 2, 3, 4], 5, true));
@@ -105,7 +105,7 @@ async fn hosts_that_live_and_put_nothing_back_are_believed_to_be_gone() {
 
 /// A listing without most hosts that was just held.
 fn braked(view: &ClusterView) -> History {
-    let mut history = History::new(None, 0, 0);
+    let mut history = History::new(None, 0, 0, 0);
     let most = without(&[2, 3, 4]);
     assert!(history.brake(SCOPE, &most, view, &Taking::default()).is_some());
     history.hold(most.iter().filter_map(|path| Some((path.clone(), host_of(path)?))));
@@ -161,7 +161,7 @@ async fn what_else_was_missing_is_asked_for_again_after_the_store_was_away() {
 async fn a_hold_outlives_a_listing_from_before_this_host_put_its_own_record_back() {
     let mut view = five_hosts();
     view.hosts.retain(|it, _| [host(1), host(2), host(3)].contains(it));
-    let (mut history, taking) = (History::new(None, 0, 0), Taking::default());
+    let (mut history, taking) = (History::new(None, 0, 0, 0), Taking::default());
     assert_eq!(
         history.brake(SCOPE, &without(&[1, 2, 3]), &view, &taking),
         held(&[1, 2, 3], 3, true)
@@ -192,7 +192,7 @@ async fn during_the_minute_everything_is_kept_and_then_what_the_vanishing_own() 
 async fn the_members_of_a_network_that_is_freed_may_go_at_once_and_of_no_other() {
     let key: NetworkKey = "s-0123456789abcdefghijklmno".parse().unwrap();
     let scope = format!("networks/{key}");
-    let (mut history, taking) = (History::new(None, 0, 0), Taking::default());
+    let (mut history, taking) = (History::new(None, 0, 0, 0), Taking::default());
     let gone: Vec<Path> = (2..=5).map(|number| Path::Member(key.clone(), host(number))).collect();
     let mut view = ClusterView::default();
     let network = view.networks.entry(key.clone()).or_default();
@@ -210,7 +210,7 @@ async fn the_members_of_a_network_that_is_freed_may_go_at_once_and_of_no_other()
 
 #[tokio::test]
 async fn hosts_that_were_revoked_or_given_up_are_not_held() {
-    let (mut history, mut view) = (History::new(None, 0, 0), five_hosts());
+    let (mut history, mut view) = (History::new(None, 0, 0, 0), five_hosts());
     let taking = Taking::default();
     view.revoked.insert(host(2));
     assert_eq!(history.brake(SCOPE, &without(&[2, 3, 4]), &view, &taking), None);
@@ -224,7 +224,7 @@ async fn hosts_that_were_revoked_or_given_up_are_not_held() {
 #[tokio::test(start_paused = true)]
 async fn etcd_needs_to_take_changes_until_the_time_of_all_that_live_is_over() {
     let view = five_hosts();
-    let (mut history, mut taking) = (History::new(None, 0, 0), Taking::default());
+    let (mut history, mut taking) = (History::new(None, 0, 0, 0), Taking::default());
     assert!(!history.needs_changes(&taking), "nothing is held");
     history = braked(&view);
     assert!(history.needs_changes(&taking));
