@@ -223,6 +223,9 @@ struct Task<S> {
     /// When a call to etcd that was waited for here failed, on this connection.
     failed: Option<Instant>,
     missed_events: bool,
+    /// Endpoints that are told to be cut off, by the journal at this revision.
+    lost: BTreeSet<String>,
+    lost_at: Option<u64>,
     /// Networks with an address that was lost and could not be noted in the journal yet.
     unnoted: BTreeSet<NetworkKey>,
     /// Paths where the journal may keep something else than what is in force.
@@ -269,6 +272,8 @@ impl<S: Store> Task<S> {
             connection: None,
             failed: None,
             missed_events: false,
+            lost: BTreeSet::new(),
+            lost_at: None,
             unnoted: BTreeSet::new(),
             unkept: BTreeSet::new(),
             told_at: Instant::now(),

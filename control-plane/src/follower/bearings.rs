@@ -57,6 +57,11 @@ impl Bearings {
         self.first.send_replace(Some(First { revision, mark: mark(entry) }));
     }
 
+    /// Whether this is what was told last of the first scope.
+    pub(super) fn has_told(&self, entry: Option<&Entry>) -> bool {
+        self.first.borrow().is_some_and(|told| told.mark == mark(entry))
+    }
+
     /// Until the first scope was told as the store has shown it at this revision.
     pub(super) async fn first_is_told(&self, revision: Revision, entry: Option<&Entry>) {
         let mark = mark(entry);

@@ -292,6 +292,14 @@ impl<S: Store> ScopeTask<S> {
     /// Where every key that changed since the last such look is known as it is, and there are as many
     /// keys as are known, there is no other difference.
     async fn differs(&mut self) -> Result<bool, End> {
+        // The one that names the history is the same in hardly any two, and at the same revision in most.
+        if self.scope == FIRST {
+            let listing = self.store.list(FIRST).await?;
+            let entry = listing.entries.iter().find(|entry| entry.key == FIRST);
+            if !self.bearings.has_told(entry) {
+                return Ok(true);
+            }
+        }
         // With the newest one that is known: another history has it at another revision.
         let newest = self.keys.values().copied().max().unwrap_or(0);
         let since = self.verified.min(newest - 1).max(0);

@@ -11,6 +11,8 @@ use wgnet_proto::{NetworkKey, Path, Refused};
 
 use super::{CLUSTER, ClusterStatus, Task};
 
+pub(super) const ADDRESS_LOST: &str = "address-lost";
+
 impl<S: Store> Task<S> {
     pub(super) fn tell(&self, publishing: &Publishing, lease: Option<LeaseId>) {
         let connected = self.connection == Some(Ok(()));
@@ -164,22 +166,25 @@ impl<S: Store> Task<S> {
         });
     }
 
+    /// Returns the problem's object.
     pub(super) fn problem_of_claim(
         &self,
         address: Option<std::net::IpAddr>,
         endpoint: &str,
         key: &NetworkKey,
-    ) {
+    ) -> String {
+        let object = format!("endpoint {endpoint} of network {key}");
         let address =
             address.map_or_else(|| "an address".to_owned(), |address| address.to_string());
         self.inputs.problems.set(Problem {
-            code: "address-lost".to_owned(),
-            object: format!("endpoint {endpoint} of network {key}"),
+            code: ADDRESS_LOST.to_owned(),
+            object: object.clone(),
             cause: format!(
                 "{address} was given to a newer endpoint on another host; this one is cut off"
             ),
             next_step: "remove the older container; on plain engines give each its own --ip-range"
                 .to_owned(),
         });
+        object
     }
 }

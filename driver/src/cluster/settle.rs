@@ -12,6 +12,7 @@ use wgnet_proto::seal::claimed_writer;
 use wgnet_proto::{HostId, NetworkKey, Path, Record, Sealer};
 
 use super::leave::ARRIVES_WITHIN;
+use super::report::ADDRESS_LOST;
 use super::{CLUSTER, COMMON, Task, history, scope_of, wanted};
 use crate::journal::State;
 
@@ -36,6 +37,7 @@ impl<S: Store> Task<S> {
         self.keep_rest().await;
         self.yield_claims().await;
         self.tell_view().await;
+        self.tell_lost();
         self.note_freed().await;
         self.want().await;
         self.remove_left_networks().await;
@@ -274,9 +276,6 @@ impl<S: Store> Task<S> {
             if lost.is_empty() {
                 continue;
             }
-            for endpoint in &lost {
-                self.problem_of_claim(local.endpoints[endpoint].primary(), endpoint.short(), key);
-            }
             let id = id.clone();
             let note = move |state: &mut State| {
                 lost.iter().for_each(|endpoint| state.supersede(&id, endpoint))
@@ -285,6 +284,25 @@ impl<S: Store> Task<S> {
                 self.unnoted.insert(key.clone());
             }
         }
+    }
+
+    /// Says which containers are cut off, as long as they are there.
+    fn tell_lost(&mut self) {
+        let state = self.inputs.journal.state();
+        if self.lost_at == Some(state.revision) {
+            return;
+        }
+        let mut lost = BTreeSet::new();
+        for network in state.networks.values() {
+            for (id, endpoint) in network.endpoints.iter().filter(|(_, it)| it.superseded) {
+                let key = &network.definition.key;
+                lost.insert(self.problem_of_claim(endpoint.primary(), id.short(), key));
+            }
+        }
+        for over in self.lost.difference(&lost) {
+            self.inputs.problems.clear(ADDRESS_LOST, over);
+        }
+        (self.lost, self.lost_at) = (lost, Some(state.revision));
     }
 
     /// Keeps for good what the cluster says of a network's end.

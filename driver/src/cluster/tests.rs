@@ -418,6 +418,45 @@ async fn a_store_that_was_restored_while_the_driver_was_down_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_lost_its_address_is_told_as_long_as_it_is_there() {
+    let mut rig = Rig::start().await;
+    let cluster = rig.founded(None).await.cluster;
+    let id: wgnet_proto::EndpointId = "e".repeat(64).parse().unwrap();
+    let made = id.clone();
+    let endpoint = wgnet_core::LocalEndpoint {
+        id: id.clone(),
+        addresses: vec![ADDRESS.into()],
+        mac: MacAddr([2, 0, 0, 0, 0, 7]),
+        mac_given: false,
+        claim: 1,
+        sandbox: None,
+        superseded: false,
+    };
+    let make = move |state: &mut crate::journal::State| {
+        state.network_mut(&docker_id()).unwrap().endpoints.insert(made, endpoint);
+    };
+    rig.journal.update(make).await.unwrap();
+    let endpoint = Path::Endpoint(network(), ADDRESS);
+    rig.until("its record", |rig| {
+        let endpoint = endpoint.clone();
+        Box::pin(async move { rig.revision_of(endpoint).await.is_some() })
+    })
+    .await;
+    rig.write(0, cluster, rig.endpoint(0, 9)).await;
+    let is_told = |rig: &Rig| rig.has("address-lost");
+    rig.until("the loss", |rig| Box::pin(async move { is_told(rig) })).await;
+    sleep(Duration::from_secs(3600)).await;
+    assert!(is_told(&rig));
+    rig.restart_after(async |_| {}).await;
+    rig.until("the loss once more", |rig| Box::pin(async move { is_told(rig) })).await;
+    let remove = move |state: &mut crate::journal::State| {
+        state.network_mut(&docker_id()).unwrap().endpoints.remove(&id);
+    };
+    rig.journal.update(remove).await.unwrap();
+    rig.until("no loss", |rig| Box::pin(async move { !is_told(rig) })).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_puts_its_own_records_back_while_most_others_are_missing() {
     let mut rig = Rig::start().await;
     let cluster = rig.wiped().await;
