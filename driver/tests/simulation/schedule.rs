@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::time::sleep;
 use wgnet_control_plane::store::memory::Backup;
 use wgnet_control_plane::store::{Entry, Op, Revision, Store as _, Txn};
-use wgnet_proto::{ClusterId, HostId, Path};
+use wgnet_proto::{ClusterId, HostId, Opener, Path};
 
 use super::checks::RUBBISH;
 use super::dice;
@@ -486,19 +486,27 @@ pub(crate) async fn heal(history: &mut History) {
 /// Rubbish in the place of the cluster that no host knows for rubbish: people take it out. Returns
 /// whether they did: whoever comes first founds the cluster anew.
 pub(crate) async fn clean_store() -> bool {
-    let (store, live) = world(|world| {
+    let (store, secrets, live) = world(|world| {
         let live = world.hosts.iter().filter(|host| !host.is_gone);
         // Without its journal a host does not know its cluster's rubbish from another's record.
-        let live = live.filter(|host| host.disk.state().cluster.is_some());
-        let live: Vec<_> = live.filter_map(|host| host.disk.host_id()).collect();
-        (world.store.clone(), live)
+        let live = live.filter_map(|host| host.disk.state().cluster.zip(host.disk.host_id()));
+        let live: Vec<_> = live.collect();
+        (world.store.clone(), world.secrets.clone(), live)
     });
     let listing = store.list("").await.expect("the store is well");
-    let of_living = |key: &str| live.iter().any(|host| key.ends_with(&host.to_string()));
+    // What was sealed for a former cluster proves nothing.
+    let of_living = |entry: &Entry| {
+        live.iter().filter(|(_, host)| entry.key.ends_with(&host.to_string())).any(
+            |(cluster, _)| {
+                let opener = Opener::new(secrets.clone(), Some(*cluster));
+                Path::parse(&entry.key).is_some_and(|path| opener.open(&path, &entry.value).is_ok())
+            },
+        )
+    };
     let is_rubbish =
         |entry: &Entry| entry.key == Path::Cluster.to_string() && entry.value == RUBBISH;
-    let is_for_people = listing.entries.iter().any(is_rubbish)
-        && !listing.entries.iter().any(|entry| of_living(&entry.key));
+    let is_for_people =
+        listing.entries.iter().any(is_rubbish) && !listing.entries.iter().any(of_living);
     if is_for_people {
         let ops = vec![Op::Delete { key: Path::Cluster.to_string() }];
         drop(store.commit(Txn { conditions: vec![], ops }).await);
