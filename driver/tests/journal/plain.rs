@@ -259,13 +259,14 @@ fn a_start_brings_the_file_in_step_with_a_journal_that_is_well() {
 #[test]
 fn a_file_that_cannot_be_written_fails_no_update_and_is_made_good() {
     let host = Host::new();
-    let file = copy(&host.state_dir());
-    fs::create_dir_all(&file).unwrap();
+    // In the place of the file that is to be renamed.
+    let half = copy(&host.state_dir()).with_extension("json.new");
+    fs::create_dir_all(&half).unwrap();
     let journal = host.open(BOOT, false).unwrap();
     fill(&journal);
     delete(&journal, alone());
     assert!(journal.health().borrow().is_none());
-    fs::remove_dir(&file).unwrap();
+    fs::remove_dir(&half).unwrap();
     // With whatever is written next.
     block_on(journal.update(|state| state.reserved_seq += 1)).unwrap();
     drop(journal);
