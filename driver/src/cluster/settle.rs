@@ -197,8 +197,9 @@ impl<S: Store> Task<S> {
     }
 
     /// In each history and after each start: finds records of networks this host has no more (its journal was
-    /// lost, or it ended between forgetting a network and withdrawing from it); and once more when no
-    /// write of an earlier process can be under way any more.
+    /// lost, or it ended between forgetting a network and withdrawing from it), and networks that the
+    /// last member left and did not live to delete; and once more when no write of an earlier process
+    /// can be under way any more.
     pub(super) async fn search_store(&mut self) {
         if !self.searched.is_due() || !self.may_call() {
             return;
@@ -207,16 +208,26 @@ impl<S: Store> Task<S> {
             Ok(listing) => {
                 self.searched.done();
                 let me = self.inputs.facts.me;
-                let mine =
-                    listing.entries.iter().filter_map(|entry| match Path::parse(&entry.key)? {
-                        Path::Member(key, host) if host == me => Some(key),
-                        Path::Endpoint(key, _) if claimed_writer(&entry.value) == Some(me) => {
-                            Some(key)
+                let (mut ended, mut lived_in) = (BTreeSet::new(), BTreeSet::new());
+                for entry in &listing.entries {
+                    match Path::parse(&entry.key) {
+                        Some(Path::Member(key, host)) => {
+                            lived_in.insert(key.clone());
+                            ended.extend((host == me).then_some(key));
                         }
-                        _ => None,
-                    });
-                let mine = mine.filter(|key| !self.followed.contains(key));
-                self.leaving.extend(mine.map(|key| (key, None)));
+                        Some(Path::Endpoint(key, _))
+                            if claimed_writer(&entry.value) == Some(me) =>
+                        {
+                            ended.insert(key);
+                        }
+                        _ => {}
+                    }
+                }
+                let paths = listing.entries.iter().filter_map(|entry| Path::parse(&entry.key));
+                let networks = paths.filter_map(|path| path.network().cloned());
+                ended.extend(networks.filter(|key| !lived_in.contains(key)));
+                let ended = ended.into_iter().filter(|key| !self.followed.contains(key));
+                self.leaving.extend(ended.map(|key| (key, None)));
                 self.follow_networks();
             }
             Err(error) => {

@@ -73,10 +73,10 @@ impl Drills<'_> {
         self.damage(what, how)?;
         let stream = Stream::start(&self.near, &self.far)?;
         host.sh(&format!("dd if=/dev/zero of={DIR}/filler bs=4096 2>/dev/null || true"))?;
-        // Pages that the file has already may take some changes.
+        // Pages that the file has already may take some changes: those of sixty containers, or more.
         let mut said = String::new();
         let mut started = 0;
-        while said.is_empty() && started < 60 {
+        while said.is_empty() && started < 300 {
             match self.run_one() {
                 Ok(()) => started += 1,
                 Err(error) => said = error.to_string(),
