@@ -131,9 +131,30 @@ async fn a_host_that_could_not_note_its_cluster_founds_the_same_in_a_wiped_store
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_network_that_its_last_member_did_not_live_to_delete_goes_with_the_next_start() {
+    let store = MemoryStore::new();
+    let [one, mut two, _three] = three(&store).await;
+    seconds(120).await;
+    two.kill().await;
+    let path = Path::Network("n-red".parse().unwrap());
+    let record = NetworkRecord { subnets: vec![], options: BTreeMap::new(), freed: false };
+    put_record(&store, &one, &path, &Record::Network(record)).await;
+    let stands = async || {
+        let listing = store.list("networks/n-red").await.unwrap();
+        !listing.entries.is_empty()
+    };
+    seconds(30).await;
+    assert!(stands().await);
+    two.start(&store);
+    until("it is gone", SOON, async || !stands().await).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_network_that_nobody_has_goes_after_the_grace() {
     let store = MemoryStore::new();
     let [one, _two, _three] = three(&store).await;
+    // Each has looked twice by then for what was left behind, which goes at once.
+    seconds(120).await;
     let path = Path::Network("n-red".parse().unwrap());
     let record = NetworkRecord { subnets: vec![], options: BTreeMap::new(), freed: false };
     put_record(&store, &one, &path, &Record::Network(record)).await;
