@@ -83,8 +83,7 @@ pub struct Judge {
     opener: Opener,
     own: HostId,
     places: BTreeMap<Path, Place>,
-    /// Highest seq of records that are gone, by writer: what is deleted cannot be replayed.
-    graves: BTreeMap<Path, BTreeMap<HostId, u64>>,
+    graves: Graves,
     /// Highest floor seen of each member; stays when the member record is deleted.
     floors: BTreeMap<NetworkKey, BTreeMap<HostId, u64>>,
     claims: BTreeMap<NetworkKey, Claim>,
@@ -203,9 +202,7 @@ impl Judge {
         place.records = held;
         let gone: Vec<Valid> = gone;
         for valid in gone {
-            let graves = self.graves.entry(path.clone()).or_default();
-            let seq = graves.entry(valid.writer).or_default();
-            *seq = valid.seq.max(*seq);
+            bury(&mut self.graves, path, &valid);
         }
         self.settle(path);
         true
@@ -368,6 +365,15 @@ impl Judge {
         }
         verdicts
     }
+}
+
+/// Highest seq of records that are gone, by writer.
+type Graves = BTreeMap<Path, BTreeMap<HostId, u64>>;
+
+/// What is gone cannot be replayed.
+fn bury(graves: &mut Graves, path: &Path, gone: &Valid) {
+    let seq = graves.entry(path.clone()).or_default().entry(gone.writer).or_default();
+    *seq = gone.seq.max(*seq);
 }
 
 fn in_force(path: &Path, valid: &Valid) -> InForce {

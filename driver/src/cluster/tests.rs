@@ -386,9 +386,8 @@ async fn a_store_that_was_restored_while_the_driver_was_down_is_noticed() {
     let mut rig = Rig::start().await;
     let cluster = rig.founded(None).await;
     let stands = rig.store.list("cluster").await.unwrap().entries.remove(0).value;
-    sleep(Duration::from_secs(601)).await;
     rig.write(0, cluster.cluster, rig.host(0, cluster.incarnation)).await;
-    rig.until("a note of how far it has come", |rig| {
+    rig.within(Duration::from_secs(601), "a note of how far it has come", |rig| {
         Box::pin(async {
             rig.journal.state().store_revision
                 >= rig.revision_of(Path::Host(rig.others[0].id())).await.unwrap()
@@ -445,6 +444,7 @@ async fn who_lost_its_address_is_told_as_long_as_it_is_there() {
     rig.write(0, cluster, rig.endpoint(0, 9)).await;
     let is_told = |rig: &Rig| rig.has("address-lost");
     rig.until("the loss", |rig| Box::pin(async move { is_told(rig) })).await;
+    // Of the paused clock: longer than whatever passes by itself is shown.
     sleep(Duration::from_secs(3600)).await;
     assert!(is_told(&rig));
     rig.restart_after(async |_| {}).await;

@@ -102,9 +102,8 @@ impl Witness {
         claim: Claim,
         host: HostId,
     ) -> bool {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let claims = seen.claims.get(&(network.clone(), address));
-        claims.into_iter().flatten().any(|(c, h, _)| *h != host && (*c, *h) > (claim, host))
+        let is_higher = |c, h| h != host && (c, h) > (claim, host);
+        self.was_claimed(network, address, is_higher)
     }
 
     /// The same by another endpoint of this host.
@@ -115,9 +114,18 @@ impl Witness {
         claim: Claim,
         host: HostId,
     ) -> bool {
+        self.was_claimed(network, address, |c, h| h == host && c > claim)
+    }
+
+    fn was_claimed(
+        &self,
+        network: &NetworkKey,
+        address: IpAddr,
+        is_so: impl Fn(Claim, HostId) -> bool,
+    ) -> bool {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let claims = seen.claims.get(&(network.clone(), address));
-        claims.into_iter().flatten().any(|(c, h, _)| *h == host && *c > claim)
+        claims.into_iter().flatten().any(|(claim, host, _)| is_so(*claim, *host))
     }
 
     /// Whether one of these hosts ever wrote anything of a network.

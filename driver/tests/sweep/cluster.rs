@@ -130,19 +130,25 @@ async fn a_host_that_could_not_note_its_cluster_founds_the_same_in_a_wiped_store
     until("it is back", SOON, async || keys_of(&store, &host).await.len() == 4).await;
 }
 
+/// The record of a network that nobody is a member of.
+async fn put_memberless(store: &MemoryStore, by: &Host) {
+    let path = Path::Network("n-red".parse().unwrap());
+    let record = NetworkRecord { subnets: vec![], options: BTreeMap::new(), freed: false };
+    put_record(store, by, &path, &Record::Network(record)).await;
+}
+
+async fn has_memberless(store: &MemoryStore) -> bool {
+    !store.list("networks/n-red").await.unwrap().entries.is_empty()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_network_that_its_last_member_did_not_live_to_delete_goes_with_the_next_start() {
     let store = MemoryStore::new();
     let [one, mut two, _three] = three(&store).await;
     seconds(120).await;
     two.kill().await;
-    let path = Path::Network("n-red".parse().unwrap());
-    let record = NetworkRecord { subnets: vec![], options: BTreeMap::new(), freed: false };
-    put_record(&store, &one, &path, &Record::Network(record)).await;
-    let stands = async || {
-        let listing = store.list("networks/n-red").await.unwrap();
-        !listing.entries.is_empty()
-    };
+    put_memberless(&store, &one).await;
+    let stands = async || has_memberless(&store).await;
     seconds(30).await;
     assert!(stands().await);
     two.start(&store);
@@ -155,13 +161,8 @@ async fn a_network_that_nobody_has_goes_after_the_grace() {
     let [one, _two, _three] = three(&store).await;
     // Each has looked twice by then for what was left behind, which goes at once.
     seconds(120).await;
-    let path = Path::Network("n-red".parse().unwrap());
-    let record = NetworkRecord { subnets: vec![], options: BTreeMap::new(), freed: false };
-    put_record(&store, &one, &path, &Record::Network(record)).await;
-    let stands = async || {
-        let listing = store.list("networks/n-red").await.unwrap();
-        !listing.entries.is_empty()
-    };
+    put_memberless(&store, &one).await;
+    let stands = async || has_memberless(&store).await;
     tokio::time::sleep(GRACE - Duration::from_secs(10)).await;
     assert!(stands().await);
     until("it is gone", GRACE, async || !stands().await).await;

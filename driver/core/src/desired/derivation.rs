@@ -189,7 +189,7 @@ impl Desired {
 
 impl Last {
     fn of(inputs: Inputs<'_>) -> Self {
-        let ClusterView { hosts, alive, revoked, .. } = inputs.cluster;
+        let ClusterView { hosts, alive, revoked, networks: _ } = inputs.cluster;
         let (hosts, alive, revoked) = (hosts.clone(), alive.clone(), revoked.clone());
         Self {
             local: Arc::clone(inputs.local),

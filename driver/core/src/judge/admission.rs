@@ -7,7 +7,7 @@ use wgnet_proto::record::NetworkRecord;
 use wgnet_proto::{HostId, NetworkKey, Opened, Path, Record, Refused, seal};
 
 use super::place::{Held, Place, Valid};
-use super::{InForce, Judge, Refusal, Verdict, keys_of, scope};
+use super::{InForce, Judge, Refusal, Verdict, bury, keys_of, scope};
 
 /// Why an entry does not count.
 pub(super) struct NotAdmitted {
@@ -248,9 +248,7 @@ impl Judge {
         };
         let is_gone = |valid: &Valid| valid.is_weak && valid.writer != writer;
         for valid in place.records.extract_if(.., |valid| is_gone(valid)) {
-            let graves = self.graves.entry(path.clone()).or_default();
-            let seq = graves.entry(valid.writer).or_default();
-            *seq = valid.seq.max(*seq);
+            bury(&mut self.graves, path, &valid);
         }
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wgnet_proto::{NetworkKey, Path, Record};
 
-use super::Judge;
 use super::place::{Held, Place};
+use super::{Judge, bury};
 use crate::view::{NetworkView, Shared};
 
 impl Judge {
@@ -24,9 +24,7 @@ impl Judge {
             place.held = Held::Absent;
         } else {
             for valid in self.take(path).records {
-                let graves = self.graves.entry(path.clone()).or_default();
-                let seq = graves.entry(valid.writer).or_default();
-                *seq = valid.seq.max(*seq);
+                bury(&mut self.graves, path, &valid);
             }
         }
         self.settle(path);
