@@ -4,9 +4,14 @@
 //! A container lives as long as its network namespace does, and with the namespace dies its end of
 //! the veth pair, which takes ours along. A dockerd that ends the container puts that end back into
 //! the host first, and tells nobody when the plugin is off or was removed. So an endpoint is given up
-//! only when both are gone: the pair's end is in no container, and there is no namespace where Join
-//! said. What dockerd does meanwhile, or whether it does anything at all, is no evidence; that the
-//! dockerd with which an endpoint began is no more is some: no other one goes on with what it began.
+//! when both are gone: the pair's end is in no container, and there is no namespace where Join said.
+//!
+//! What dockerd does meanwhile, or whether it does anything at all, is no evidence; that the dockerd
+//! with which an endpoint began is no more is some, for no other one goes on with what it began. What
+//! it had not taken will not be taken. And what it had taken, but not noted, the next one forgets with
+//! the container's process alive: since moby 28 that waits in its namespace from before Join
+//! (`daemon/start_linux.go`), dockerd takes the namespace's name away and leaves the process
+//! (`daemon.go`: a container that is not noted as running is not stopped).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,8 +29,11 @@ pub const UNJOINED_FOR: u64 = 40;
 /// The same for an endpoint that was joined and seen in no container: its dockerd may be about to start one.
 pub const IDLE_FOR: u64 = 600;
 
-/// How often it is looked while any endpoint has no container.
+/// How often it is looked while any endpoint has no container, and soon after dockerds changed.
 pub const LOOK_EVERY: u64 = 10;
+
+/// A dockerd that starts has done away with what another one left after so long.
+pub const SETTLED_AFTER: u64 = 60;
 
 /// What happened in a longer pause between two looks is unknown (this process was frozen, and
 /// dockerd with it): all begins anew.
@@ -43,9 +51,10 @@ pub struct Sighting {
 }
 
 /// Where the container's end of the veth pair is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    InContainer,
+    /// Of the container that joined: `Absent` if it is in another namespace than Docker named.
+    InContainer(Seen<()>),
     /// Waiting for Docker to take it.
     InHost,
     /// There is no pair.
@@ -62,31 +71,53 @@ enum Lack {
     /// Its end was put back, its namespace is still there: nothing to be given up, but to be looked at
     /// again, for nobody tells of a namespace's end.
     Ending,
+    /// It was joined just now, and in which container it is was not looked at yet: the same.
+    Young,
     /// No container has it, and the dockerd that might give it to one is no more.
     Forsaken,
+    /// What has it is no container of Docker's any more: the dockerd with which it began is gone, and so
+    /// is the name of its namespace, while those of others can be seen.
+    Stray,
     /// Nobody joined it, or it was left.
     Unjoined,
     /// No container has it.
     Idle,
 }
 
+/// What earlier looks showed of an endpoint.
+struct Past {
+    was_in_container: bool,
+    is_forsaken: bool,
+    /// Whether namespaces of its network's containers can be seen at all.
+    are_seen: bool,
+}
+
 impl Lack {
-    fn of(sighting: &Sighting, was_in_container: bool, is_forsaken: bool) -> Option<Self> {
-        match (sighting.end, &sighting.sandbox) {
-            (End::InHost, Some(Seen::Present(()))) if was_in_container => Some(Self::Ending),
-            (End::InContainer, _) | (_, Some(Seen::Present(()) | Seen::Unknown)) => None,
+    fn of(sighting: &Sighting, past: &Past) -> Option<Self> {
+        let is_stray = past.is_forsaken && past.are_seen;
+        match (&sighting.end, &sighting.sandbox) {
+            (End::InContainer(Seen::Absent), Some(Seen::Absent)) if is_stray => Some(Self::Stray),
+            (End::InContainer(Seen::Unknown), Some(_)) => Some(Self::Young),
+            (End::InContainer(_), _) | (_, Some(Seen::Unknown)) => None,
+            (End::Nowhere, Some(Seen::Present(()))) => None,
             (End::Nowhere, Some(Seen::Absent)) => Some(Self::Gone),
-            (End::InHost, Some(Seen::Absent)) if was_in_container => Some(Self::PutBack),
-            (End::InHost, Some(Seen::Absent)) | (_, None) if is_forsaken => Some(Self::Forsaken),
-            // Docker makes the container's namespace after Join.
-            (End::InHost, Some(Seen::Absent)) => Some(Self::Idle),
+            (_, _) if past.is_forsaken => Some(Self::Forsaken),
+            (End::InHost, Some(Seen::Present(()))) if past.was_in_container => Some(Self::Ending),
+            (End::InHost, Some(Seen::Absent)) if past.was_in_container => Some(Self::PutBack),
+            // Until moby 28, the container's namespace is made after Join.
+            (End::InHost, Some(_)) => Some(Self::Idle),
             (_, None) => Some(Self::Unjoined),
         }
     }
 
     fn lasts(self) -> u64 {
         match self {
-            Self::Gone | Self::PutBack | Self::Ending | Self::Forsaken => GONE_FOR,
+            Self::Gone
+            | Self::PutBack
+            | Self::Ending
+            | Self::Young
+            | Self::Forsaken
+            | Self::Stray => GONE_FOR,
             Self::Unjoined => UNJOINED_FOR,
             Self::Idle => IDLE_FOR,
         }
@@ -99,6 +130,8 @@ pub struct Orphans {
     since: BTreeMap<EndpointId, (Lack, u64)>,
     /// Endpoints that were seen in a container since Join.
     taken: BTreeSet<EndpointId>,
+    /// Whether any was seen in the very container that joined.
+    are_seen: bool,
     begun: Begun,
     fed: u64,
 }
@@ -111,11 +144,14 @@ struct Begun {
     forsaken: BTreeSet<EndpointId>,
     /// Whether any dockerd was ever seen: there may be some that cannot be.
     are_seen: bool,
+    /// Those of the last look, and since when it is the same ones.
+    engines: Engines,
+    since: u64,
 }
 
 impl Begun {
     /// `engines` is `None` where it is not known which there are.
-    fn feed(&mut self, engines: Option<&Engines>, seen: &BTreeMap<EndpointId, Sighting>) {
+    fn feed(&mut self, now: u64, engines: Option<&Engines>, seen: &BTreeMap<EndpointId, Sighting>) {
         self.with.retain(|endpoint, _| seen.contains_key(endpoint));
         self.forsaken.retain(|endpoint| seen.contains_key(endpoint));
         let Some(engines) = engines else {
@@ -125,6 +161,9 @@ impl Begun {
         if !self.are_seen {
             return;
         }
+        if self.engines != *engines {
+            (self.engines, self.since) = (engines.clone(), now);
+        }
         for endpoint in seen.keys() {
             // First seen while there is none, it began with one that is gone: none begins before it is seen.
             let with = self.with.entry(endpoint.clone()).or_insert_with(|| engines.clone());
@@ -132,6 +171,13 @@ impl Begun {
                 self.forsaken.insert(endpoint.clone());
             }
         }
+    }
+
+    /// Whether a dockerd was away just now, or is. Nobody tells of what the next one forgets.
+    fn is_unsettled(&self, now: u64) -> bool {
+        self.are_seen
+            && !self.with.is_empty()
+            && (self.engines.is_empty() || now.saturating_sub(self.since) < SETTLED_AFTER)
     }
 }
 
@@ -151,24 +197,29 @@ impl Orphans {
         self.fed = now;
         let before = std::mem::take(&mut self.since);
         self.taken.retain(|endpoint| seen.contains_key(endpoint));
-        self.begun.feed(engines, seen);
+        self.begun.feed(now, engines, seen);
+        let is_proven = |it: &Sighting| it.end == End::InContainer(Seen::Present(()));
+        self.are_seen |= seen.values().any(is_proven);
         let mut over = BTreeSet::new();
         for (endpoint, sighting) in seen {
-            if sighting.end == End::InContainer {
+            if matches!(sighting.end, End::InContainer(_)) {
                 self.taken.insert(endpoint.clone());
             } else if sighting.sandbox.is_none() {
                 // After Leave; another Join would be of another container.
                 self.taken.remove(endpoint);
             }
-            let (taken, forsaken) =
-                (self.taken.contains(endpoint), self.begun.forsaken.contains(endpoint));
-            let Some(lack) = Lack::of(sighting, taken, forsaken) else {
+            let past = Past {
+                was_in_container: self.taken.contains(endpoint),
+                is_forsaken: self.begun.forsaken.contains(endpoint),
+                are_seen: self.are_seen,
+            };
+            let Some(lack) = Lack::of(sighting, &past) else {
                 continue;
             };
             let known = before.get(endpoint).filter(|(known, _)| *known == lack);
             let mut since = known.map_or(now, |(_, since)| *since);
             if now.saturating_sub(since) >= lack.lasts() {
-                if lack != Lack::Ending {
+                if !matches!(lack, Lack::Ending | Lack::Young) {
                     over.insert(endpoint.clone());
                 }
                 since = now;
@@ -178,15 +229,12 @@ impl Orphans {
         over
     }
 
-    /// Whether any dockerd was ever seen.
-    pub fn knows_engines(&self) -> bool {
-        self.begun.are_seen
-    }
-
     /// When the next endpoint is to be given up, or looked at again, if nothing changes.
     pub fn due(&self) -> Option<u64> {
+        let soon = self.fed + LOOK_EVERY;
         let over = self.since.values().map(|(lack, since)| since + lack.lasts()).min();
-        over.map(|over| over.min(self.fed + LOOK_EVERY))
+        let over = over.map(|over| over.min(soon));
+        over.or_else(|| self.begun.is_unsettled(self.fed).then_some(soon))
     }
 
     /// Whether the endpoint's container was gone at the last look: there is nothing to repair.
@@ -203,6 +251,10 @@ mod tests {
 
     const THERE: Option<Seen<()>> = Some(Seen::Present(()));
     const GONE: Option<Seen<()>> = Some(Seen::Absent);
+
+    /// In the container that joined, or not in it.
+    const THIS: Seen<()> = Seen::Present(());
+    const OTHER: Seen<()> = Seen::Absent;
 
     const LOOK: usize = LOOK_EVERY as usize;
 
@@ -261,7 +313,7 @@ mod tests {
     #[test]
     fn an_end_that_docker_put_back_when_the_container_ended_waits_for_no_other() {
         let mut orphans = Orphans::default();
-        given_up(&mut orphans, 0, End::InContainer, None);
+        given_up(&mut orphans, 0, End::InContainer(THIS), None);
         assert!(!given_up(&mut orphans, 2, End::InHost, THERE));
         assert_eq!(orphans.due(), Some(2 + LOOK_EVERY), "nobody tells when it has ended");
         assert!(!given_up(&mut orphans, 2 + GONE_FOR, End::InHost, THERE), "it still ends");
@@ -274,7 +326,7 @@ mod tests {
     #[test]
     fn an_endpoint_that_was_left_and_joined_anew_is_as_one_that_no_container_had() {
         let mut orphans = Orphans::default();
-        given_up(&mut orphans, 0, End::InContainer, None);
+        given_up(&mut orphans, 0, End::InContainer(THIS), None);
         given_up(&mut orphans, 1, End::InHost, None);
         for now in (1..IDLE_FOR).step_by(LOOK) {
             assert!(!given_up(&mut orphans, now, End::InHost, GONE), "{now}");
@@ -343,11 +395,99 @@ mod tests {
     fn a_container_outlives_the_dockerd_that_made_it() {
         let mut orphans = Orphans::default();
         for (now, there) in [(0, "old"), (10, "new"), (20, "new"), (30, "new"), (40, "new")] {
-            for sighting in [look(End::InContainer, None), look(End::InHost, THERE)] {
-                let over = orphans.feed(now, Some(&engines(&[there])), &sighting);
-                assert!(over.is_empty(), "{now}");
-            }
+            let over =
+                orphans.feed(now, Some(&engines(&[there])), &look(End::InContainer(THIS), None));
+            assert!(over.is_empty(), "{now}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_whose_dockerd_was_killed_before_it_took_it_waits_for_nothing() {
+        // Since moby 28 the namespace is there before, and what is in it may outlive dockerd.
+        for first in [End::InHost, End::InContainer(THIS)] {
+            let mut orphans = Orphans::default();
+            orphans.feed(0, Some(&engines(&["old"])), &look(first, THERE));
+            let waiting = look(End::InHost, THERE);
+            let mut feed = |now| orphans.feed(now, Some(&engines(&["new"])), &waiting);
+            assert!(feed(10).is_empty());
+            assert!(feed(9 + GONE_FOR).is_empty());
+            assert!(!feed(10 + GONE_FOR).is_empty());
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_waits_for_long_is_given_up_though_there_is_a_namespace() {
+        let mut orphans = Orphans::default();
+        for now in (0..IDLE_FOR).step_by(LOOK) {
+            assert!(!given_up(&mut orphans, now, End::InHost, THERE), "{now}");
+        }
+        assert!(given_up(&mut orphans, IDLE_FOR, End::InHost, THERE));
+    }
+
+    fn other() -> EndpointId {
+        "cd".repeat(32).parse().unwrap()
+    }
+
+    /// Whether an endpoint is given up that a process holds whose namespace's name Docker took away, as
+    /// long as it takes, beside one that is in its container, or in one that is not known.
+    fn strays(
+        orphans: &mut Orphans,
+        beside: Seen<()>,
+        there: &str,
+        sandbox: Option<Seen<()>>,
+    ) -> bool {
+        let from = orphans.fed;
+        let mut seen = look(End::InContainer(OTHER), sandbox);
+        seen.insert(other(), Sighting { end: End::InContainer(beside), sandbox: None });
+        let looks = (from..=from + GONE_FOR + LOOK_EVERY).step_by(LOOK);
+        let over: BTreeSet<_> =
+            looks.flat_map(|now| orphans.feed(now, Some(&engines(&[there])), &seen)).collect();
+        assert!(!over.contains(&other()));
+        over.contains(&id())
+    }
+
+    #[test]
+    fn an_endpoint_that_the_next_dockerd_forgot_with_its_process_alive_is_given_up() {
+        let begun = || {
+            let mut orphans = Orphans::default();
+            orphans.feed(
+                0,
+                Some(&engines(&["old"])),
+                &look(End::InContainer(Seen::Unknown), THERE),
+            );
+            orphans
+        };
+        assert!(strays(&mut begun(), THIS, "new", GONE));
+        assert!(!strays(&mut begun(), THIS, "old", GONE), "its dockerd is there");
+        assert!(!strays(&mut begun(), OTHER, "new", GONE), "no container can be seen");
+        assert!(!strays(&mut begun(), THIS, "new", THERE), "moved on by the container itself");
+    }
+
+    #[test]
+    fn it_is_looked_more_often_while_a_dockerd_is_away_and_soon_after() {
+        let mut orphans = Orphans::default();
+        let in_container = look(End::InContainer(THIS), None);
+        let mut due = |now, there: &[&str]| {
+            orphans.feed(now, Some(&engines(there)), &in_container);
+            orphans.due()
+        };
+        assert_eq!(due(0, &["old"]), Some(LOOK_EVERY));
+        assert_eq!(due(SETTLED_AFTER, &["old"]), None);
+        assert_eq!(due(SETTLED_AFTER + 60, &[]), Some(SETTLED_AFTER + 60 + LOOK_EVERY));
+        assert_eq!(due(600, &[]), Some(600 + LOOK_EVERY));
+        assert_eq!(due(610, &["new"]), Some(610 + LOOK_EVERY));
+        assert_eq!(due(610 + SETTLED_AFTER, &["new"]), None);
+    }
+
+    #[test]
+    fn what_was_joined_just_now_is_looked_at_again() {
+        let mut orphans = Orphans::default();
+        for now in (0..100).step_by(LOOK) {
+            assert!(!given_up(&mut orphans, now, End::InContainer(Seen::Unknown), THERE));
+            assert_eq!(orphans.due(), Some(now + LOOK_EVERY));
+        }
+        given_up(&mut orphans, 100, End::InContainer(THIS), None);
+        assert_eq!(orphans.due(), None);
     }
 
     #[test]
@@ -362,7 +502,9 @@ mod tests {
     }
 
     fn sighting() -> impl Strategy<Value = Sighting> {
-        let end = prop_oneof![Just(End::InContainer), Just(End::InHost), Just(End::Nowhere)];
+        let container =
+            prop_oneof![Just(THIS), Just(Seen::Unknown), Just(OTHER)].prop_map(End::InContainer);
+        let end = prop_oneof![container, Just(End::InHost), Just(End::Nowhere)];
         let sandbox = prop_oneof![
             Just(None),
             Just(Some(Seen::Present(()))),
@@ -387,8 +529,12 @@ mod tests {
             let (mut now, mut alive_at) = (0, 0);
             for (pause, sighting, engines) in looks {
                 now += pause;
-                let lives = sighting.end == End::InContainer
-                    || matches!(sighting.sandbox, Some(Seen::Present(()) | Seen::Unknown));
+                let lives = match sighting.end {
+                    End::InContainer(Seen::Absent) => sighting.sandbox != GONE,
+                    End::InContainer(_) => true,
+                    End::Nowhere => matches!(sighting.sandbox, Some(Seen::Present(()) | Seen::Unknown)),
+                    End::InHost => sighting.sandbox == Some(Seen::Unknown),
+                };
                 if lives {
                     alive_at = now;
                 }

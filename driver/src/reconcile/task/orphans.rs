@@ -20,21 +20,16 @@ impl<D: Dataplane> NetworkTask<D> {
         };
         let mut seen = BTreeMap::new();
         for (id, end) in ends {
-            // Nobody asks about the namespace of what is in a container.
+            // Nobody asks about the namespace of what is in its container.
+            let is_missed = end != End::InContainer(Seen::Present(()));
             let path = local.endpoints[&id].sandbox.as_deref();
-            let sandbox = match path.filter(|_| end != End::InContainer) {
+            let sandbox = match path.filter(|_| is_missed) {
                 Some(path) => Some(self.context.dataplane.sandbox(path).await),
                 None => None,
             };
             seen.insert(id, Sighting { end, sandbox });
         }
-        let orphans = &self.memory.orphans;
-        let is_taken = |sighting: &Sighting| sighting.end == End::InContainer;
-        let engines = if orphans.knows_engines() && seen.values().all(is_taken) {
-            Seen::Unknown
-        } else {
-            self.context.dataplane.engines().await
-        };
+        let engines = self.context.dataplane.engines().await;
         let engines = match &engines {
             Seen::Present(engines) => Some(engines),
             Seen::Absent | Seen::Unknown => None,
@@ -112,7 +107,9 @@ fn ends(local: &LocalNetwork, observed: &Observed) -> BTreeMap<EndpointId, End> 
         None => End::Nowhere,
         Some(veth) => match veth.container {
             ContainerEnd::InHost => End::InHost,
-            ContainerEnd::InContainer(_) => End::InContainer,
+            ContainerEnd::InContainer(Seen::Present(_)) => End::InContainer(Seen::Present(())),
+            ContainerEnd::InContainer(Seen::Absent) => End::InContainer(Seen::Absent),
+            ContainerEnd::InContainer(Seen::Unknown) => End::InContainer(Seen::Unknown),
         },
     };
     local.endpoints.keys().map(|id| (id.clone(), end(id))).collect()
