@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::Path;
 
-use wgnet_core::orphan::Engines;
+use wgnet_core::orphan::{Engines, Sandbox};
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_proto::EndpointId;
 
@@ -63,8 +63,8 @@ pub trait Dataplane: Clone + Send + Sync + 'static {
         joined: &Joined,
     ) -> impl Future<Output = Seen<Observed>> + Send;
 
-    /// Whether there is a container's namespace at the path that Join named.
-    fn sandbox(&self, path: &Path) -> impl Future<Output = Seen<()>> + Send;
+    /// What there is at the path that Join named.
+    fn sandbox(&self, path: &Path) -> impl Future<Output = Sandbox> + Send;
 
     /// The dockerds that this host has now, each by a name that it has from its start on.
     fn engines(&self) -> impl Future<Output = Seen<Engines>> + Send;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 use wgnet_control_plane::admin::ForgottenNetwork;
+use wgnet_core::orphan::Sandbox;
 use wgnet_core::{ContainerEnd, LocalEndpoint, LocalNetwork, Observed, Seen};
 use wgnet_proto::{DockerNetworkId, EndpointId, IfName};
 
@@ -79,11 +80,14 @@ impl<D: Dataplane> Forgetter<D> {
         }
         let observed = self.dataplane.observe(&network.namespace(), &Joined::new()).await;
         for endpoint in network.endpoints.values() {
-            let sandbox = match &endpoint.sandbox {
-                Some(path) => self.dataplane.sandbox(path).await,
-                None => Seen::Absent,
+            let may_live = match &endpoint.sandbox {
+                Some(path) => {
+                    let sandbox = self.dataplane.sandbox(path).await;
+                    matches!(sandbox, Sandbox::There | Sandbox::Unknown)
+                }
+                None => false,
             };
-            if sandbox != Seen::Absent || is_in_container(endpoint, &observed) {
+            if may_live || is_in_container(endpoint, &observed) {
                 return Some(endpoint.id.clone());
             }
         }

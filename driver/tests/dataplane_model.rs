@@ -109,6 +109,10 @@ impl Bench for ModelBench {
         id.to_owned()
     }
 
+    fn forget_container(&self, sandbox: &Path) {
+        self.plane.forget_container(sandbox);
+    }
+
     fn end_container(&self, sandbox: &Path) {
         self.plane.end_container(sandbox);
     }

@@ -7,11 +7,13 @@
 //! when both are gone: the pair's end is in no container, and there is no namespace where Join said.
 //!
 //! What dockerd does meanwhile, or whether it does anything at all, is no evidence; that the dockerd
-//! with which an endpoint began is no more is some, for no other one goes on with what it began. What
-//! it had not taken will not be taken. And what it had taken, but not noted, the next one forgets with
-//! the container's process alive: since moby 28 that waits in its namespace from before Join
-//! (`daemon/start_linux.go`), dockerd takes the namespace's name away and leaves the process
-//! (`daemon.go`: a container that is not noted as running is not stopped).
+//! with which an endpoint began is no more is some: no other one goes on with a start that it began.
+//!
+//! One namespace outlives its container. A dockerd that is killed before it noted that a container
+//! runs leaves the container's process (moby's `daemon/start.go`); the next one does not stop what is
+//! not noted as running (`daemon/stop.go`), takes the name of its namespace away
+//! (`libnetwork/sandbox_store.go`), and knows it no more. So an endpoint is given up, too, when its end
+//! is in a namespace that has lost the name that Join said.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,8 +48,8 @@ pub type Engines = BTreeSet<String>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
     pub end: End,
-    /// Whether there is a namespace where Join said; `None` if no container has joined.
-    pub sandbox: Option<Seen<()>>,
+    /// What there is where Join said; `None` if no container has joined.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// Where the container's end of the veth pair is.
@@ -59,6 +61,20 @@ pub enum End {
     InHost,
     /// There is no pair.
     Nowhere,
+}
+
+/// What there is under the name that Join gave the namespace of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    /// A namespace.
+    There,
+    /// A file, or nothing where there are no such files: a namespace may be mounted where only dockerd
+    /// sees it.
+    Hidden,
+    /// Not even a file where there are such files: dockerd has none there, or took it away (until
+    /// moby 28, up to a minute after it was of no use any more).
+    Missing,
+    Unknown,
 }
 
 /// Why an endpoint may be given up.
@@ -75,8 +91,7 @@ enum Lack {
     Young,
     /// No container has it, and the dockerd that might give it to one is no more.
     Forsaken,
-    /// What has it is no container of Docker's any more: the dockerd with which it began is gone, and so
-    /// is the name of its namespace, while those of others can be seen.
+    /// What has it is no container of Docker's any more: its namespace has lost its name.
     Stray,
     /// Nobody joined it, or it was left.
     Unjoined,
@@ -88,25 +103,34 @@ enum Lack {
 struct Past {
     was_in_container: bool,
     is_forsaken: bool,
-    /// Whether namespaces of its network's containers can be seen at all.
-    are_seen: bool,
+    /// Whether its namespace was seen under its name.
+    had_name: bool,
 }
 
 impl Lack {
     fn of(sighting: &Sighting, past: &Past) -> Option<Self> {
-        let is_stray = past.is_forsaken && past.are_seen;
-        match (&sighting.end, &sighting.sandbox) {
-            (End::InContainer(Seen::Absent), Some(Seen::Absent)) if is_stray => Some(Self::Stray),
-            (End::InContainer(Seen::Unknown), Some(_)) => Some(Self::Young),
-            (End::InContainer(_), _) | (_, Some(Seen::Unknown)) => None,
-            (End::Nowhere, Some(Seen::Present(()))) => None,
-            (End::Nowhere, Some(Seen::Absent)) => Some(Self::Gone),
-            (_, _) if past.is_forsaken => Some(Self::Forsaken),
-            (End::InHost, Some(Seen::Present(()))) if past.was_in_container => Some(Self::Ending),
-            (End::InHost, Some(Seen::Absent)) if past.was_in_container => Some(Self::PutBack),
-            // Until moby 28, the container's namespace is made after Join.
-            (End::InHost, Some(_)) => Some(Self::Idle),
-            (_, None) => Some(Self::Unjoined),
+        let Some(sandbox) = sighting.sandbox else {
+            return match sighting.end {
+                End::InContainer(_) => None,
+                _ if past.is_forsaken => Some(Self::Forsaken),
+                _ => Some(Self::Unjoined),
+            };
+        };
+        let is_lost = match sandbox {
+            Sandbox::There | Sandbox::Unknown => false,
+            Sandbox::Hidden => past.is_forsaken && past.had_name,
+            Sandbox::Missing => true,
+        };
+        match (&sighting.end, sandbox) {
+            (End::InContainer(Seen::Absent), _) if is_lost => Some(Self::Stray),
+            (End::InContainer(Seen::Unknown), _) => Some(Self::Young),
+            (End::InHost, Sandbox::There) if past.was_in_container => Some(Self::Ending),
+            (End::InContainer(_), _) | (_, Sandbox::There | Sandbox::Unknown) => None,
+            (End::Nowhere, _) => Some(Self::Gone),
+            (End::InHost, _) if past.was_in_container => Some(Self::PutBack),
+            (End::InHost, _) if past.is_forsaken => Some(Self::Forsaken),
+            // Docker may be about to make the container's namespace.
+            (End::InHost, _) => Some(Self::Idle),
         }
     }
 
@@ -130,8 +154,8 @@ pub struct Orphans {
     since: BTreeMap<EndpointId, (Lack, u64)>,
     /// Endpoints that were seen in a container since Join.
     taken: BTreeSet<EndpointId>,
-    /// Whether any was seen in the very container that joined.
-    are_seen: bool,
+    /// Endpoints the namespace of whose container was seen under its name since Join.
+    named: BTreeSet<EndpointId>,
     begun: Begun,
     fed: u64,
 }
@@ -169,6 +193,8 @@ impl Begun {
             let with = self.with.entry(endpoint.clone()).or_insert_with(|| engines.clone());
             if with.is_disjoint(engines) {
                 self.forsaken.insert(endpoint.clone());
+            } else {
+                self.forsaken.remove(endpoint);
             }
         }
     }
@@ -198,8 +224,7 @@ impl Orphans {
         let before = std::mem::take(&mut self.since);
         self.taken.retain(|endpoint| seen.contains_key(endpoint));
         self.begun.feed(now, engines, seen);
-        let is_proven = |it: &Sighting| it.end == End::InContainer(Seen::Present(()));
-        self.are_seen |= seen.values().any(is_proven);
+        self.named.retain(|endpoint| seen.contains_key(endpoint));
         let mut over = BTreeSet::new();
         for (endpoint, sighting) in seen {
             if matches!(sighting.end, End::InContainer(_)) {
@@ -207,11 +232,17 @@ impl Orphans {
             } else if sighting.sandbox.is_none() {
                 // After Leave; another Join would be of another container.
                 self.taken.remove(endpoint);
+                self.named.remove(endpoint);
+            }
+            if sighting.end == End::InContainer(Seen::Present(()))
+                || sighting.sandbox == Some(Sandbox::There)
+            {
+                self.named.insert(endpoint.clone());
             }
             let past = Past {
                 was_in_container: self.taken.contains(endpoint),
                 is_forsaken: self.begun.forsaken.contains(endpoint),
-                are_seen: self.are_seen,
+                had_name: self.named.contains(endpoint),
             };
             let Some(lack) = Lack::of(sighting, &past) else {
                 continue;
@@ -249,8 +280,10 @@ mod tests {
 
     use super::*;
 
-    const THERE: Option<Seen<()>> = Some(Seen::Present(()));
-    const GONE: Option<Seen<()>> = Some(Seen::Absent);
+    const THERE: Option<Sandbox> = Some(Sandbox::There);
+    const UNKNOWN: Option<Sandbox> = Some(Sandbox::Unknown);
+    const HIDDEN: Option<Sandbox> = Some(Sandbox::Hidden);
+    const GONE: Option<Sandbox> = Some(Sandbox::Missing);
 
     /// In the container that joined, or not in it.
     const THIS: Seen<()> = Seen::Present(());
@@ -262,11 +295,11 @@ mod tests {
         "ab".repeat(32).parse().unwrap()
     }
 
-    fn look(end: End, sandbox: Option<Seen<()>>) -> BTreeMap<EndpointId, Sighting> {
+    fn look(end: End, sandbox: Option<Sandbox>) -> BTreeMap<EndpointId, Sighting> {
         [(id(), Sighting { end, sandbox })].into()
     }
 
-    fn given_up(orphans: &mut Orphans, now: u64, end: End, sandbox: Option<Seen<()>>) -> bool {
+    fn given_up(orphans: &mut Orphans, now: u64, end: End, sandbox: Option<Sandbox>) -> bool {
         !orphans.feed(now, None, &look(end, sandbox)).is_empty()
     }
 
@@ -401,66 +434,44 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_endpoint_whose_dockerd_was_killed_before_it_took_it_waits_for_nothing() {
-        // Since moby 28 the namespace is there before, and what is in it may outlive dockerd.
-        for first in [End::InHost, End::InContainer(THIS)] {
-            let mut orphans = Orphans::default();
-            orphans.feed(0, Some(&engines(&["old"])), &look(first, THERE));
-            let waiting = look(End::InHost, THERE);
-            let mut feed = |now| orphans.feed(now, Some(&engines(&["new"])), &waiting);
-            assert!(feed(10).is_empty());
-            assert!(feed(9 + GONE_FOR).is_empty());
-            assert!(!feed(10 + GONE_FOR).is_empty());
-        }
-    }
-
-    #[test]
-    fn an_endpoint_that_waits_for_long_is_given_up_though_there_is_a_namespace() {
-        let mut orphans = Orphans::default();
-        for now in (0..IDLE_FOR).step_by(LOOK) {
-            assert!(!given_up(&mut orphans, now, End::InHost, THERE), "{now}");
-        }
-        assert!(given_up(&mut orphans, IDLE_FOR, End::InHost, THERE));
-    }
-
-    fn other() -> EndpointId {
-        "cd".repeat(32).parse().unwrap()
-    }
-
-    /// Whether an endpoint is given up that a process holds whose namespace's name Docker took away, as
-    /// long as it takes, beside one that is in its container, or in one that is not known.
-    fn strays(
-        orphans: &mut Orphans,
-        beside: Seen<()>,
-        there: &str,
-        sandbox: Option<Seen<()>>,
-    ) -> bool {
+    /// Whether an endpoint is given up that some namespace has, other than Docker named, looked at for as
+    /// long as it takes.
+    fn strays(orphans: &mut Orphans, there: &str, sandbox: Option<Sandbox>) -> bool {
         let from = orphans.fed;
-        let mut seen = look(End::InContainer(OTHER), sandbox);
-        seen.insert(other(), Sighting { end: End::InContainer(beside), sandbox: None });
-        let looks = (from..=from + GONE_FOR + LOOK_EVERY).step_by(LOOK);
-        let over: BTreeSet<_> =
-            looks.flat_map(|now| orphans.feed(now, Some(&engines(&[there])), &seen)).collect();
-        assert!(!over.contains(&other()));
-        over.contains(&id())
+        let seen = look(End::InContainer(OTHER), sandbox);
+        let mut looks = (from..=from + GONE_FOR + LOOK_EVERY).step_by(LOOK);
+        looks.any(|now| !orphans.feed(now, Some(&engines(&[there])), &seen).is_empty())
+    }
+
+    fn begun(end: End, sandbox: Option<Sandbox>) -> Orphans {
+        let mut orphans = Orphans::default();
+        orphans.feed(0, Some(&engines(&["old"])), &look(end, sandbox));
+        orphans
     }
 
     #[test]
-    fn an_endpoint_that_the_next_dockerd_forgot_with_its_process_alive_is_given_up() {
-        let begun = || {
-            let mut orphans = Orphans::default();
-            orphans.feed(
-                0,
-                Some(&engines(&["old"])),
-                &look(End::InContainer(Seen::Unknown), THERE),
-            );
-            orphans
-        };
-        assert!(strays(&mut begun(), THIS, "new", GONE));
-        assert!(!strays(&mut begun(), THIS, "old", GONE), "its dockerd is there");
-        assert!(!strays(&mut begun(), OTHER, "new", GONE), "no container can be seen");
-        assert!(!strays(&mut begun(), THIS, "new", THERE), "moved on by the container itself");
+    fn an_endpoint_in_a_namespace_that_lost_its_name_is_given_up() {
+        assert!(strays(&mut Orphans::default(), "new", GONE), "whatever was seen before");
+        assert!(strays(&mut begun(End::InContainer(Seen::Unknown), THERE), "old", GONE));
+    }
+
+    #[test]
+    fn a_name_that_may_only_be_hidden_is_lost_if_it_was_seen_and_its_dockerd_is_gone() {
+        for first in [(End::InContainer(Seen::Unknown), THERE), (End::InContainer(THIS), None)] {
+            let begun = || begun(first.0.clone(), first.1);
+            assert!(strays(&mut begun(), "new", HIDDEN));
+            assert!(!strays(&mut begun(), "old", HIDDEN), "its dockerd is there");
+            assert!(!strays(&mut begun(), "new", THERE), "the container moved it on");
+        }
+        let mut orphans = begun(End::InContainer(OTHER), HIDDEN);
+        assert!(!strays(&mut orphans, "new", HIDDEN), "its name could never be seen");
+    }
+
+    #[test]
+    fn a_dockerd_that_was_only_overlooked_is_there() {
+        let mut orphans = begun(End::InContainer(THIS), None);
+        orphans.feed(5, Some(&engines(&["other"])), &look(End::InContainer(THIS), None));
+        assert!(!strays(&mut orphans, "old", HIDDEN));
     }
 
     #[test]
@@ -505,12 +516,7 @@ mod tests {
         let container =
             prop_oneof![Just(THIS), Just(Seen::Unknown), Just(OTHER)].prop_map(End::InContainer);
         let end = prop_oneof![container, Just(End::InHost), Just(End::Nowhere)];
-        let sandbox = prop_oneof![
-            Just(None),
-            Just(Some(Seen::Present(()))),
-            Just(Some(Seen::Absent)),
-            Just(Some(Seen::Unknown))
-        ];
+        let sandbox = prop_oneof![Just(None), Just(THERE), Just(HIDDEN), Just(GONE), Just(UNKNOWN)];
         (end, sandbox).prop_map(|(end, sandbox)| Sighting { end, sandbox })
     }
 
@@ -529,11 +535,11 @@ mod tests {
             let (mut now, mut alive_at) = (0, 0);
             for (pause, sighting, engines) in looks {
                 now += pause;
+                let is_named = matches!(sighting.sandbox, THERE | UNKNOWN);
                 let lives = match sighting.end {
-                    End::InContainer(Seen::Absent) => sighting.sandbox != GONE,
+                    End::InContainer(Seen::Absent) => is_named || sighting.sandbox.is_none(),
                     End::InContainer(_) => true,
-                    End::Nowhere => matches!(sighting.sandbox, Some(Seen::Present(()) | Seen::Unknown)),
-                    End::InHost => sighting.sandbox == Some(Seen::Unknown),
+                    End::InHost | End::Nowhere => is_named,
                 };
                 if lives {
                     alive_at = now;

@@ -70,6 +70,9 @@ pub trait Bench {
 
     fn end_container(&self, sandbox: &Path);
 
+    /// Takes the name of a container's namespace away while a process lives in it.
+    fn forget_container(&self, sandbox: &Path);
+
     /// Starts a dockerd, or ends it, and says by which name it is to be seen.
     fn engine(&self, id: &str, runs: bool) -> String;
 
@@ -133,6 +136,7 @@ pub async fn suite(bench: &mut impl Bench) {
         container::a_spoilt_interface_is_set_right,
         container::a_lost_pair_comes_back_into_its_container,
         container::a_dead_container_is_told_apart,
+        container::a_container_that_lost_its_name_is_told_apart,
         container::removing_can_be_repeated,
         dockerd::each_start_has_a_name_and_only_as_long_as_it_runs,
         adoption::what_was_carried_out_needs_no_step,

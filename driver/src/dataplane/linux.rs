@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
-use wgnet_core::orphan::Engines;
+use wgnet_core::orphan::{Engines, Sandbox};
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_engine::{Client, Spawn};
 
@@ -291,14 +291,15 @@ impl Dataplane for Linux {
         }
     }
 
-    async fn sandbox(&self, path: &Path) -> Seen<()> {
+    async fn sandbox(&self, path: &Path) -> Sandbox {
         match netns::open(path) {
-            Ok(Some(_)) => Seen::Present(()),
-            Ok(None) => Seen::Absent,
+            Ok(Some(_)) => Sandbox::There,
+            Ok(None) if is_missing(path) => Sandbox::Missing,
+            Ok(None) => Sandbox::Hidden,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(path = %path.display(), error, "Cannot look for a container");
-                Seen::Unknown
+                Sandbox::Unknown
             }
         }
     }
@@ -381,4 +382,26 @@ fn changes_peers(step: &Step) -> bool {
             | Step::AddAllowed { .. }
             | Step::RemoveAllowed { .. }
     )
+}
+
+/// Whether there is no file, though there is its directory.
+fn is_missing(path: &Path) -> bool {
+    let file = path.symlink_metadata();
+    let is_there = file.map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |_| true);
+    !is_there && path.parent().is_some_and(Path::is_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_missing_only_where_there_may_be_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("0123456789ab");
+        assert!(is_missing(&name));
+        std::fs::write(&name, "").unwrap();
+        assert!(!is_missing(&name));
+        assert!(!is_missing(&directory.path().join("netns/0123456789ab")));
+    }
 }

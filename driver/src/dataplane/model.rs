@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wgnet_core::model::{self, ModelError};
 use wgnet_core::observed::{ContainerEnd, ContainerInterface};
-use wgnet_core::orphan::Engines;
+use wgnet_core::orphan::{Engines, Sandbox};
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_proto::IfName;
 
@@ -62,6 +62,11 @@ impl Model {
             host.remove_veth(&namespace, name);
             self.changes.report(&namespace);
         }
+    }
+
+    /// Docker takes a container's name away, and leaves its process.
+    pub fn forget_container(&self, sandbox: &Path) {
+        self.host().containers.remove(sandbox);
     }
 
     /// Moves a veth's other end into a container, as Docker does.
@@ -284,7 +289,9 @@ impl Dataplane for Model {
                 let at = host.ends.get(&(namespace.clone(), name.clone()));
                 match joined.get(name) {
                     None => *interface = Seen::Unknown,
-                    Some(sandbox) if at != Some(sandbox) => *interface = Seen::Absent,
+                    Some(sandbox) if at != Some(sandbox) || !host.containers.contains(sandbox) => {
+                        *interface = Seen::Absent;
+                    }
                     Some(_) => {}
                 }
             }
@@ -292,8 +299,8 @@ impl Dataplane for Model {
         seen
     }
 
-    async fn sandbox(&self, path: &Path) -> Seen<()> {
-        if self.host().containers.contains(path) { Seen::Present(()) } else { Seen::Absent }
+    async fn sandbox(&self, path: &Path) -> Sandbox {
+        if self.host().containers.contains(path) { Sandbox::There } else { Sandbox::Missing }
     }
 
     async fn engines(&self) -> Seen<Engines> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use wgnet_core::orphan::Engines;
+use wgnet_core::orphan::{Engines, Sandbox};
 use wgnet_core::{Namespace, Observed, Seen, Step};
 
 use super::Metrics;
@@ -43,7 +43,7 @@ impl<D: Dataplane> Dataplane for Metered<D> {
         self.inner.observe(namespace, joined).await
     }
 
-    async fn sandbox(&self, path: &Path) -> Seen<()> {
+    async fn sandbox(&self, path: &Path) -> Sandbox {
         self.inner.sandbox(path).await
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::time::sleep;
 use tokio_util::sync::DropGuard;
-use wgnet_core::orphan::Engines;
+use wgnet_core::orphan::{Engines, Sandbox};
 use wgnet_core::{
     LocalNetwork, LocalSlot, NetworkDefinition, NetworkOptions, Observed, Seen, Step, Subnet,
 };
@@ -62,7 +62,7 @@ impl Dataplane for Flawed {
         self.model.observe(namespace, joined).await
     }
 
-    async fn sandbox(&self, path: &std::path::Path) -> Seen<()> {
+    async fn sandbox(&self, path: &std::path::Path) -> Sandbox {
         self.model.sandbox(path).await
     }
 

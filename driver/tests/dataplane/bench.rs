@@ -1,6 +1,7 @@
 //! The suite's bench on Linux: somebody's hand and Docker's, by `ip` and `nft`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::UdpSocket;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub(crate) struct LinuxBench {
     plane: Linux,
     choice: Choice,
     ports: Mutex<BTreeMap<u16, UdpSocket>>,
+    /// Namespaces that live without a name.
+    nameless: Mutex<Vec<File>>,
     /// What dockerds listen on.
     engines: Mutex<BTreeMap<String, UnixListener>>,
     sockets: TempDir,
@@ -30,7 +33,8 @@ impl LinuxBench {
         let sockets = tempfile::tempdir().unwrap();
         std::fs::create_dir(sockets.path().join("libnetwork")).unwrap();
         let plane = start(&choice).await;
-        Self { plane, choice, ports: Mutex::default(), engines: Mutex::default(), sockets }
+        let (ports, nameless, engines) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { plane, choice, ports, nameless, engines, sockets }
     }
 }
 
@@ -142,6 +146,11 @@ impl Bench for LinuxBench {
             engines.remove(&name);
         }
         name
+    }
+
+    fn forget_container(&self, sandbox: &Path) {
+        self.nameless.lock().unwrap().push(File::open(sandbox).unwrap());
+        sh(&format!("ip netns del {}", container_of(sandbox)));
     }
 
     fn end_container(&self, sandbox: &Path) {

@@ -531,7 +531,10 @@ pub(crate) fn name_of(epoch: u32) -> String {
     format!("dockerd {epoch}")
 }
 
-/// dockerd is killed, and its containers with it; it says nothing of them afterwards.
+/// Of a thousand containers, so many live on when dockerd is killed, and the next one does not know them.
+const FORGOTTEN: u64 = 200;
+
+/// dockerd is killed, and its containers with it, or are forgotten; it says nothing of them afterwards.
 pub(crate) fn kill_engine(host: usize) {
     world(|world| {
         let plane = world.hosts[host].plane.clone();
@@ -542,7 +545,11 @@ pub(crate) fn kill_engine(host: usize) {
         engine.networks.clear();
         let endpoints = std::mem::take(&mut engine.endpoints);
         for (number, endpoint) in endpoints {
-            plane.end_container(&endpoint.sandbox());
+            if dice::happens(FORGOTTEN) {
+                plane.forget_container(&endpoint.sandbox());
+            } else {
+                plane.end_container(&endpoint.sandbox());
+            }
             free_address(&mut world.networks[endpoint.network], &endpoint);
             world.hosts[host].engine.limbo.insert(number, endpoint);
         }

@@ -11,7 +11,7 @@ use wgnet_control_plane::store::{
     Audit, CALL_DEADLINE, Committed, LeaseId, Listing, MemoryStore, Revision, Store, StoreError,
     Txn, Watch, WatchEvent,
 };
-use wgnet_core::orphan::Engines;
+use wgnet_core::orphan::{Engines, Sandbox};
 use wgnet_core::{Namespace, Observed, Seen, Step};
 use wgnet_driver::dataplane::model::Model;
 use wgnet_driver::dataplane::{Claimed, Dataplane, DataplaneError, ErrorKind, Joined, Swept};
@@ -253,11 +253,11 @@ impl Dataplane for SimPlane {
         if dice::happens(WEATHER.get().look_fails) { Seen::Unknown } else { seen }
     }
 
-    async fn sandbox(&self, path: &std::path::Path) -> Seen<()> {
+    async fn sandbox(&self, path: &std::path::Path) -> Sandbox {
         self.life.seam("look").await;
         let weather = WEATHER.get();
         if dice::happens(weather.look_fails) || dice::happens(weather.sandbox_fails) {
-            return Seen::Unknown;
+            return Sandbox::Unknown;
         }
         self.inner.sandbox(path).await
     }

@@ -147,6 +147,23 @@ async fn an_endpoint_whose_dockerd_was_killed_right_after_join_goes_within_a_min
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_container_docker_forgot_goes_while_its_process_lives() {
+    let store = MemoryStore::new();
+    let mut host = joining(&store).await;
+    let (namespace, name) = (Namespace::of(&network_id()), IfName::veth_host(&endpoint_id(1)));
+    host.plane.start_container(&host.sandbox());
+    host.plane.move_into(&namespace, &name, &host.sandbox(), ContainerInterface::default());
+    seconds(2 * IDLE_FOR).await;
+    assert!(host.has_endpoint() && veths(&host).await == 1);
+    host.plane.forget_container(&host.sandbox());
+    // A driver that starts only now knows no more of it than what there is.
+    host.kill().await;
+    host.start(&store);
+    until("it is withdrawn", Duration::from_secs(60), async || !host.has_endpoint()).await;
+    until("its pair is gone", SOON, async || veths(&host).await == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_that_docker_builds_slowly_is_waited_for() {
     let store = MemoryStore::new();
     let host = joining(&store).await;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use wgnet_core::observed::{ContainerEnd, ContainerInterface};
+use wgnet_core::orphan::Sandbox;
 use wgnet_core::{DesiredVeth, ObservedVeth, Seen, Step};
 use wgnet_proto::{IfName, MacAddr};
 
@@ -145,6 +146,20 @@ pub(super) async fn a_dead_container_is_told_apart(bench: &mut impl Bench) {
     }
     let error = network.refused(Step::RestoreVeth { name, veth, mtu: 1400 }).await;
     assert_eq!(error.kind, ErrorKind::ContainerGone, "{}", super::text(&error));
+    assert!(network.seen().await.veths.is_empty());
+    network.delete().await;
+}
+
+pub(super) async fn a_container_that_lost_its_name_is_told_apart(bench: &mut impl Bench) {
+    let sandbox = bench.start_container("forgotten");
+    let (name, veth) = veth(8, Some(&sandbox));
+    Network::with_container(bench, "forgotten", &name, &veth).await;
+    let network = Network::named(bench.plane(), "forgotten");
+    assert_eq!(network.plane.sandbox(&sandbox).await, Sandbox::There);
+    bench.forget_container(&sandbox);
+    assert_eq!(network.plane.sandbox(&sandbox).await, Sandbox::Missing);
+    assert_eq!(network.inside(&name, &sandbox).await, Seen::Absent);
+    network.apply_twice(Step::RemoveVeth { name }).await;
     assert!(network.seen().await.veths.is_empty());
     network.delete().await;
 }

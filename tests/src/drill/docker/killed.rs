@@ -82,7 +82,9 @@ impl Drills<'_> {
             .at_most("its tasks reachable after the start", worst(|it| it.back), "s", 60.0)
             .beside(worst(|it| it.dockers_back));
         let gone = killed.into_iter().map(|kill| kill.gone.join().expect("it only looks"));
-        Ok(row.at_most(AFTER_START, gone.fold(0.0, f64::max), "s", GONE_WITHIN))
+        let row = row.at_most(AFTER_START, gone.fold(0.0, f64::max), "s", GONE_WITHIN);
+        let forgotten = host.sh(&format!("{FORGOTTEN} || true"))?.lines().count();
+        Ok(row.info("processes of starts that Docker forgot", forgotten as f64, ""))
     }
 
     fn kill<'scope, 'env>(
@@ -149,6 +151,9 @@ impl Drills<'_> {
 
 /// The containers' ends of pairs of ours that are in the host's namespace, by their aliases.
 const WAITING: &str = "ip -o link show type veth | grep -o 'wgnet:[0-9a-f]*'";
+
+/// Those that wait for a start. Docker knows of none when the load is over.
+const FORGOTTEN: &str = "pgrep -fx 'runc init'";
 
 /// Comes to its end when so many more of them appeared, each for the first time (Docker puts them back at
 /// the end), and says the last.
