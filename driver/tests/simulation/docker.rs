@@ -531,7 +531,8 @@ pub(crate) fn name_of(epoch: u32) -> String {
     format!("dockerd {epoch}")
 }
 
-/// Of a thousand containers, so many live on when dockerd is killed, and the next one does not know them.
+/// Of a thousand containers that do not end, so many live on when dockerd is killed, and the next one does not
+/// know them.
 const FORGOTTEN: u64 = 200;
 
 /// dockerd is killed, and its containers with it, or are forgotten; it says nothing of them afterwards.
@@ -545,7 +546,7 @@ pub(crate) fn kill_engine(host: usize) {
         engine.networks.clear();
         let endpoints = std::mem::take(&mut engine.endpoints);
         for (number, endpoint) in endpoints {
-            if dice::happens(FORGOTTEN) {
+            if endpoint.stage != Stage::Stopping && dice::happens(FORGOTTEN) {
                 plane.forget_container(&endpoint.sandbox());
             } else {
                 plane.end_container(&endpoint.sandbox());
