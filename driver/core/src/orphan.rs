@@ -428,9 +428,10 @@ mod tests {
     fn a_container_outlives_the_dockerd_that_made_it() {
         let mut orphans = Orphans::default();
         for (now, there) in [(0, "old"), (10, "new"), (20, "new"), (30, "new"), (40, "new")] {
-            let over =
-                orphans.feed(now, Some(&engines(&[there])), &look(End::InContainer(THIS), None));
-            assert!(over.is_empty(), "{now}");
+            for sighting in [look(End::InContainer(THIS), None), look(End::InHost, THERE)] {
+                let over = orphans.feed(now, Some(&engines(&[there])), &sighting);
+                assert!(over.is_empty(), "{now}");
+            }
         }
     }
 

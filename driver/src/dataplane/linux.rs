@@ -294,7 +294,7 @@ impl Dataplane for Linux {
     async fn sandbox(&self, path: &Path) -> Sandbox {
         match netns::open(path) {
             Ok(Some(_)) => Sandbox::There,
-            Ok(None) if is_missing(path) => Sandbox::Missing,
+            Ok(None) if netns::is_missing(path) => Sandbox::Missing,
             Ok(None) => Sandbox::Hidden,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -382,26 +382,4 @@ fn changes_peers(step: &Step) -> bool {
             | Step::AddAllowed { .. }
             | Step::RemoveAllowed { .. }
     )
-}
-
-/// Whether there is no file, though there is its directory.
-fn is_missing(path: &Path) -> bool {
-    let file = path.symlink_metadata();
-    let is_there = file.map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |_| true);
-    !is_there && path.parent().is_some_and(Path::is_dir)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_missing_only_where_there_may_be_names() {
-        let directory = tempfile::tempdir().unwrap();
-        let name = directory.path().join("0123456789ab");
-        assert!(is_missing(&name));
-        std::fs::write(&name, "").unwrap();
-        assert!(!is_missing(&name));
-        assert!(!is_missing(&directory.path().join("netns/0123456789ab")));
-    }
 }

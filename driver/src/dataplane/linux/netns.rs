@@ -84,6 +84,11 @@ pub(crate) fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
     Ok(is_namespace.then(|| file.into()))
 }
 
+/// Whether there is not even a file at a path, though there is its directory.
+pub(crate) fn is_missing(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false)) && path.parent().is_some_and(Path::is_dir)
+}
+
 /// Device and inode, which tell namespaces apart.
 pub(crate) fn identity(namespace: &impl AsFd) -> io::Result<(u64, u64)> {
     let file = File::from(namespace.as_fd().try_clone_to_owned()?);
@@ -179,5 +184,20 @@ pub fn directory_is_the_hosts() -> Option<bool> {
         Ok(theirs) => Some((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
         Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_missing_only_where_there_may_be_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("0123456789ab");
+        assert!(is_missing(&name));
+        fs::write(&name, "").unwrap();
+        assert!(!is_missing(&name));
+        assert!(!is_missing(&directory.path().join("netns/0123456789ab")));
     }
 }
