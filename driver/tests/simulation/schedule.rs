@@ -470,8 +470,7 @@ pub(crate) async fn heal(history: &mut History) {
         }
     });
     history.another_history |= clean_store().await;
-    // A driver's start may take a minute after a jump of the clock, and Docker another one after Join.
-    for _ in 0..200 {
+    for _ in 0..100 {
         sleep(Duration::from_secs(1)).await;
         let is_well = world(|world| {
             let up = world.hosts.iter().filter(|host| !host.is_gone);

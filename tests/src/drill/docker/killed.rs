@@ -36,7 +36,18 @@ enum Moment {
     Taken,
 }
 
-const MOMENTS: [Moment; 2] = [Moment::Waiting, Moment::Taken];
+impl Moment {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "with an interface waiting for Docker",
+            Self::Taken => "with one just taken",
+        }
+    }
+}
+
+fn times(killed: &[Killed<'_>], moment: Moment) -> usize {
+    killed.iter().filter(|it| it.moment == moment).count()
+}
 
 /// A moment may be over before it is acted upon.
 const TRIES_MORE: usize = 2;
@@ -55,29 +66,30 @@ impl Drills<'_> {
         host: &'env Host,
         kills: usize,
     ) -> Result<Row> {
+        let wanted = [(Moment::Waiting, kills.div_ceil(2)), (Moment::Taken, 1)];
         // Two at a time, so that one may end while the other starts.
         let (killed, load) = while_they_come_and_go(&[host, host], OURS, || {
             let mut killed: Vec<Killed<'_>> = Vec::new();
-            let missed = |killed: &[Killed<'_>]| {
-                MOMENTS.into_iter().find(|at| killed.iter().all(|it| it.moment != *at))
-            };
-            while killed.len() < kills
-                || (missed(&killed).is_some() && killed.len() < kills + TRIES_MORE)
-            {
-                let moment = missed(&killed).unwrap_or(MOMENTS[killed.len() % MOMENTS.len()]);
+            while killed.len() < kills + TRIES_MORE {
+                let missed = wanted.iter().find(|(at, least)| times(&killed, *at) < *least);
+                if missed.is_none() && killed.len() >= kills {
+                    break;
+                }
+                let moment = missed.map_or(Moment::Taken, |(at, _)| *at);
                 killed.push(self.kill(scope, host, killed.len(), moment)?);
             }
             Ok(killed)
         });
         let killed: Vec<Killed<'_>> = killed?;
-        let times = |of: fn(&Killed<'_>) -> bool| killed.iter().filter(|it| of(it)).count() as f64;
-        let at = |moment| killed.iter().filter(|it| it.moment == moment).count() as f64;
+        let led = killed.iter().filter(|it| it.led).count();
         let worst = |of: fn(&Killed<'_>) -> f64| killed.iter().map(of).fold(0.0, f64::max);
-        let row = Row::new("dockerd SIGKILL under load and start")
+        let mut row = Row::new("dockerd SIGKILL under load and start")
             .info("kills", killed.len() as f64, "")
-            .at_least("of them of the swarm's leader, h1", times(|it| it.led), "", 1.0)
-            .at_least("with an interface waiting for Docker", at(Moment::Waiting), "", 1.0)
-            .at_least("with one just taken", at(Moment::Taken), "", 1.0)
+            .at_least("of them of the swarm's leader, h1", led as f64, "", 1.0);
+        for (moment, least) in wanted {
+            row = row.at_least(moment.name(), times(&killed, moment) as f64, "", least as f64);
+        }
+        let row = row
             .at_least("containers started", load.started(), "", 2.0 * killed.len() as f64)
             .at_most("its tasks reachable after the start", worst(|it| it.back), "s", 60.0)
             .beside(worst(|it| it.dockers_back));
