@@ -13,6 +13,7 @@ use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOption
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use wgnet_control_plane::store::conformance::Fixture;
 use wgnet_control_plane::store::etcd::{EtcdOptions, EtcdStore, EtcdTls};
 use wgnet_control_plane::store::{Store, chain};
@@ -154,6 +155,27 @@ impl Etcd {
             }
         }
         panic!("nobody leads");
+    }
+
+    /// Waits until each member that runs made a change. All are asked again and again.
+    pub(crate) async fn makes_changes(&self) {
+        let running = self.members.iter().filter(|member| member.child.is_some());
+        let mut urls: Vec<_> = running.map(|member| member.client_url.clone()).collect();
+        let mut every = tokio::time::interval(Duration::from_millis(100));
+        let mut asked = JoinSet::new();
+        while !urls.is_empty() {
+            tokio::select! {
+                _ = every.tick() => for url in urls.clone() {
+                    asked.spawn(async move {
+                        let client = Client::connect([&url], None).await.unwrap();
+                        client.kv_client().put("/wgnett", "", None).await.is_ok().then_some(url)
+                    });
+                },
+                Some(made) = asked.join_next() => if let Some(made) = made.unwrap() {
+                    urls.retain(|url| *url != made);
+                },
+            }
+        }
     }
 
     /// Forgets the history before the current revision.
