@@ -1,8 +1,6 @@
 //! Bad input and bad surroundings: each a sentence with object, cause and next step, and the driver
 //! stays up where Docker could still need it. (A kernel without WireGuard: `vm_drivers.rs`.)
 
-// tests/run: oldest
-
 use serde_json::{Value, json};
 use wgnet_tests::lab::{DRIVER_LOG, Host, Lab, LabOptions, Result, SECRET};
 use wgnet_tests::plugin::Dockerless;

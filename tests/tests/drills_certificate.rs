@@ -1,7 +1,5 @@
 //! etcd's certificate turns wrong, and is put right.
 
-// tests/run: oldest
-
 use wgnet_tests::drill::{self, certificate::certificate};
 use wgnet_tests::lab::Result;
 

@@ -1,6 +1,6 @@
 //! Containers come and go while one thing after the other fails.
 
-// tests/run: long oldest
+// tests/run: long
 
 use wgnet_tests::drill::{self, soak::soak};
 use wgnet_tests::lab::Result;

@@ -1,8 +1,6 @@
 //! The etcd that `deploy/etcd/make` makes: three members start with its files, a driver reaches them,
 //! nobody without its certificate does, and one of them may be lost.
 
-// tests/run: oldest
-
 use std::path::Path;
 use std::process::Command;
 

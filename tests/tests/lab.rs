@@ -1,6 +1,6 @@
 //! The lab itself: what tests that use it rely on. Needs root.
 
-// tests/run: long oldest
+// tests/run: long
 
 use std::{
     process::Command,

@@ -1,8 +1,6 @@
 //! Two networks of one subnet on the same hosts, through the plugin's socket: swarm's allocator would
 //! refuse, the driver does not mind.
 
-// tests/run: oldest
-
 use serde_json::json;
 use wgnet_tests::lab::{Lab, LabError, LabOptions, Result, Running, wait_for};
 use wgnet_tests::plugin::{Dockerless, Pretended};

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Goes up with every change of what a tree contains, so that no old one is taken for a new one.
-const EDITION: u32 = 2;
+const EDITION: u32 = 3;
 const DOWNLOAD: Duration = Duration::from_secs(900);
 
 const PACKAGES: &[&str] = &[
@@ -26,6 +26,7 @@ const PACKAGES: &[&str] = &[
     "coreutils",
     "dash",
     "docker.io",
+    "dpkg",
     "findutils",
     "grep",
     "iperf3",
@@ -35,8 +36,10 @@ const PACKAGES: &[&str] = &[
     "kmod",
     "mount",
     "nftables",
+    "perl-base",
     "procps",
     "sed",
+    "tar",
     "tini",
     "util-linux",
     "wireguard-tools",
