@@ -82,14 +82,17 @@ impl<'s> Pair<'s> {
     fn back_after(&self, booted: SystemTime, within: Duration) -> Result<Back> {
         let mut look = Instant::now() + LOOK_EVERY;
         let mut by_hand = 0;
+        let mut given_up = String::new();
         let (reached, _) = wait_for("an answer after the boot", within, || {
             let is_booted = booted.elapsed().is_ok_and(|since| since >= GIVEN_UP_AFTER);
             if is_booted && Instant::now() >= look {
                 look = Instant::now() + LOOK_EVERY;
-                let started = self.start_if_given_up().map_err(|error| error.to_string())?;
-                by_hand += u32::from(started);
+                match self.start_if_given_up() {
+                    Ok(started) => by_hand += u32::from(started),
+                    Err(error) => given_up = error.to_string(),
+                }
             }
-            self.probe.first_since(booted).ok_or_else(String::new)
+            self.probe.first_since(booted).ok_or_else(|| given_up.clone())
         })?;
         let (started, _) = wait_for("the container's start", SOON, || {
             let started =
@@ -110,8 +113,15 @@ impl<'s> Pair<'s> {
     /// again if it was not free by then. Whether a hand has started the container.
     fn start_if_given_up(&self) -> Result<bool> {
         let Container { host, name } = &self.far;
-        if host.docker(&["inspect", "-f", "{{.State.Running}}", name])? != "false" {
+        let state = host.docker(&["inspect", "-f", "{{.State.Running}} {{.State.Error}}", name])?;
+        let given_up_for = state.strip_prefix("false").unwrap_or_default().trim();
+        if given_up_for.is_empty() {
             return Ok(false);
+        }
+        // All that the swarm refuses is called so (moby: daemon/cluster/networks.go). What a driver
+        // refused is not, and stays as it is.
+        if !given_up_for.contains("attach") {
+            return Err(LabError::Machine(format!("{name} was given up: {given_up_for}")));
         }
         // If the address is still not free, it is tried again.
         Ok(host.try_docker(&["start", name])?.status.success())
@@ -241,7 +251,7 @@ fn whole_cluster(swarm: &Swarm) -> Result<Row> {
             host.engine_launch()
         })?;
         swarm.lab.on_all_hosts(|host| host.engine_wait(BOOT))?;
-        etcd.join().expect("it does not panic")
+        etcd.join().expect("it does not panic").map(drop)
     })?;
     let engines = power.elapsed();
     let all_answer = |services: &'static [&str], by: By, within| {

@@ -55,12 +55,12 @@ impl Backup {
         Ok(Self { file: scene.etcd().snapshot(name)?, taken: Instant::now() })
     }
 
-    /// In place of what etcd holds; how old the backup is, in seconds.
-    fn restore(&self, scene: &Scene<'_>) -> Result<f64> {
+    /// In place of what etcd holds; when that answers, and how old the backup is then, in seconds.
+    fn restore(&self, scene: &Scene<'_>) -> Result<(Instant, f64)> {
         scene.etcd().kill()?;
         scene.etcd().restore(&self.file)?;
-        scene.etcd().start()?;
-        Ok(self.taken.elapsed().as_secs_f64())
+        let back = scene.etcd().start()?;
+        Ok((back, back.duration_since(self.taken).as_secs_f64()))
     }
 }
 
@@ -99,8 +99,8 @@ fn away(scene: &mut Scene<'_>, scale: Scale) -> Result<Row> {
         thread::sleep(next.min(gone + length).saturating_duration_since(Instant::now()));
     }
     let out = gone.elapsed();
-    scene.etcd().start()?;
-    let everywhere = scene.everywhere(Instant::now(), SOON)?;
+    let back = scene.etcd().start()?;
+    let everywhere = scene.everywhere(back, SOON)?;
     scene.all_reachable()?;
     let rounds = starts.len();
     // What other work of the machine adds is in neither of the quickest.
@@ -140,8 +140,8 @@ fn wiped(scene: &mut Scene<'_>) -> Result<Row> {
     let stream = scene.stream()?;
     scene.etcd().kill()?;
     scene.etcd().wipe()?;
-    scene.etcd().start()?;
-    let row = again(Row::new("etcd wiped"), scene, &before)?;
+    let back = scene.etcd().start()?;
+    let row = again(Row::new("etcd wiped"), scene, &before, back)?;
     Ok(row.lost_nothing(&scene::finish(stream)?))
 }
 
@@ -159,14 +159,14 @@ fn restored(scene: &mut Scene<'_>, old: &Backup) -> Result<Row> {
     scene.everywhere(Instant::now(), SOON)?;
     let before = Before::take(scene)?;
     let stream = scene.stream()?;
-    let age = old.restore(scene)?;
+    let (back, age) = old.restore(scene)?;
     let drill = if age < OLD.as_secs_f64() {
         "etcd restored from an old backup"
     } else {
         "etcd restored from an hour-old backup"
     };
     let row = Row::new(drill).info("age", age, "s");
-    let row = again(row, scene, &before)?;
+    let row = again(row, scene, &before, back)?;
     scene.reachable(&["moved", "young"])?;
     Ok(row.lost_nothing(&scene::finish(stream)?))
 }
@@ -175,16 +175,15 @@ fn restored(scene: &mut Scene<'_>, old: &Backup) -> Result<Row> {
 fn restored_from_before(scene: &mut Scene<'_>, ancient: &Backup) -> Result<Row> {
     let before = Before::take(scene)?;
     let stream = scene.stream()?;
-    let age = ancient.restore(scene)?;
+    let (back, age) = ancient.restore(scene)?;
     let row = Row::new("etcd restored from a backup of before it was wiped").info("age", age, "s");
-    let row = again(row, scene, &before)?;
+    let row = again(row, scene, &before, back)?;
     scene.reachable(&["moved", "young"])?;
     Ok(row.lost_nothing(&scene::finish(stream)?))
 }
 
 /// All hosts write their records into another history, and say that it is one.
-fn again(row: Row, scene: &Scene<'_>, before: &Before) -> Result<Row> {
-    let back = Instant::now();
+fn again(row: Row, scene: &Scene<'_>, before: &Before, back: Instant) -> Result<Row> {
     wait_for("every record to be back", SOON, || {
         let now = scene.records().map_err(|error| error.to_string())?;
         now.are_again(&before.records)

@@ -9,7 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -49,15 +49,23 @@ impl Etcd {
         &self.members
     }
 
-    /// Starts every member that does not run on what its directory holds, and waits until the cluster answers.
-    pub fn start(&self) -> Result<()> {
+    /// Starts every member that does not run on what its directory holds, and waits until the cluster
+    /// answers; when it did not yet.
+    pub fn start(&self) -> Result<Instant> {
         let cluster = self.cluster();
         self.members.iter().try_for_each(|member| member.spawn(&cluster))?;
-        wait_for("an answer of etcd", START, || {
-            self.etcdctl(&["get", "--limit=1", "x"])
+        self.until_it_answers(START)
+    }
+
+    /// When the last question was asked that got no answer: others who ask may get one soon after.
+    pub fn until_it_answers(&self, within: Duration) -> Result<Instant> {
+        let (mut unanswered, mut asked) = (Instant::now(), Instant::now());
+        wait_for("an answer of etcd", within, || {
+            (unanswered, asked) = (asked, Instant::now());
+            self.etcdctl(&["--command-timeout=300ms", "get", "--limit=1", "x"])
                 .map_err(|error| format!("{error}; log: {}", self.members[0].log_tail()))
-        })
-        .map(drop)
+        })?;
+        Ok(unanswered)
     }
 
     pub fn stop(&self) -> Result<()> {

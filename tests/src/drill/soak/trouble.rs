@@ -79,7 +79,7 @@ impl Drill {
             Self::StoreKilled => {
                 etcd.kill()?;
                 thread::sleep(outage);
-                etcd.start()
+                etcd.start().map(drop)
             }
             Self::CableOut => {
                 host.unplug()?;

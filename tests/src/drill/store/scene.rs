@@ -213,18 +213,14 @@ impl<'s> Scene<'s> {
         })
     }
 
-    /// Does something while etcd does not answer; when it did again.
+    /// Does something while etcd does not answer; when it did not yet.
     pub(super) fn while_waiting_for_an_answer(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<Instant> {
         let etcd = self.etcd();
         thread::scope(|scope| {
-            let answer = scope.spawn(|| {
-                let args = ["--command-timeout=300ms", "get", "--limit=1", "x"];
-                wait_for("an answer of etcd", SOON, || etcd.etcdctl(&args))?;
-                Ok(Instant::now())
-            });
+            let answer = scope.spawn(|| etcd.until_it_answers(SOON));
             work(self)?;
             answer.join().expect("it only asks")
         })

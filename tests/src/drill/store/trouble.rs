@@ -45,8 +45,7 @@ pub(super) fn clusters_swapped(scene: &mut Scene<'_>) -> Result<Row> {
     if touched {
         eprintln!("  the other cluster's etcd had {theirs:?} and has {now:?}");
     }
-    exchange(scene, "theirs", "ours")?;
-    let back = Instant::now();
+    let back = exchange(scene, "theirs", "ours")?;
     let everywhere = scene.everywhere(back, SOON)?;
     scene.solved("foreign-cluster", SOON)?;
     let solved = back.elapsed().as_secs_f64();
@@ -94,7 +93,7 @@ fn found_another(scene: &Scene<'_>) -> Result<(Vec<String>, i64)> {
     Ok(theirs)
 }
 
-fn exchange(scene: &Scene<'_>, aside: &str, instead: &str) -> Result<()> {
+fn exchange(scene: &Scene<'_>, aside: &str, instead: &str) -> Result<Instant> {
     scene.etcd().kill()?;
     scene.etcd().exchange(aside, instead)?;
     scene.etcd().start()
