@@ -49,15 +49,16 @@ impl Etcd {
         &self.members
     }
 
-    /// Starts every member that does not run on what its directory holds, and waits until the cluster
-    /// answers; when it did not yet.
+    /// Starts every member that does not run on what its directory holds, and waits as
+    /// [`Etcd::until_it_answers`] does.
     pub fn start(&self) -> Result<Instant> {
         let cluster = self.cluster();
         self.members.iter().try_for_each(|member| member.spawn(&cluster))?;
         self.until_it_answers(START)
     }
 
-    /// When the last question was asked that got no answer: others who ask may get one soon after.
+    /// Waits for an answer. Returns when the last question was asked that got none: from then on others
+    /// may have got one.
     pub fn until_it_answers(&self, within: Duration) -> Result<Instant> {
         let (mut unanswered, mut asked) = (Instant::now(), Instant::now());
         wait_for("an answer of etcd", within, || {

@@ -213,7 +213,7 @@ impl<'s> Scene<'s> {
         })
     }
 
-    /// Does something while etcd does not answer; when it did not yet.
+    /// Does something while etcd does not answer; what [`Etcd::until_it_answers`] says.
     pub(super) fn while_waiting_for_an_answer(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<()>,
